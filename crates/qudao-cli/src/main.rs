@@ -1,0 +1,2 @@
+//! The one binary `qudao`.
+fn main() {}

@@ -1,0 +1,15 @@
+//! The nouns of Qudao as types: ids, money, texts, states. No I/O, no async.
+
+pub mod clock;
+pub mod ids;
+pub mod key;
+pub mod money;
+pub mod state;
+pub mod text;
+
+pub use clock::{Clock, SystemClock};
+pub use ids::{
+    ApiKeyId, AssistantId, AttemptId, BlockId, ChannelId, ContactId, ConversationId, EntryId,
+    LedgerTxnId, NodeId, OutboxId, RouteId, TenantId, TurnId,
+};
+pub use money::{Currency, Micros, MoneyError};

@@ -1,0 +1,105 @@
+//! Texts that were checked once, at the edge.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Why a text was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// Nothing but white space.
+    #[error("must not be empty")]
+    Empty,
+    /// Longer than the limit.
+    #[error("is {chars} characters long; at most {max} are allowed")]
+    TooLong {
+        /// What came.
+        chars: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// A NUL, which Postgres cannot keep.
+    #[error("must not contain the character U+0000")]
+    Nul,
+}
+
+fn checked(text: &str, max: usize) -> Result<String, TextError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(TextError::Empty);
+    }
+    if text.contains('\0') {
+        return Err(TextError::Nul);
+    }
+    let chars = text.chars().count();
+    if max < chars {
+        return Err(TextError::TooLong { chars, max });
+    }
+    Ok(text.to_owned())
+}
+
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident, $max:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The longest text that is accepted, in Unicode scalar values.
+            pub const MAX_CHARS: usize = $max;
+
+            /// Trims and checks.
+            ///
+            /// # Errors
+            /// A [`TextError`] that says what is wrong with it.
+            pub fn parse(text: &str) -> Result<Self, TextError> {
+                checked(text, Self::MAX_CHARS).map(Self)
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The text, owned.
+            pub fn into_string(self) -> String {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_type!(/** What a tenant calls a thing of theirs. */ Name, 120);
+text_type!(/** What an end user wrote. */ MessageText, 16_000);
+text_type!(/** An assistant's system prompt. */ SystemPrompt, 32_000);
+text_type!(/** A channel's own id of a message or a sender. */ ExternalId, 200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_around_a_name_is_cut() {
+        assert_eq!(Name::parse("  Acme \n").map(Name::into_string), Ok("Acme".to_owned()));
+    }
+
+    #[test]
+    fn nothing_blank_nul_and_overlong_are_refused() {
+        assert_eq!(Name::parse(" \t"), Err(TextError::Empty));
+        assert_eq!(Name::parse("a\0b"), Err(TextError::Nul));
+        let long = "字".repeat(121);
+        assert_eq!(Name::parse(&long), Err(TextError::TooLong { chars: 121, max: 120 }));
+    }
+
+    #[test]
+    fn the_limit_counts_characters_and_not_bytes() {
+        assert!(Name::parse(&"字".repeat(120)).is_ok());
+    }
+}
