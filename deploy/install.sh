@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# install.sh ROOT: lays out what `make build` made below ROOT, as a package would.
+set -euo pipefail
+root=${1:?usage: deploy/install.sh ROOT}
+cd "$(dirname "$0")/.."
+install -D -m 0755 -t "$root/usr/bin" target/release/qudao target/release/qudao-plugin-host
+mkdir -p "$root/usr/share/qudao"
+cp -r dist/plugins "$root/usr/share/qudao/plugins"
+install -D -m 0644 -t "$root/etc/qudao" config/qudao.toml config/models.toml
+install -D -m 0644 deploy/qudao.service "$root/usr/lib/systemd/system/qudao.service"

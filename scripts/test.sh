@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Every test, in the order in which a failure is cheapest. Ends with one line for each part.
+# Words name parts to run alone: scripts/test.sh [web] [rust] [model] [e2e] [lint]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(web lint rust model e2e)
+results=()
+failed=0
+
+part() {
+    local name=$1; shift
+    local start; start=$(date +%s)
+    printf '\n\033[1m==> tests: %s\033[0m\n' "$name" >&2
+    if "$@"; then verdict=passed; else verdict=FAILED; failed=1; fi
+    results+=("$(printf '%-6s %s in %s s' "$name" "$verdict" "$(( $(date +%s) - start ))")")
+}
+
+# cargo-nextest runs each test in a process of its own; without it `cargo test` does.
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo_test() { cargo nextest run "$@"; }
+else
+    cargo_test() { cargo test "$@"; }
+fi
+
+web() {
+    scripts/npm-build.sh web/chat && scripts/npm-build.sh web/docs \
+        && (cd web/chat && npm run --silent size && npm test --silent)
+}
+
+lint() { cargo xtask check; }
+
+rust() {
+    # Programs and libraries that the system tests start.
+    cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host -p qudao-testkit -p qudao-benches \
+        && cargo xtask plugins --profile dev --only echo,rogue,openai --out target/test-plugins \
+        && target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test --workspace --exclude qudao-plugin-candle-llm"
+}
+
+# Real weights need optimised code.
+model() { cargo_test --release -p qudao-plugin-candle-llm; }
+
+e2e() { scripts/e2e.sh; }
+
+for name in "${parts[@]}"; do part "$name" "$name"; done
+printf '\n'
+printf '%s\n' "${results[@]}"
+exit $failed
