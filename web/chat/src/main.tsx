@@ -1,0 +1,29 @@
+import { render } from 'preact';
+import { ChatClient } from './client';
+import { browserShelf } from './outbox';
+import { Settings } from './settings';
+import { App } from './ui/App';
+
+const shelf = browserShelf();
+const settings = new Settings(shelf);
+const channelKey = decodeURIComponent(location.pathname.split('/').filter(Boolean)[1] ?? '');
+const root = document.getElementById('app') as HTMLElement;
+
+let scheduled = false;
+
+/** Draws at most once per frame, however many tokens arrive; a hidden page still draws, a little later. */
+function draw(): void {
+  if (scheduled) return;
+  scheduled = true;
+  const paint = (): void => {
+    scheduled = false;
+    render(<App client={client} settings={settings} changed={draw} />, root);
+  };
+  if (document.visibilityState === 'hidden') setTimeout(paint, 100);
+  else requestAnimationFrame(paint);
+}
+
+const client = new ChatClient({ channelKey, shelf, changed: draw });
+settings.follow(draw);
+draw();
+client.start();

@@ -1,0 +1,92 @@
+import type { JSX, RefObject } from 'preact';
+import { useLayoutEffect } from 'preact/hooks';
+import type { ChatClient } from '../client';
+import { useWords } from './context';
+import { Icon } from './icons';
+
+interface ComposerProps {
+  client: ChatClient;
+  text: string;
+  setText: (text: string) => void;
+  submit: () => void;
+  input: RefObject<HTMLTextAreaElement>;
+}
+
+/** What the server accepts in one message, in Unicode characters. */
+export const MAX_CHARS = 8000;
+
+export function Composer({ client, text, setText, submit, input }: ComposerProps): JSX.Element {
+  const words = useWords();
+  const busy = client.timeline.isBusy(Date.now());
+  const closed = client.closedBy !== null;
+  const over = text.length > MAX_CHARS ? [...text].length - MAX_CHARS : 0;
+  const ready = text.trim() !== '' && over <= 0 && !closed;
+
+  useLayoutEffect(() => {
+    const area = input.current;
+    if (!area) return;
+    area.style.height = 'auto';
+    area.style.height = `${area.scrollHeight}px`;
+  }, [text]);
+
+  function keyDown(event: KeyboardEvent): void {
+    if (event.key === 'Escape' && busy) {
+      client.stop();
+      return;
+    }
+    // 229 is what older browsers report while an input method is composing.
+    if (event.key !== 'Enter' || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    event.preventDefault();
+    if (ready) submit();
+  }
+
+  return (
+    <form
+      class="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        if (ready) submit();
+        input.current?.focus();
+      }}
+    >
+      <div class="box">
+        <textarea
+          ref={input}
+          rows={1}
+          dir="auto"
+          value={text}
+          disabled={closed}
+          placeholder={words.placeholder}
+          aria-label={words.inputLabel}
+          aria-describedby="composer-note"
+          aria-invalid={over > 0}
+          enterkeyhint="send"
+          autoComplete="off"
+          onInput={(event) => setText(event.currentTarget.value)}
+          onKeyDown={keyDown}
+        />
+        {busy && client.connection === 'online' && (
+          <button
+            type="button"
+            class="round stop"
+            aria-label={client.stopping ? words.stopping : words.stop}
+            title={client.stopping ? words.stopping : words.stop}
+            disabled={client.stopping}
+            onClick={() => {
+              client.stop();
+              input.current?.focus();
+            }}
+          >
+            <span class="square" aria-hidden="true" />
+          </button>
+        )}
+        <button type="submit" class="round send" aria-label={words.send} title={words.enterHint} disabled={!ready}>
+          <Icon name="send" />
+        </button>
+      </div>
+      <p id="composer-note" class={over > 0 ? 'note wrong' : 'note'} role={over > 0 ? 'alert' : undefined}>
+        {over > 0 ? words.tooLong.replace('{n}', String(over)) : words.disclosure}
+      </p>
+    </form>
+  );
+}

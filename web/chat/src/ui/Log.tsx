@@ -1,0 +1,149 @@
+import type { JSX } from 'preact';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
+import type { ChatClient } from '../client';
+import type { Entry } from '../timeline';
+import type { Language } from '../words';
+import { useWords } from './context';
+import { Icon, Mark } from './icons';
+import { Message } from './Message';
+
+interface LogProps {
+  client: ChatClient;
+  language: Language;
+  edit: (id: string) => void;
+  suggest: (text: string) => void;
+}
+
+/** A reader within this distance of the end follows the stream; anyone higher is left in peace. */
+const NEAR_END_PX = 48;
+
+export function Log({ client, language, edit, suggest }: LogProps): JSX.Element {
+  const words = useWords();
+  const { entries } = client.timeline;
+  const busy = client.timeline.isBusy(Date.now());
+  const streaming = entries.some((entry) => entry.streaming);
+  const scroll = useFollow(entries);
+  const empty = entries.length === 0 && (client.loaded || client.channel !== null);
+  const lastId = entries.at(-1)?.id;
+  return (
+    <main class="log-frame">
+      <div
+        class="log"
+        ref={scroll.log}
+        onScroll={scroll.onScroll}
+        role="log"
+        aria-live="off"
+        aria-label={words.conversation}
+        tabIndex={0}
+      >
+        <div class="column" ref={scroll.content}>
+          {empty && <Welcome client={client} suggest={suggest} />}
+          <ol class="entries">
+            {entries.map((entry) => (
+              <Message
+                key={entry.id}
+                entry={entry}
+                language={language}
+                offline={client.connection !== 'online'}
+                last={entry.id === lastId}
+                retry={(id) => client.retry(id)}
+                edit={edit}
+              />
+            ))}
+          </ol>
+          {busy && !streaming && (
+            <div class="entry assistant thinking" data-test="thinking">
+              <Mark />
+              <p class="dots"><span /><span /><span /><span class="sr-only">{words.thinking}</span></p>
+            </div>
+          )}
+        </div>
+      </div>
+      <Announcer entries={entries} loaded={client.loaded} />
+      {!scroll.following && (
+        <button type="button" class={scroll.unseen ? 'to-end unseen' : 'to-end'} aria-label={scroll.unseen ? words.newMessages : words.toBottom} onClick={scroll.toEnd}>
+          <Icon name="down" />
+          {scroll.unseen && <span>{words.newMessages}</span>}
+        </button>
+      )}
+    </main>
+  );
+}
+
+function Welcome({ client, suggest }: { client: ChatClient; suggest: (text: string) => void }): JSX.Element {
+  const words = useWords();
+  return (
+    <section class="welcome">
+      <Mark />
+      <h2 dir="auto">{client.channel?.greeting || words.hello}</h2>
+      <p>{words.intro}</p>
+      <ul class="chips">
+        {words.suggestions.map((text) => (
+          <li key={text}>
+            <button type="button" onClick={() => suggest(text)}>{text}</button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+/** Tells a screen reader each finished reply once, and nothing of the history. */
+function Announcer({ entries, loaded }: { entries: Entry[]; loaded: boolean }): JSX.Element {
+  const told = useRef<string | null>(null);
+  const [text, setText] = useState('');
+  const last = entries.findLast((entry) => entry.role !== 'user' && entry.key !== undefined);
+  useEffect(() => {
+    if (!loaded) return;
+    const key = last?.key ?? '';
+    if (told.current !== null && told.current !== key && last) setText(last.text);
+    told.current = key;
+  }, [last?.key, loaded]);
+  return <div class="sr-only" role="status" aria-live="polite" dir="auto">{text}</div>;
+}
+
+/** Keeps the end in view while the reader is there, and only then. */
+function useFollow(entries: Entry[]) {
+  const log = useRef<HTMLDivElement>(null);
+  const content = useRef<HTMLDivElement>(null);
+  const stick = useRef(true);
+  const lastTop = useRef(0);
+  const [following, setFollowing] = useState(true);
+  const [unseen, setUnseen] = useState(false);
+  const lastLocal = entries.findLast((entry) => entry.send !== undefined)?.id;
+
+  function toEnd(): void {
+    stick.current = true;
+    setFollowing(true);
+    setUnseen(false);
+    jump();
+  }
+  function jump(): void {
+    const node = log.current;
+    if (node && stick.current) node.scrollTop = node.scrollHeight;
+  }
+  function onScroll(): void {
+    const node = log.current as HTMLDivElement;
+    const distance = node.scrollHeight - node.scrollTop - node.clientHeight;
+    if (distance <= NEAR_END_PX) stick.current = true;
+    else if (node.scrollTop < lastTop.current) stick.current = false;
+    lastTop.current = node.scrollTop;
+    setFollowing(stick.current);
+    if (stick.current) setUnseen(false);
+  }
+
+  // The visitor's own message always comes into view.
+  useLayoutEffect(toEnd, [lastLocal]);
+  useLayoutEffect(() => {
+    if (stick.current) jump();
+    else setUnseen(true);
+  }, [entries]);
+  // The keyboard of a phone, a growing input and late fonts change heights without a render.
+  useEffect(() => {
+    const observer = new ResizeObserver(jump);
+    observer.observe(log.current as Element);
+    observer.observe(content.current as Element);
+    return () => observer.disconnect();
+  }, []);
+  return { log, content, onScroll, toEnd, following, unseen };
+}

@@ -1,0 +1,123 @@
+/** Every word of the page, in both languages. */
+
+export type Language = 'zh' | 'en';
+
+const en = {
+  you: 'You',
+  assistant: 'Assistant',
+  badge: 'AI',
+  disclosure: 'AI assistant. Answers may be wrong; please check what matters.',
+  poweredBy: 'Powered by Qudao',
+  hello: 'How can I help you today?',
+  intro: 'Ask in your own words. You are talking with an AI assistant, and what it says may be wrong.',
+  suggestions: ['What can you help me with?', 'Explain a difficult idea in simple words', 'Help me write a short, polite reply'],
+  placeholder: 'Write a message',
+  inputLabel: 'Your message',
+  send: 'Send',
+  stop: 'Stop the answer',
+  stopping: 'Stopping…',
+  thinking: 'Thinking',
+  copy: 'Copy',
+  copied: 'Copied',
+  copyReply: 'Copy answer',
+  code: 'code',
+  retry: 'Try again',
+  edit: 'Edit',
+  sending: 'Sending…',
+  queued: 'Will be sent when the connection is back',
+  sent: 'Sent',
+  newMessages: 'New messages',
+  toBottom: 'To the latest message',
+  states: { connecting: 'Connecting…', online: 'Online', offline: 'Offline', reconnecting: 'Reconnecting…' },
+  offline: 'You are offline. Messages are kept and will be sent later.',
+  reconnecting: 'Connection lost. Trying again…',
+  language: '切换到中文',
+  languageShort: '中',
+  dark: 'Dark colours',
+  light: 'Light colours',
+  conversation: 'Conversation',
+  enterHint: 'Enter to send, Shift + Enter for a new line',
+  tooLong: 'This message is too long. Please shorten it by {n} characters.',
+  lostTitle: 'This chat cannot be opened',
+  reload: 'Try again',
+  notice: 'Notice',
+  errors: {
+    unpaid: 'The assistant cannot take messages right now. Your message is kept; please try again later.',
+    limited: 'That was a little too fast. Please wait a moment and try again.',
+    closed: 'This chat has been closed by its owner. New messages cannot be sent.',
+    missing: 'This chat address is not known. Please check the link.',
+    tooLong: 'The message is too long for this chat.',
+    refused: 'The message was not accepted.',
+    server: 'The server had a problem. Your message is kept; please try again.',
+  },
+};
+
+export type Words = typeof en;
+
+const zh: Words = {
+  you: '我',
+  assistant: '助手',
+  badge: 'AI',
+  disclosure: 'AI 助手，回答可能有误，重要内容请核实。',
+  poweredBy: '由渠道 Qudao 提供',
+  hello: '今天想聊点什么？',
+  intro: '用自己的话提问即可。与您对话的是 AI 助手，它的回答可能有误。',
+  suggestions: ['你能帮我做些什么？', '用简单的话解释一个难懂的概念', '帮我写一段简短得体的回复'],
+  placeholder: '输入消息',
+  inputLabel: '您的消息',
+  send: '发送',
+  stop: '停止回答',
+  stopping: '正在停止…',
+  thinking: '正在思考',
+  copy: '复制',
+  copied: '已复制',
+  copyReply: '复制回答',
+  code: '代码',
+  retry: '重试',
+  edit: '编辑',
+  sending: '发送中…',
+  queued: '网络恢复后自动发送',
+  sent: '已发送',
+  newMessages: '有新消息',
+  toBottom: '回到最新消息',
+  states: { connecting: '连接中…', online: '在线', offline: '离线', reconnecting: '重新连接中…' },
+  offline: '网络已断开。消息会保存，稍后自动发送。',
+  reconnecting: '连接中断，正在重连…',
+  language: 'Switch to English',
+  languageShort: 'EN',
+  dark: '深色外观',
+  light: '浅色外观',
+  conversation: '对话',
+  enterHint: '按 Enter 发送，Shift + Enter 换行',
+  tooLong: '消息太长，请删减 {n} 个字。',
+  lostTitle: '无法打开此对话',
+  reload: '重试',
+  notice: '提示',
+  errors: {
+    unpaid: '助手暂时无法接收消息。您的消息已保留，请稍后再试。',
+    limited: '发送得有点快，请稍等片刻再试。',
+    closed: '此对话已由其所有者关闭，无法再发送消息。',
+    missing: '找不到此对话地址，请检查链接。',
+    tooLong: '消息过长，此对话无法接收。',
+    refused: '消息未被接受。',
+    server: '服务器出了点问题。您的消息已保留，请重试。',
+  },
+};
+
+export const WORDS: Record<Language, Words> = { en, zh };
+
+/** A refusal in words; the end user is not told about the tenant's money. */
+export function explain(words: Words, code: string): string {
+  const errors = words.errors;
+  if (/credits|quota|funds|payment|http_402/.test(code)) return errors.unpaid;
+  if (/rate|too_many|http_429/.test(code)) return errors.limited;
+  if (/not_found|http_404/.test(code)) return errors.missing;
+  if (/closed|suspended|disabled/.test(code)) return errors.closed;
+  if (/too_large|too_long|http_413/.test(code)) return errors.tooLong;
+  if (/internal|unavailable|overloaded|timeout|http_5/.test(code)) return errors.server;
+  return errors.refused;
+}
+
+export function browserLanguage(tags: readonly string[]): Language {
+  return tags[0]?.toLowerCase().startsWith('zh') ? 'zh' : 'en';
+}
