@@ -58,6 +58,7 @@ export class ChatClient {
   #serverFailures = new Map<string, number>();
   #pausedUntil = 0;
   #disposed = false;
+  #lastAt = 0;
 
   constructor(options: ClientOptions) {
     this.#options = options;
@@ -87,7 +88,9 @@ export class ChatClient {
   }
 
   send(text: string): void {
-    const item = { id: clientId(), text, at: new Date().toISOString() };
+    // The outbox is sorted by time, so no two messages of this page may have the same.
+    this.#lastAt = Math.max(Date.now(), this.#lastAt + 1);
+    const item = { id: clientId(), text, at: new Date(this.#lastAt).toISOString() };
     this.#outbox.put(item);
     this.timeline.addLocal(item.id, text, item.at, 'queued');
     this.#changed();
@@ -190,7 +193,7 @@ export class ChatClient {
   #failed(reason: Refusal | null): void {
     this.timeline.disconnected();
     this.stopping = false;
-    if (reason?.status === 401) this.#forgetToken();
+    if (reason && isUnknownVisitor(reason)) this.#forgetToken();
     if (reason && isFinal(reason)) {
       this.closedBy = reason.code;
       this.#setConnection('offline');
@@ -334,6 +337,7 @@ export class ChatClient {
     const flying = this.#inFlight;
     if (id === null || flying?.id !== id) {
       if (id === null && isFinal(reason)) this.#ended(reason);
+      else if (id === null && isUnknownVisitor(reason)) this.#closed(reason);
       return;
     }
     clearTimeout(flying.timer);
@@ -389,12 +393,17 @@ export class ChatClient {
 
 /** The channel is gone or closed: trying again changes nothing. */
 function isFinal(reason: Refusal): boolean {
-  return /channel_closed|channel_not_found|tenant_suspended|^not_found$/.test(reason.code) || reason.status === 404;
+  return reason.status === 404 || /^(not_found|channel_closed|origin_refused)$/.test(reason.code);
+}
+
+/** The server does not accept the visitor's token: a new one is needed. */
+function isUnknownVisitor(reason: Refusal): boolean {
+  return reason.status === 401 || /^(unauthenticated|invalid_credentials)$/.test(reason.code);
 }
 
 /** The server may well accept the same message a little later. */
 function isPassing(reason: Refusal): boolean {
-  return reason.status >= 500 || reason.status === 429 || /rate_limit|unavailable|internal|overloaded|timeout/.test(reason.code);
+  return reason.status >= 500 || reason.status === 429 || /^(rate_limited|unavailable|internal|overloaded|draining|model_not_ready|model_timeout)$/.test(reason.code);
 }
 
 /** Works also on plain-http origins, where `crypto.randomUUID` does not exist. */

@@ -14,7 +14,7 @@ export function safeHref(value: string): string | null {
   // What follows a blank is Markdown's optional title.
   const text = value.trim().split(/\s/, 1)[0] ?? '';
   // Relative and scheme-relative addresses would point into Qudao's own origin.
-  if (!/^(https?:\/\/|mailto:)/i.test(text)) return null;
+  if (!/^(https?:\/\/|mailto:)[^"<>\\`]+$/i.test(text)) return null;
   try {
     const url = new URL(text);
     if (!SCHEMES.has(url.protocol) || url.username !== '' || url.password !== '') return null;

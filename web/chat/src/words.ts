@@ -109,12 +109,12 @@ export const WORDS: Record<Language, Words> = { en, zh };
 /** A refusal in words; the end user is not told about the tenant's money. */
 export function explain(words: Words, code: string): string {
   const errors = words.errors;
-  if (/credits|quota|funds|payment|http_402/.test(code)) return errors.unpaid;
-  if (/rate|too_many|http_429/.test(code)) return errors.limited;
-  if (/not_found|http_404/.test(code)) return errors.missing;
-  if (/closed|suspended|disabled/.test(code)) return errors.closed;
-  if (/too_large|too_long|http_413/.test(code)) return errors.tooLong;
-  if (/internal|unavailable|overloaded|timeout|http_5/.test(code)) return errors.server;
+  if (/^(insufficient_credits|http_402)$/.test(code)) return errors.unpaid;
+  if (/^(rate_limited|http_429)$/.test(code)) return errors.limited;
+  if (/^(not_found|http_404)$/.test(code)) return errors.missing;
+  if (/^(channel_closed|origin_refused)$/.test(code)) return errors.closed;
+  if (/^(body_too_large|context_length_exceeded|http_413)$/.test(code)) return errors.tooLong;
+  if (/^(internal|unavailable|overloaded|draining|model_.*|http_5\d\d)$/.test(code)) return errors.server;
   return errors.refused;
 }
 
