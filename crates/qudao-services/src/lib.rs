@@ -21,7 +21,11 @@ pub use find::{Environment, PostgresBinaries, RedisBinary, find_postgres, find_r
 pub use home::{HomeLock, Instance, prepare_home, running_instance};
 pub use keeper::ServiceReport;
 
-use crate::keeper::{Keeper, Service};
+use crate::{
+    child::Identity,
+    keeper::{Keeper, Service},
+    place::Place,
+};
 
 /// What to start, and where.
 #[derive(Debug, Clone)]
@@ -56,7 +60,7 @@ impl Services {
         settings: ServicesSettings,
         environment: &Environment,
     ) -> Result<Self, ServicesError> {
-        let (mut database_url, mut redis_url) = (settings.database_url, settings.redis_url);
+        let (database_url, redis_url) = (settings.database_url, settings.redis_url);
         if let (Some(database_url), Some(redis_url)) = (&database_url, &redis_url) {
             let (database_url, redis_url) = (database_url.clone(), redis_url.clone());
             return Ok(Self { database_url, redis_url, keeper: None });
@@ -64,12 +68,34 @@ impl Services {
         find::require(environment, database_url.is_none(), redis_url.is_none())?;
         let identity = child::identity()?;
         let place = place::decide(&settings.home, identity.as_ref(), environment)?;
+        let result = Self::start_in(
+            &place,
+            identity,
+            database_url,
+            redis_url,
+            settings.durable,
+            environment,
+        )
+        .await;
+        if result.is_err() {
+            let _ = std::fs::remove_dir_all(&place.run);
+        }
+        result
+    }
+
+    async fn start_in(
+        place: &Place,
+        identity: Option<Identity>,
+        mut database_url: Option<String>,
+        mut redis_url: Option<String>,
+        durable: bool,
+        environment: &Environment,
+    ) -> Result<Self, ServicesError> {
         let mut wanted: Vec<Box<dyn Service>> = Vec::new();
         let redis_url = match redis_url.take() {
             Some(url) => url,
             None => {
-                let redis =
-                    redis::Redis::new(&place, identity.clone(), settings.durable, environment)?;
+                let redis = redis::Redis::new(place, identity.clone(), durable, environment)?;
                 let url = redis.url();
                 wanted.push(Box::new(redis));
                 url
@@ -78,14 +104,13 @@ impl Services {
         let database_url = match database_url.take() {
             Some(url) => url,
             None => {
-                let postgres =
-                    postgres::Postgres::new(&place, identity, settings.durable, environment)?;
+                let postgres = postgres::Postgres::new(place, identity, durable, environment)?;
                 let url = postgres.url();
                 wanted.push(Box::new(postgres));
                 url
             }
         };
-        let keeper = Keeper::start(wanted, place.run).await?;
+        let keeper = Keeper::start(wanted, place.run.clone()).await?;
         Ok(Self { database_url, redis_url, keeper: Some(keeper) })
     }
 

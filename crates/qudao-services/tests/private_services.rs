@@ -1,4 +1,5 @@
 //! The private services as a process sees them: started, killed, refused and recovered.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation fails the test")]
 
 use std::{
     fs,
@@ -82,6 +83,11 @@ impl Held {
 
     fn database_url(&self) -> &str {
         self.line["instance"]["database_url"].as_str().unwrap()
+    }
+
+    /// What a killed parent could not do.
+    fn remove_sockets(&self) {
+        fs::remove_dir_all(self.database_url().split("host=").nth(1).unwrap()).unwrap();
     }
 }
 
@@ -180,6 +186,7 @@ fn children_of_a_killed_parent_end_without_a_next_start() {
     let pids = held.pids();
     held.process.kill().unwrap();
     wait_until("the children are gone", || !pids.iter().any(|pid| alive(*pid)));
+    held.remove_sockets();
 }
 
 #[test]
@@ -204,6 +211,9 @@ fn the_lock_of_a_killed_instance_does_not_hold() {
     held.process.wait().unwrap();
     assert_eq!(running_instance(dir.path()), None);
     HomeLock::acquire(dir.path()).unwrap();
+    let pids = held.pids();
+    wait_until("the children are gone", || !pids.iter().any(|pid| alive(*pid)));
+    held.remove_sockets();
 }
 
 #[tokio::test]
