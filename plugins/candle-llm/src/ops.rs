@@ -1,0 +1,178 @@
+//! The small operations between the matrix products, written so that the compiler can use the
+//! vector unit: fixed groups of 16 lanes and no reordering of sums behind our back.
+
+use pulp::{Arch, NullaryFnOnce};
+
+use crate::shape::{Activation, Rope};
+
+const LANES: usize = 16;
+
+/// Σ a·b.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a_groups, b_groups) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a_groups.remainder().iter().zip(b_groups.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a_groups.zip(b_groups) {
+        for lane in 0..LANES {
+            lanes[lane] += a[lane] * b[lane];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// to += from · factor.
+#[inline(always)]
+pub fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from * factor;
+    }
+}
+
+/// Root-mean-square norm of each row of `weight.len()` values, in place.
+pub fn norm(values: &mut [f32], weight: &[f32], epsilon: f32) {
+    for row in values.chunks_exact_mut(weight.len()) {
+        let scale = 1.0 / (dot(row, row) / row.len() as f32 + epsilon).sqrt();
+        for (value, weight) in row.iter_mut().zip(weight) {
+            *value *= scale * weight;
+        }
+    }
+}
+
+/// As [`norm`], into a new vector.
+pub fn normed(values: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
+    let mut out = values.to_vec();
+    norm(&mut out, weight, epsilon);
+    out
+}
+
+/// Cosines and sines of a set of positions, shared by all layers of one step.
+pub struct Angles {
+    table: Vec<(f32, f32)>,
+    pairs: usize,
+    neighbours: bool,
+}
+
+impl Angles {
+    /// Computes the angles of these positions.
+    pub fn new(rope: &Rope, positions: &[usize]) -> Self {
+        let table = positions
+            .iter()
+            .flat_map(|position| {
+                rope.frequencies.iter().map(|f| {
+                    let (sin, cos) = (*position as f32 * f).sin_cos();
+                    (cos, sin)
+                })
+            })
+            .collect();
+        Self { table, pairs: rope.frequencies.len(), neighbours: rope.neighbours }
+    }
+
+    /// Turns every head of the `index`-th position's row.
+    pub fn turn(&self, row: &mut [f32], head: usize, index: usize) {
+        let angles = &self.table[index * self.pairs..][..self.pairs];
+        for values in row.chunks_exact_mut(head) {
+            if self.neighbours {
+                for (pair, (cos, sin)) in values.chunks_exact_mut(2).zip(angles) {
+                    let (a, b) = (pair[0], pair[1]);
+                    pair[0] = a * cos - b * sin;
+                    pair[1] = a * sin + b * cos;
+                }
+            } else {
+                let (first, second) = values.split_at_mut(self.pairs);
+                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+                    (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+                }
+            }
+        }
+    }
+}
+
+/// activation(gate) · up, where each row holds the gate and then the up half.
+pub fn gated(rows: &[f32], inner: usize, activation: Activation) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows.len() / 2);
+    for row in rows.chunks_exact(2 * inner) {
+        let (gate, up) = row.split_at(inner);
+        match activation {
+            Activation::Silu => {
+                out.extend(gate.iter().zip(up).map(|(g, u)| g / (1.0 + exp(-g)) * u))
+            }
+            Activation::Gelu => out.extend(gate.iter().zip(up).map(|(g, u)| {
+                // tanh(z) = 1 − 2 / (e^{2z} + 1)
+                let z = 0.797_884_6 * (g + 0.044_715 * g * g * g);
+                g * (1.0 - 1.0 / (exp(2.0 * z) + 1.0)) * u
+            })),
+        }
+    }
+    out
+}
+
+/// eˣ to about 2 units in the last place, in operations that the vector unit has: the power of
+/// two comes from the exponent bits, the rest from a polynomial on ±ln 2 / 2.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "x is held within ±87")]
+pub fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    let power = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = x - power * 0.693_359_4 + power * 2.121_944_4e-4;
+    let series = 1.0
+        + r * (1.0
+            + r * (0.5
+                + r * (0.166_666_55
+                    + r * (0.041_665_795 + r * (0.008_333_452 + r * 0.001_388_889)))));
+    series * f32::from_bits(((power as i32 + 127) as u32) << 23)
+}
+
+/// Attention of one query head over the keys and values of one conversation.
+pub struct Attend<'a> {
+    /// The query, already scaled.
+    pub query: &'a [f32],
+    /// Keys: rows of `stride` values, the head's own at `offset`.
+    pub keys: &'a [f32],
+    /// Values, laid out as the keys.
+    pub values: &'a [f32],
+    /// Width of a row.
+    pub stride: usize,
+    /// Where the head's values begin in a row.
+    pub offset: usize,
+    /// Positions that are seen.
+    pub seen: std::ops::Range<usize>,
+    /// Scratch for the weights.
+    pub weights: &'a mut Vec<f32>,
+    /// Result.
+    pub out: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let head = self.query.len();
+        self.weights.clear();
+        let mut largest = f32::NEG_INFINITY;
+        for position in self.seen.clone() {
+            let key = &self.keys[position * self.stride + self.offset..][..head];
+            let score = dot(self.query, key);
+            largest = largest.max(score);
+            self.weights.push(score);
+        }
+        let mut sum = 0f32;
+        for weight in self.weights.iter_mut() {
+            *weight = exp(*weight - largest);
+            sum += *weight;
+        }
+        self.out.fill(0.0);
+        for (position, weight) in self.seen.zip(self.weights.iter()) {
+            let value = &self.values[position * self.stride + self.offset..][..head];
+            add_scaled(self.out, value, *weight);
+        }
+        let inverse = 1.0 / sum;
+        self.out.iter_mut().for_each(|v| *v *= inverse);
+    }
+}
+
+/// Runs an operation with the best instruction set of this processor.
+pub fn vectorised<R>(operation: impl NullaryFnOnce<Output = R>) -> R {
+    Arch::new().dispatch(operation)
+}

@@ -1,0 +1,191 @@
+//! The engine's threads: a fixed set of workers that share one task at a time.
+//!
+//! A decoding step is some hundred small parallel regions of tens of microseconds, so the workers
+//! spin for a moment before they sleep. The number of threads belongs to the instance (candle's
+//! own pool takes it from the environment, once per process) and the threads end with it.
+
+use std::hint::spin_loop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Rounds a worker spins for the next task before it sleeps: about 20 µs.
+const SPINS: u32 = 6_000;
+
+/// Work that every thread takes part in; it shares out its pieces by itself.
+pub trait Task: Send + Sync {
+    /// Does this thread's share.
+    fn work(&self, thread: usize);
+}
+
+#[derive(Default)]
+struct Shared {
+    generation: AtomicUsize,
+    busy: AtomicUsize,
+    stop: AtomicBool,
+    failed: AtomicBool,
+    task: Mutex<Option<Arc<dyn Task>>>,
+}
+
+/// A set of worker threads. The calling thread takes part as thread 0.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts `threads − 1` workers.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let workers = (1..threads)
+            .map(|index| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("qudao-llm-{index}"))
+                    .spawn(move || serve(&shared, index))
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        Ok(Self { shared, workers })
+    }
+
+    /// How many threads take part.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs the task on every thread and hands it back when all are done, so that what it
+    /// carried (caches, results) can be taken out again.
+    ///
+    /// # Panics
+    /// When a worker panicked in the task.
+    #[expect(clippy::panic, reason = "a panic of the task, carried on to its caller")]
+    pub fn run<T: Task + 'static>(&self, task: T) -> T {
+        let task = Arc::new(task);
+        if !self.workers.is_empty() {
+            *lock(&self.shared.task) = Some(Arc::clone(&task) as Arc<dyn Task>);
+            self.shared.busy.store(self.workers.len(), Ordering::Relaxed);
+            self.shared.generation.fetch_add(1, Ordering::Release);
+            for worker in &self.workers {
+                worker.thread().unpark();
+            }
+        }
+        task.work(0);
+        while self.shared.busy.load(Ordering::Acquire) > 0 {
+            spin_loop();
+        }
+        *lock(&self.shared.task) = None;
+        match Arc::into_inner(task) {
+            Some(task) if !self.shared.failed.swap(false, Ordering::Relaxed) => task,
+            _ => panic!("a worker thread panicked"),
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.generation.fetch_add(1, Ordering::Release);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker that panicked has already reported it through `run`.
+            drop(worker.join());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn serve(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    loop {
+        let mut spins = 0;
+        loop {
+            let now = shared.generation.load(Ordering::Acquire);
+            if now != seen {
+                seen = now;
+                break;
+            }
+            spins += 1;
+            if spins < SPINS { spin_loop() } else { std::thread::park() }
+        }
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let task = lock(&shared.task).clone();
+        if let Some(task) = task {
+            // The task must be let go of before `busy` falls: `run` takes it back then.
+            if catch_unwind(AssertUnwindSafe(|| task.work(index))).is_err() {
+                shared.failed.store(true, Ordering::Relaxed);
+            }
+            drop(task);
+        }
+        shared.busy.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// A counter from which the threads of one task draw their pieces.
+#[derive(Default)]
+pub struct Cursor(AtomicUsize);
+
+impl Cursor {
+    /// The next piece below `end`.
+    pub fn next(&self, end: usize) -> Option<usize> {
+        let piece = self.0.fetch_add(1, Ordering::Relaxed);
+        (piece < end).then_some(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Squares {
+        cursor: Cursor,
+        results: Vec<Mutex<usize>>,
+    }
+
+    impl Task for Squares {
+        fn work(&self, _thread: usize) {
+            while let Some(piece) = self.cursor.next(self.results.len()) {
+                *lock(&self.results[piece]) = piece * piece;
+            }
+        }
+    }
+
+    struct Fails;
+
+    impl Task for Fails {
+        fn work(&self, thread: usize) {
+            assert_eq!(thread, 0, "on purpose");
+        }
+    }
+
+    #[test]
+    fn every_piece_is_done_once_by_any_number_of_threads() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for _ in 0..200 {
+                let results = (0..37).map(|_| Mutex::new(0)).collect();
+                let done = pool.run(Squares { cursor: Cursor::default(), results });
+                for (piece, result) in done.results.into_iter().enumerate() {
+                    assert_eq!(result.into_inner().unwrap(), piece * piece);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(2).unwrap();
+        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(Fails))).is_err());
+        let results = (0..5).map(|_| Mutex::new(0)).collect();
+        let done = pool.run(Squares { cursor: Cursor::default(), results });
+        assert_eq!(done.results.len(), 5);
+    }
+}
