@@ -1,1 +1,45 @@
-//! (to be written)
+//! Everything Qudao keeps: Postgres, the system of record and the only queue; and Redis, which
+//! carries hints and previews and may vanish at any moment. No other crate names sqlx or redis.
+//!
+//! The one way to a tenant's rows is [`Store::begin`]: a transaction in which row-level security
+//! shows that tenant alone. Steps that find work across tenants go through [`Store`] itself and
+//! return ids only; the work is then done inside the tenant's transaction.
+
+mod accept;
+mod admin;
+mod block;
+mod bus;
+mod check;
+mod claim;
+mod error;
+mod outbox;
+mod page;
+mod prices;
+mod reading;
+mod row;
+mod store;
+mod timeline;
+mod turn;
+
+pub use accept::{Accept, Inbound, MessageBody, ReplyBody};
+pub use admin::{
+    api_keys::{ApiKeyRecord, KeyHolder, NewApiKey},
+    assistants::{Assistant, NewAssistant, NewRoute, Route},
+    channels::{ChannelDoor, ChannelRecord, NewChannel},
+    tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet},
+};
+pub use block::{Extend, Settle, Swept, UsageLine};
+pub use bus::{Bus, BusEvent, Subscription, Topic};
+pub use check::{Finding, Scope, Unchecked};
+pub use claim::{Claim, Message, PastMessage, Speaker, TurnAssistant, TurnContext};
+pub use error::{BusUrlError, StorageError};
+pub use outbox::{OutboxClaim, OutboxKind};
+pub use page::{Listing, Page};
+pub use prices::{ModelPrice, PriceRow};
+pub use reading::{Conversation, LedgerEntry, UsageRecord};
+pub use store::{PlatformTx, Store, StoreSettings, Tx};
+pub use timeline::{TimelineCursor, TimelineItem, TimelineRole};
+pub use turn::{Commit, CommitTurn, EndTurn, Hold, HoldTurn};
+
+/// What a storage function returns.
+pub type Result<T, E = StorageError> = std::result::Result<T, E>;

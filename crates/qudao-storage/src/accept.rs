@@ -1,0 +1,94 @@
+//! T1: a message from outside becomes durable, once, with its place in its conversation.
+
+use qudao_domain::{ChannelId, ContactId, ConversationId, text::ExternalId};
+use serde::{Deserialize, Serialize};
+use sqlx::{Row as _, types::Json};
+
+use crate::{Result, StorageError, Tx, row};
+
+/// What an end user wrote. JSON, so that attachments can join the text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageBody {
+    /// The text.
+    pub text: String,
+}
+
+/// What is said to an end user. JSON, so that attachments can join the text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyBody {
+    /// The text.
+    pub text: String,
+}
+
+/// A message from outside.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    /// Where it came in.
+    pub channel_id: ChannelId,
+    /// The channel's own id of the message. Unique in the whole channel: where the other side
+    /// chooses it, it must contain the sender.
+    pub external_id: ExternalId,
+    /// The channel's own id of the sender.
+    pub peer: ExternalId,
+    /// What it says.
+    pub body: MessageBody,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accept {
+    /// It is in the inbox, once the transaction commits.
+    New {
+        /// Its conversation.
+        conversation_id: ConversationId,
+        /// Its place in it, from 1.
+        seq: i64,
+    },
+    /// It was there already; nothing changed.
+    Duplicate {
+        /// Its conversation.
+        conversation_id: ConversationId,
+        /// Its place in it.
+        seq: i64,
+    },
+    /// The tenant has no credits. Nothing changed.
+    NoFunds,
+    /// The channel is closed, has no assistant, or is not this tenant's. Nothing changed.
+    ChannelClosed,
+}
+
+impl Tx {
+    /// Accepts a message: the first one of a sender opens their contact and conversation.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the message may be sent again then, it is recognised by its id.
+    pub async fn accept(&mut self, inbound: &Inbound) -> Result<Accept> {
+        let row = sqlx::query(
+            "SELECT outcome, conversation_id, seq FROM app.accept($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(inbound.channel_id.as_uuid())
+        .bind(inbound.external_id.as_str())
+        .bind(inbound.peer.as_str())
+        .bind(Json(&inbound.body))
+        .bind(ConversationId::new().as_uuid())
+        .bind(ContactId::new().as_uuid())
+        .fetch_one(self.connection())
+        .await?;
+        let outcome: String = row.try_get("outcome")?;
+        let refused = match outcome.as_str() {
+            "no_funds" => Some(Accept::NoFunds),
+            "channel_closed" => Some(Accept::ChannelClosed),
+            _ => None,
+        };
+        if let Some(refused) = refused {
+            return Ok(refused);
+        }
+        let conversation_id = row::id(&row, "conversation_id", ConversationId::from_uuid)?;
+        let seq = row.try_get("seq")?;
+        match outcome.as_str() {
+            "new" => Ok(Accept::New { conversation_id, seq }),
+            "duplicate" => Ok(Accept::Duplicate { conversation_id, seq }),
+            other => Err(StorageError::unknown_outcome("app.accept", other)),
+        }
+    }
+}

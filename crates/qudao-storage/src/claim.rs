@@ -1,0 +1,277 @@
+//! T2: a worker takes conversations that wait for an answer, and reads what the answer needs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use qudao_domain::{
+    AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId,
+    state::{ChannelKind, FairCharging},
+};
+use sqlx::{Row as _, types::Json};
+
+use crate::{MessageBody, ReplyBody, Result, Store, Tx, row};
+
+/// A conversation that this node may answer until its lease runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Which.
+    pub conversation_id: ConversationId,
+    /// The fencing number: every later step names it and is refused once another node has
+    /// claimed the conversation.
+    pub epoch: i64,
+    /// The first unanswered message.
+    pub from_seq: i64,
+    /// The last message that was there at the claim: all up to here get one reply.
+    pub to_seq: i64,
+    /// Which attempt this is, from 1.
+    pub attempts: u32,
+}
+
+/// What a turn needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnContext {
+    /// What the tenant pays in.
+    pub currency: Currency,
+    /// What the tenant may spend at present. For sizing the reply; the hold decides.
+    pub available: Micros,
+    /// The language of the channel, such as `zh` or `en`.
+    pub locale: String,
+    /// Where the conversation takes place.
+    pub channel_id: ChannelId,
+    /// What kind of place that is.
+    pub channel_kind: ChannelKind,
+    /// Who answers.
+    pub assistant: TurnAssistant,
+    /// Which models may answer, the preferred first.
+    pub models: Vec<String>,
+    /// What the tenant pays for when a reply is cut short.
+    pub fair_charging: FairCharging,
+    /// The messages to answer, in order. Empty if the turn is answered already.
+    pub pending: Vec<Message>,
+    /// What was said before, in order.
+    pub history: Vec<PastMessage>,
+}
+
+/// The assistant of a turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnAssistant {
+    /// Which.
+    pub id: AssistantId,
+    /// What it is called.
+    pub name: String,
+    /// What it is told.
+    pub system_prompt: String,
+    /// Sampling parameters, as the admin API took them.
+    pub params: serde_json::Value,
+}
+
+/// An unanswered message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its place in the conversation.
+    pub seq: i64,
+    /// What it says.
+    pub body: MessageBody,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// Something that was said earlier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastMessage {
+    /// By whom.
+    pub speaker: Speaker,
+    /// What.
+    pub text: String,
+}
+
+/// Who said something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    /// The end user.
+    User,
+    /// The assistant.
+    Assistant,
+}
+
+impl Store {
+    /// Claims up to `limit` conversations that wait for an answer, the longest waiting first.
+    /// Conversations that other nodes are claiming at this moment are passed over.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); what was claimed comes free when the lease ends.
+    pub async fn claim_conversations(
+        &self,
+        node: NodeId,
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Vec<Claim>> {
+        let mut tx = self.begin_claim().await?;
+        let rows = sqlx::query(
+            "SELECT tenant_id, conversation_id, epoch, from_seq, to_seq, attempts \
+             FROM app.claim_conversations($1, $2, $3)",
+        )
+        .bind(node.as_uuid())
+        .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+        .bind(millis(lease))
+        .fetch_all(tx.connection())
+        .await?;
+        tx.commit().await?;
+        rows.iter().map(|row| Ok(read_claim(row)?)).collect()
+    }
+}
+
+impl Tx {
+    /// Extends the lease of a claim. `false` if another node has the conversation, or the turn
+    /// is over: stop then.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn heartbeat(
+        &mut self,
+        conversation_id: ConversationId,
+        epoch: i64,
+        lease: Duration,
+    ) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE conversations \
+             SET lease_until = now() + $4 * interval '1 millisecond', \
+                 ready_at = now() + $4 * interval '1 millisecond' \
+             WHERE tenant_id = $1 AND conversation_id = $2 AND epoch = $3 \
+               AND lease_until IS NOT NULL",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .bind(epoch)
+        .bind(millis(lease))
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Reads what the answer to the messages `from_seq..=to_seq` needs, with at most
+    /// `history_limit` earlier messages.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn turn_context(
+        &mut self,
+        conversation_id: ConversationId,
+        from_seq: i64,
+        to_seq: i64,
+        history_limit: u32,
+    ) -> Result<TurnContext> {
+        let mut context = self.turn_frame(conversation_id).await?;
+        let rows = sqlx::query(
+            "SELECT seq, body, app.micros(accepted_at) AS at FROM inbox \
+             WHERE tenant_id = $1 AND conversation_id = $2 AND seq BETWEEN $3 AND $4 \
+               AND state = 'accepted' \
+             ORDER BY seq",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .bind(from_seq)
+        .bind(to_seq)
+        .fetch_all(self.connection())
+        .await?;
+        for row in &rows {
+            let Json(body) = row.try_get("body")?;
+            let message = Message { seq: row.try_get("seq")?, body, at: row::time(row, "at")? };
+            context.pending.push(message);
+        }
+        context.history = self.history(conversation_id, from_seq, history_limit).await?;
+        Ok(context)
+    }
+
+    async fn turn_frame(&mut self, conversation_id: ConversationId) -> Result<TurnContext> {
+        let row = sqlx::query(
+            "SELECT t.currency, t.fair_charging, w.posted - w.held AS available, \
+                    ch.locale, ch.channel_id, ch.kind, r.models, \
+                    a.assistant_id, a.name, a.system_prompt, a.params \
+             FROM conversations c \
+             JOIN tenants t ON t.tenant_id = c.tenant_id \
+             JOIN wallets w ON w.tenant_id = c.tenant_id AND w.currency = t.currency \
+             JOIN channels ch ON ch.tenant_id = c.tenant_id AND ch.channel_id = c.channel_id \
+             JOIN assistants a ON a.tenant_id = c.tenant_id AND a.assistant_id = ch.assistant_id \
+             JOIN routes r ON r.tenant_id = c.tenant_id AND r.route_id = a.route_id \
+             WHERE c.tenant_id = $1 AND c.conversation_id = $2",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .fetch_one(self.connection())
+        .await?;
+        Ok(TurnContext {
+            currency: row::currency(&row, "currency")?,
+            available: row::micros(&row, "available")?,
+            locale: row.try_get("locale")?,
+            channel_id: row::id(&row, "channel_id", ChannelId::from_uuid)?,
+            channel_kind: row::state(&row, "kind", ChannelKind::find)?,
+            assistant: TurnAssistant {
+                id: row::id(&row, "assistant_id", AssistantId::from_uuid)?,
+                name: row.try_get("name")?,
+                system_prompt: row.try_get("system_prompt")?,
+                params: row.try_get("params")?,
+            },
+            models: row.try_get("models")?,
+            fair_charging: row::state(&row, "fair_charging", FairCharging::find)?,
+            pending: Vec::new(),
+            history: Vec::new(),
+        })
+    }
+
+    /// Answered messages and the replies to them. What was refused or given up stays out: a
+    /// question without an answer only confuses a model.
+    async fn history(
+        &mut self,
+        conversation_id: ConversationId,
+        before_seq: i64,
+        limit: u32,
+    ) -> Result<Vec<PastMessage>> {
+        let rows = sqlx::query(
+            "SELECT place, outbound, out_seq, body FROM ( \
+                 (SELECT seq AS place, false AS outbound, 0::bigint AS out_seq, body \
+                  FROM inbox \
+                  WHERE tenant_id = $1 AND conversation_id = $2 AND seq < $3 \
+                    AND state = 'answered' \
+                  ORDER BY seq DESC LIMIT $4) \
+                 UNION ALL \
+                 (SELECT to_seq, true, out_seq, body FROM outbox \
+                  WHERE tenant_id = $1 AND conversation_id = $2 AND kind = 'reply' \
+                  ORDER BY out_seq DESC LIMIT $4) \
+             ) said \
+             ORDER BY place DESC, outbound DESC, out_seq DESC LIMIT $4",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .bind(before_seq)
+        .bind(i64::from(limit))
+        .fetch_all(self.connection())
+        .await?;
+        let mut said = Vec::with_capacity(rows.len());
+        for row in rows.iter().rev() {
+            let Json(ReplyBody { text }) = row.try_get("body")?;
+            let outbound: bool = row.try_get("outbound")?;
+            let speaker = if outbound { Speaker::Assistant } else { Speaker::User };
+            said.push(PastMessage { speaker, text });
+        }
+        Ok(said)
+    }
+}
+
+fn read_claim(row: &sqlx::postgres::PgRow) -> Result<Claim, sqlx::Error> {
+    Ok(Claim {
+        tenant_id: row::id(row, "tenant_id", TenantId::from_uuid)?,
+        conversation_id: row::id(row, "conversation_id", ConversationId::from_uuid)?,
+        epoch: row.try_get("epoch")?,
+        from_seq: row.try_get("from_seq")?,
+        to_seq: row.try_get("to_seq")?,
+        attempts: row::count(row, "attempts")?,
+    })
+}
+
+/// Whole milliseconds, as the functions of the schema take leases.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

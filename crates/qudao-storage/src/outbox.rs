@@ -1,0 +1,190 @@
+//! T5 and T6: what was said goes out, in order within each conversation.
+
+use std::time::Duration;
+
+use qudao_domain::{
+    ChannelId, ConversationId, NodeId, OutboxId, TenantId, TurnId, state::ChannelKind,
+};
+use sqlx::{Row as _, types::Json};
+
+use crate::{ReplyBody, Result, Store, Tx, claim::millis, row};
+
+/// What an outbound message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutboxKind {
+    /// A model's answer.
+    Reply,
+    /// Word from the platform: no funds, or given up.
+    Notice,
+}
+
+impl OutboxKind {
+    /// As the database and the wire write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reply => "reply",
+            Self::Notice => "notice",
+        }
+    }
+
+    /// The value with this text form, if there is one.
+    pub fn find(text: &str) -> Option<Self> {
+        [Self::Reply, Self::Notice].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// An outbound message that this node may send until its lease runs out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxClaim {
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Which. The other side recognises a message that comes twice by it.
+    pub outbox_id: OutboxId,
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Where to send it.
+    pub channel_id: ChannelId,
+    /// What kind of place that is.
+    pub channel_kind: ChannelKind,
+    /// The channel's own id of the person.
+    pub peer: String,
+    /// Its place among the conversation's outbound messages, from 1.
+    pub out_seq: i64,
+    /// The last message that it answers.
+    pub to_seq: i64,
+    /// The turn that made it.
+    pub turn_id: Option<TurnId>,
+    /// What it is.
+    pub kind: OutboxKind,
+    /// What it says.
+    pub body: ReplyBody,
+    /// The fencing number: later steps name it.
+    pub epoch: i64,
+    /// Which attempt this is, from 1.
+    pub attempts: u32,
+}
+
+impl Store {
+    /// Claims up to `limit` outbound messages. Only the first open one of a conversation can be
+    /// claimed, which keeps them in order.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); what was claimed comes free when the lease ends.
+    pub async fn claim_outbox(
+        &self,
+        node: NodeId,
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Vec<OutboxClaim>> {
+        let mut tx = self.begin_claim().await?;
+        let rows = sqlx::query(
+            "SELECT tenant_id, outbox_id, conversation_id, channel_id, channel_kind, peer, \
+                    out_seq, to_seq, turn_id, kind, body, epoch, attempts \
+             FROM app.claim_outbox($1, $2, $3)",
+        )
+        .bind(node.as_uuid())
+        .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+        .bind(millis(lease))
+        .fetch_all(tx.connection())
+        .await?;
+        tx.commit().await?;
+        rows.iter().map(|row| Ok(read_claim(row)?)).collect()
+    }
+}
+
+impl Tx {
+    /// T6: the other side has these messages. Returns how many were still this node's: a
+    /// message whose claim was taken over is left to the other node.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); safe to repeat.
+    pub async fn finish_outbox(&mut self, sent: &[(OutboxId, i64)]) -> Result<u64> {
+        let ids: Vec<_> = sent.iter().map(|(id, _)| id.as_uuid()).collect();
+        let epochs: Vec<_> = sent.iter().map(|(_, epoch)| *epoch).collect();
+        let done = sqlx::query(
+            "UPDATE outbox o \
+             SET state = 'delivered', delivered_at = now(), lease_until = NULL, owner = NULL \
+             FROM unnest($2::uuid[], $3::bigint[]) AS sent (outbox_id, epoch) \
+             WHERE o.tenant_id = $1 AND o.outbox_id = sent.outbox_id \
+               AND o.epoch = sent.epoch AND o.state = 'sending'",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(ids)
+        .bind(epochs)
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// The other side did not take the message; it may be claimed again after `delay`. `false`
+    /// if another node has it.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); safe to repeat.
+    pub async fn retry_outbox(
+        &mut self,
+        outbox_id: OutboxId,
+        epoch: i64,
+        delay: Duration,
+        error: &str,
+    ) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE outbox \
+             SET state = 'queued', lease_until = NULL, owner = NULL, last_error = left($5, 1000), \
+                 next_at = now() + $4 * interval '1 millisecond' \
+             WHERE tenant_id = $1 AND outbox_id = $2 AND epoch = $3 AND state = 'sending'",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(outbox_id.as_uuid())
+        .bind(epoch)
+        .bind(millis(delay))
+        .bind(error)
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// The other side will never take the message. The next one of the conversation may go out.
+    /// `false` if another node has it.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); safe to repeat.
+    pub async fn bury_outbox(
+        &mut self,
+        outbox_id: OutboxId,
+        epoch: i64,
+        error: &str,
+    ) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE outbox \
+             SET state = 'dead', lease_until = NULL, owner = NULL, last_error = left($4, 1000) \
+             WHERE tenant_id = $1 AND outbox_id = $2 AND epoch = $3 AND state = 'sending'",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(outbox_id.as_uuid())
+        .bind(epoch)
+        .bind(error)
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+fn read_claim(row: &sqlx::postgres::PgRow) -> Result<OutboxClaim, sqlx::Error> {
+    let Json(body) = row.try_get("body")?;
+    Ok(OutboxClaim {
+        tenant_id: row::id(row, "tenant_id", TenantId::from_uuid)?,
+        outbox_id: row::id(row, "outbox_id", OutboxId::from_uuid)?,
+        conversation_id: row::id(row, "conversation_id", ConversationId::from_uuid)?,
+        channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
+        channel_kind: row::state(row, "channel_kind", ChannelKind::find)?,
+        peer: row.try_get("peer")?,
+        out_seq: row.try_get("out_seq")?,
+        to_seq: row.try_get("to_seq")?,
+        turn_id: row::optional_id(row, "turn_id", TurnId::from_uuid)?,
+        kind: row::state(row, "kind", OutboxKind::find)?,
+        body,
+        epoch: row.try_get("epoch")?,
+        attempts: row::count(row, "attempts")?,
+    })
+}

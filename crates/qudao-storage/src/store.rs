@@ -1,0 +1,253 @@
+//! Connections and transactions.
+//!
+//! In sqlx 0.9.0 a `begin()` whose future is dropped half way returns its connection to the pool
+//! with a transaction open; the next statement on that connection is acknowledged and then lost.
+//! So nothing here uses the pool directly: every transaction opens with a `ROLLBACK` in the same
+//! round trip as its `BEGIN`, and a connection that comes back is rolled back once more.
+
+use std::{ops::DerefMut as _, str::FromStr as _, time::Duration};
+
+use qudao_domain::TenantId;
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Transaction,
+    migrate::{MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::{Result, StorageError};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+
+/// Where the database is and how much of it to use.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// `postgres://…`; unix sockets as `postgres:///name?host=/path`.
+    pub url: String,
+    /// The most connections that this process opens.
+    pub max_connections: u32,
+    /// How long to wait for a free connection before [`StorageError::Timeout`].
+    pub acquire_timeout: Duration,
+    /// How long a statement may run. Reports use [`Store::check`], which allows itself more.
+    pub statement_timeout: Duration,
+    /// How long a statement may wait for a row that another transaction holds.
+    pub lock_timeout: Duration,
+}
+
+impl StoreSettings {
+    /// The settings for this URL, with the usual bounds.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The database. Cheap to clone; all clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+/// A unit of work that sees the rows of one tenant only.
+#[derive(Debug)]
+#[must_use = "a transaction that is not committed is rolled back"]
+pub struct Tx {
+    tenant_id: TenantId,
+    inner: Transaction<'static, Postgres>,
+}
+
+/// A unit of work of the platform itself: no tenant's rows, only the functions that the platform
+/// may call.
+#[derive(Debug)]
+#[must_use = "a transaction that is not committed is rolled back"]
+pub struct PlatformTx {
+    inner: Transaction<'static, Postgres>,
+}
+
+impl Store {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`StorageError::BadUrl`], or [`StorageError::Unavailable`] if nobody answers.
+    pub async fn connect(settings: StoreSettings) -> Result<Self> {
+        let StoreSettings { url, max_connections, acquire_timeout, .. } = &settings;
+        let options = PgConnectOptions::from_str(url).map_err(StorageError::BadUrl)?;
+        let millis = |duration: Duration| format!("{}ms", duration.as_millis());
+        let options = options.application_name("qudao").options([
+            // The healing ROLLBACK warns whenever there is nothing to heal.
+            ("client_min_messages", "error".to_owned()),
+            ("statement_timeout", millis(settings.statement_timeout)),
+            ("lock_timeout", millis(settings.lock_timeout)),
+            ("idle_in_transaction_session_timeout", "10s".to_owned()),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(*max_connections)
+            .acquire_timeout(*acquire_timeout)
+            // The healing ROLLBACK finds a dead connection at the same price.
+            .test_before_acquire(false)
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute("SET ROLE qudao_app").await.map(|_| ()) })
+            })
+            .after_release(|connection, _| {
+                Box::pin(async move { connection.execute("ROLLBACK").await.map(|_| true) })
+            })
+            .connect_with(options)
+            .await?;
+        Ok(Self { pool })
+    }
+
+    /// Brings the schema up to date and returns the names of the migrations that it applied.
+    /// Nodes that start together take turns.
+    ///
+    /// # Errors
+    /// [`StorageError::Forbidden`] if the role may not create roles or does not bypass row-level
+    /// security, [`StorageError::Migration`] if a step fails; it is rolled back then.
+    pub async fn migrate(url: &str) -> Result<Vec<String>> {
+        let options = PgConnectOptions::from_str(url).map_err(StorageError::BadUrl)?;
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let outcome = migrate(&mut connection).await;
+        connection.close().await?;
+        outcome
+    }
+
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] or [`StorageError::Timeout`].
+    pub async fn ping(&self) -> Result<()> {
+        let tx = self.begin_platform().await?;
+        tx.commit().await
+    }
+
+    /// Opens a unit of work that sees the rows of one tenant only.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] or [`StorageError::Timeout`].
+    pub async fn begin(&self, tenant_id: TenantId) -> Result<Tx> {
+        let tenant = tenant_id.as_uuid();
+        let opening = format!("ROLLBACK; BEGIN; SET LOCAL app.tenant_id = '{tenant}'");
+        Ok(Tx { tenant_id, inner: self.open(opening).await? })
+    }
+
+    /// Opens a unit of work of the platform itself.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] or [`StorageError::Timeout`].
+    pub async fn begin_platform(&self) -> Result<PlatformTx> {
+        let opening = "ROLLBACK; BEGIN; SET LOCAL ROLE qudao_admin".to_owned();
+        Ok(PlatformTx { inner: self.open(opening).await? })
+    }
+
+    /// Opens the transaction in which only work can be claimed.
+    pub(crate) async fn begin_claim(&self) -> Result<PlatformTx> {
+        let opening = "ROLLBACK; BEGIN; SET LOCAL ROLE qudao_claim".to_owned();
+        Ok(PlatformTx { inner: self.open(opening).await? })
+    }
+
+    /// Opens the transaction in which the invariants are checked: one snapshot of everything,
+    /// read-only, and an error rather than a partial view if row-level security would apply.
+    pub(crate) async fn begin_check(&self) -> Result<PlatformTx> {
+        let opening = "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                       SET LOCAL ROLE NONE; SET LOCAL row_security = off; \
+                       SET LOCAL statement_timeout = '60s'"
+            .to_owned();
+        Ok(PlatformTx { inner: self.open(opening).await? })
+    }
+
+    /// All openings are made of constants and UUIDs; nothing in them comes from outside. A
+    /// connection that died while it was idle is replaced once: no work was done on it yet.
+    async fn open(&self, opening: String) -> Result<Transaction<'static, Postgres>> {
+        match self.pool.begin_with(AssertSqlSafe(opening.clone())).await.map_err(Into::into) {
+            Err(StorageError::Unavailable(_)) => {
+                Ok(self.pool.begin_with(AssertSqlSafe(opening)).await?)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Waits until all connections are closed. Work that has not begun yet fails.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl Tx {
+    /// Whose rows it sees.
+    pub fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+
+    /// Makes the work durable.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] if the answer was lost: whether the work is durable is
+    /// unknown then.
+    pub async fn commit(self) -> Result<()> {
+        Ok(self.inner.commit().await?)
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        self.inner.deref_mut()
+    }
+}
+
+impl PlatformTx {
+    /// Makes the work durable.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] if the answer was lost: whether the work is durable is
+    /// unknown then.
+    pub async fn commit(self) -> Result<()> {
+        Ok(self.inner.commit().await?)
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        self.inner.deref_mut()
+    }
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<Vec<String>> {
+    let bypasses: bool = sqlx::query_scalar(
+        "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !bypasses {
+        let detail = "migrations need a role that bypasses row-level security \
+                      (a superuser, or BYPASSRLS with CREATEROLE)";
+        return Err(StorageError::Forbidden { detail: detail.to_owned() });
+    }
+    let before = applied(connection).await?;
+    MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => {
+            match StorageError::from(cause) {
+                StorageError::Defect(cause) => {
+                    StorageError::Migration(MigrateError::Execute(cause))
+                }
+                known => known,
+            }
+        }
+        other => StorageError::Migration(other),
+    })?;
+    let after = applied(connection).await?;
+    Ok(after.into_iter().filter(|name| !before.contains(name)).collect())
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<Vec<String>> {
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let names = sqlx::query_scalar(
+        "SELECT version || ' ' || description FROM _sqlx_migrations WHERE success ORDER BY version",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(names)
+}

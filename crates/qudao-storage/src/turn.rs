@@ -1,0 +1,222 @@
+//! T3 and T4: credits are set aside before the model runs; the reply, its charge and its way out
+//! become durable together. Both steps are refused to a node whose claim was taken over.
+
+use std::time::Duration;
+
+use qudao_domain::{AttemptId, BlockId, ConversationId, Currency, Micros, OutboxId, TurnId};
+use sqlx::{Row as _, types::Json};
+
+use crate::{ReplyBody, Result, StorageError, Tx, UsageLine, claim::millis, row};
+
+/// Credits to set aside for a turn.
+#[derive(Debug, Clone)]
+pub struct HoldTurn {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The claim's fencing number.
+    pub epoch: i64,
+    /// The turn.
+    pub turn_id: TurnId,
+    /// How much; more than zero.
+    pub amount: Micros,
+    /// In the tenant's currency.
+    pub currency: Currency,
+    /// Which model will be asked.
+    pub model: String,
+}
+
+/// Whether the model may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// The credits are set aside.
+    Held {
+        /// How much.
+        amount: Micros,
+    },
+    /// An earlier attempt set them aside already; that amount is the limit of the charge.
+    Found {
+        /// How much.
+        amount: Micros,
+    },
+    /// Another node has the conversation, or the turn is over.
+    Fenced,
+    /// The wallet does not cover the amount. Nothing changed.
+    NoFunds,
+}
+
+/// A reply, to be committed with everything that belongs to it.
+#[derive(Debug, Clone)]
+pub struct CommitTurn {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The claim's fencing number.
+    pub epoch: i64,
+    /// The turn.
+    pub turn_id: TurnId,
+    /// The last message that the reply answers.
+    pub to_seq: i64,
+    /// What to say.
+    pub reply: ReplyBody,
+    /// What it costs. The charge must not exceed the hold.
+    pub usage: UsageLine,
+}
+
+/// A turn that ends without a reply.
+#[derive(Debug, Clone)]
+pub struct EndTurn {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The claim's fencing number.
+    pub epoch: i64,
+    /// The turn. If credits are set aside for it, they return to the wallet.
+    pub turn_id: TurnId,
+    /// The last message that the notice is about.
+    pub to_seq: i64,
+    /// What to tell the person.
+    pub notice: ReplyBody,
+}
+
+/// Whether a turn was ended by this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Yes, once the transaction commits.
+    Done {
+        /// The message that goes out.
+        outbox_id: OutboxId,
+        /// Its place among the conversation's outbound messages, from 1.
+        out_seq: i64,
+    },
+    /// Another node has the conversation, or the turn is over. Nothing changed.
+    Fenced,
+}
+
+impl Tx {
+    /// T3: sets credits aside for a turn and records that a model will be asked.
+    ///
+    /// # Errors
+    /// [`StorageError`]; safe to repeat.
+    pub async fn hold_turn(&mut self, hold: &HoldTurn) -> Result<Hold> {
+        let row = sqlx::query(
+            "SELECT outcome, amount FROM app.hold_turn($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(hold.conversation_id.as_uuid())
+        .bind(hold.epoch)
+        .bind(hold.turn_id.as_uuid())
+        .bind(hold.amount.get())
+        .bind(hold.currency.as_str())
+        .bind(&hold.model)
+        .bind(BlockId::new().as_uuid())
+        .bind(AttemptId::new().as_uuid())
+        .fetch_one(self.connection())
+        .await?;
+        let outcome: String = row.try_get("outcome")?;
+        match outcome.as_str() {
+            "held" => Ok(Hold::Held { amount: row::micros(&row, "amount")? }),
+            "found" => Ok(Hold::Found { amount: row::micros(&row, "amount")? }),
+            "fenced" => Ok(Hold::Fenced),
+            "no_funds" => Ok(Hold::NoFunds),
+            other => Err(StorageError::unknown_outcome("app.hold_turn", other)),
+        }
+    }
+
+    /// T4: commits a reply with its usage, its settlement, its ledger entries and its place in
+    /// the outbox: all or nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] if the charge exceeds the hold; other [`StorageError`]s are safe
+    /// to repeat.
+    pub async fn commit_turn(&mut self, commit: &CommitTurn) -> Result<Commit> {
+        let usage = &commit.usage;
+        let row = sqlx::query(
+            "SELECT outbox_id, out_seq FROM app.commit_turn( \
+                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        )
+        .bind(commit.conversation_id.as_uuid())
+        .bind(commit.epoch)
+        .bind(commit.turn_id.as_uuid())
+        .bind(commit.to_seq)
+        .bind(Json(&commit.reply))
+        .bind(OutboxId::new().as_uuid())
+        .bind(usage.channel_id.as_uuid())
+        .bind(&usage.model)
+        .bind(usage.price_version)
+        .bind(i64::from(usage.input_tokens))
+        .bind(i64::from(usage.output_tokens))
+        .bind(i64::from(usage.delivered_tokens))
+        .bind(usage.charge.get())
+        .bind(usage.absorbed.get())
+        .bind(usage.currency.as_str())
+        .bind(usage.policy.as_str())
+        .bind(usage.end_reason.as_str())
+        .fetch_optional(self.connection())
+        .await?;
+        read_commit(row.as_ref())
+    }
+
+    /// Ends a turn for which no model may be asked: no funds or a policy. Its hold, if there is
+    /// one, is voided.
+    ///
+    /// # Errors
+    /// [`StorageError`]; safe to repeat.
+    pub async fn reject_turn(&mut self, end: &EndTurn) -> Result<Commit> {
+        self.end_turn(end, "rejected").await
+    }
+
+    /// Gives a turn up after its last attempt. Its hold, if there is one, is voided.
+    ///
+    /// # Errors
+    /// [`StorageError`]; safe to repeat.
+    pub async fn bury_turn(&mut self, end: &EndTurn) -> Result<Commit> {
+        self.end_turn(end, "dead").await
+    }
+
+    async fn end_turn(&mut self, end: &EndTurn, state: &str) -> Result<Commit> {
+        let row =
+            sqlx::query("SELECT outbox_id, out_seq FROM app.end_turn($1, $2, $3, $4, $5, $6, $7)")
+                .bind(end.conversation_id.as_uuid())
+                .bind(end.epoch)
+                .bind(end.turn_id.as_uuid())
+                .bind(end.to_seq)
+                .bind(state)
+                .bind(Json(&end.notice))
+                .bind(OutboxId::new().as_uuid())
+                .fetch_optional(self.connection())
+                .await?;
+        read_commit(row.as_ref())
+    }
+
+    /// Gives a claim back, to be taken again after `retry_in`. The hold stays for the next
+    /// attempt. `false` if another node has the conversation.
+    ///
+    /// # Errors
+    /// [`StorageError`]; safe to repeat.
+    pub async fn release_turn(
+        &mut self,
+        conversation_id: ConversationId,
+        epoch: i64,
+        retry_in: Duration,
+    ) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE conversations \
+             SET lease_until = NULL, owner = NULL, \
+                 ready_at = now() + $4 * interval '1 millisecond' \
+             WHERE tenant_id = $1 AND conversation_id = $2 AND epoch = $3 \
+               AND lease_until IS NOT NULL",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .bind(epoch)
+        .bind(millis(retry_in))
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+fn read_commit(row: Option<&sqlx::postgres::PgRow>) -> Result<Commit> {
+    let Some(row) = row else { return Ok(Commit::Fenced) };
+    Ok(Commit::Done {
+        outbox_id: row::id(row, "outbox_id", OutboxId::from_uuid)?,
+        out_seq: row.try_get("out_seq")?,
+    })
+}
