@@ -1,1 +1,15 @@
-//! (to be written)
+//! Settings: one file with a section per concern, the environment over the file, every value
+//! checked before anything starts. A refusal names the key and says why.
+
+mod instance;
+mod load;
+mod secret;
+mod settings;
+
+pub use instance::{DataClass, Instance, Model, ModelKind, Placement, Price};
+pub use load::{ConfigError, Loaded, Problem, is_operator_key, json_schema, load};
+pub use secret::Secret;
+pub use settings::{
+    Database, Demo, Limits, Log, LogFormat, Models, Operator, Plugins, Redis, Server, Settings,
+    Worker,
+};

@@ -1,0 +1,264 @@
+//! The sections. Field documentation becomes the JSON schema's, so it speaks to the operator.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use qudao_domain::{Currency, Micros};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{Instance, Secret, instance::amount};
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The directory of this instance: data, keys, logs, models. `QUDAO_HOME`.
+    pub home: PathBuf,
+    /// The HTTP server.
+    pub server: Server,
+    /// Postgres.
+    pub database: Database,
+    /// Redis.
+    pub redis: Redis,
+    /// Where plugins are and whom to trust.
+    pub plugins: Plugins,
+    /// Where model files are.
+    pub models: Models,
+    /// Plugins with settings, and the models that they offer. When none is listed, Qudao runs one
+    /// for each default model that was pulled, the echo plugin, and the openai plugin if
+    /// `OPENAI_API_KEY` or `QUDAO_OPENAI_BASE_URL` is set.
+    pub instances: Vec<Instance>,
+    /// The job loops.
+    pub worker: Worker,
+    /// Bounds on what clients and models may use.
+    pub limits: Limits,
+    /// Whoever runs the platform.
+    pub operator: Operator,
+    /// What `serve --demo` makes.
+    pub demo: Demo,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            home: PathBuf::from(".qudao"),
+            server: Server::default(),
+            database: Database::default(),
+            redis: Redis::default(),
+            plugins: Plugins::default(),
+            models: Models::default(),
+            instances: Vec::new(),
+            worker: Worker::default(),
+            limits: Limits::default(),
+            operator: Operator::default(),
+            demo: Demo::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Where to listen; port 0 takes a free one. `QUDAO_BIND`.
+    pub bind: SocketAddr,
+    /// Where to serve `/metrics`; on `bind` when absent.
+    pub metrics_bind: Option<SocketAddr>,
+    /// What clients call this server, if they reach it through a proxy: `https://chat.example.com`.
+    pub public_url: Option<String>,
+    /// Threads that serve HTTP; 0 means one per processor.
+    pub workers: usize,
+    /// Seconds that replies under way get to finish when the process is told to stop.
+    pub drain_timeout_s: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            metrics_bind: None,
+            public_url: None,
+            workers: 0,
+            drain_timeout_s: 20,
+        }
+    }
+}
+
+/// Postgres.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// `postgres://user:password@host:port/name`; a private Postgres is started when absent.
+    /// `DATABASE_URL`.
+    pub url: Option<Secret>,
+    /// The most connections of this node.
+    pub max_connections: u32,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { url: None, max_connections: 16 }
+    }
+}
+
+/// Redis.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://host:port/number`; a private Redis is started when absent. `REDIS_URL`.
+    pub url: Option<Secret>,
+}
+
+/// Where plugins are and whom to trust.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plugins {
+    /// Directories that hold a directory per plugin. When empty: `plugins` in the home,
+    /// `dist/plugins` of the source tree, and `../share/qudao/plugins` beside the program.
+    pub dirs: Vec<PathBuf>,
+    /// The program that runs a plugin in a process of its own; beside this program when absent.
+    pub host_binary: Option<PathBuf>,
+    /// Public keys, 64 hexadecimal digits each, whose signature on a manifest is accepted.
+    pub trusted_keys: Vec<String>,
+    /// Whether plugins without a signature run. When absent: only those under `dist/plugins`
+    /// of the source tree and those installed beside the program.
+    pub allow_unsigned: Option<bool>,
+}
+
+/// Where model files are.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Models {
+    /// Where pulled models are kept; `models` in the home when absent.
+    pub dir: Option<PathBuf>,
+    /// The catalogue that `qudao model pull` reads; `config/models.toml` or the built-in one when
+    /// absent.
+    pub catalogue: Option<PathBuf>,
+}
+
+/// The job loops.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Worker {
+    /// Turns that run at the same time on this node.
+    pub turns_in_flight: usize,
+    /// Deliveries that run at the same time on this node.
+    pub deliveries_in_flight: usize,
+    /// Rows that one look at the queue takes at most.
+    pub claim_batch: u32,
+    /// Milliseconds between two looks at an empty queue when no hint comes.
+    pub poll_ms: u64,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self { turns_in_flight: 64, deliveries_in_flight: 64, claim_batch: 32, poll_ms: 200 }
+    }
+}
+
+/// Bounds on what clients and models may use.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Calls of `/v1/chat/completions` per second and key over time; 0 for no limit.
+    pub requests_per_second: u32,
+    /// Calls that a key may make at once before the rate counts.
+    pub burst: u32,
+    /// Kibibytes of a body of the admin and chat endpoints.
+    pub body_kib: usize,
+    /// Kibibytes of a body of `/v1/chat/completions`, which may carry images.
+    pub completion_body_kib: usize,
+    /// The longest reply in a conversation, in tokens.
+    pub max_reply_tokens: u32,
+    /// The longest reply to an API call that names no limit, in tokens.
+    pub default_max_tokens: u32,
+    /// Earlier messages of a conversation that a model sees.
+    pub history_messages: u32,
+    /// Seconds that a turn may take in all.
+    pub turn_timeout_s: u64,
+    /// Seconds that an API call may take in all.
+    pub call_timeout_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_per_second: 0,
+            burst: 64,
+            body_kib: 256,
+            completion_body_kib: 20 * 1024,
+            max_reply_tokens: 1024,
+            default_max_tokens: 1024,
+            history_messages: 40,
+            turn_timeout_s: 300,
+            call_timeout_s: 300,
+        }
+    }
+}
+
+/// Whoever runs the platform.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Operator {
+    /// The key of the admin API, `qo_` and 43 characters. When absent, one is made at the first
+    /// start and kept in the home as `operator_key`. `QUDAO_OPERATOR_KEY`.
+    pub key: Option<Secret>,
+}
+
+/// What `serve --demo` makes.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Demo {
+    /// The model that answers first; the best local one that is there when absent.
+    pub model: Option<String>,
+    /// Three capital letters.
+    #[schemars(with = "String")]
+    pub currency: Currency,
+    /// What the demo tenant is given to spend, as a decimal number in quotes.
+    #[serde(with = "amount")]
+    #[schemars(with = "String")]
+    pub credits: Micros,
+}
+
+impl Default for Demo {
+    fn default() -> Self {
+        Self {
+            model: None,
+            currency: Currency::CNY,
+            credits: Micros::new(100 * Micros::UNIT.get()),
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Levels, as `info` or `info,qudao_core=debug`. `QUDAO_LOG`.
+    pub filter: String,
+    /// Whether each request gets a line.
+    pub access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".to_owned(), access: true }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Pretty,
+    /// An object per line.
+    Json,
+}
