@@ -1,1 +1,7 @@
-//! Benchmarks that print a ratio against a named reference measured in the same run.
+//! Measuring programs: each compares Qudao with a named reference in the same run.
+
+pub mod cpu;
+pub mod load;
+pub mod postgres;
+pub mod proxy;
+pub mod upstream;
