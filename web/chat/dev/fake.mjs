@@ -95,7 +95,7 @@ export function startFake({ port = 8090, page, tokenMs = 25, thinkMs = 400 } = {
     return channel;
   };
   addChannel({ key: 'wk_demo', assistant: '小渠 · Qudao assistant' });
-  addChannel({ key: 'wk_echo', model: 'echo', tokenMs: 15 });
+  addChannel({ key: 'wk_echo', model: 'echo', tokenMs: 8 });
   addChannel({ key: 'wk_empty', refuses: { status: 402, code: 'insufficient_credits', detail: 'the wallet is empty' } });
   addChannel({ key: 'wk_busy', refuses: { status: 429, code: 'rate_limited', detail: 'too many messages' } });
 

@@ -277,6 +277,9 @@ export class ChatClient {
       case 'error':
         this.#refused(frame.id ?? null, new Refusal(0, frame.code, frame.detail ?? ''));
         break;
+      case 'reconnect':
+        this.#closed(null);
+        return;
       case 'pong':
         break;
     }

@@ -45,6 +45,8 @@ export type ServerFrame =
   | { type: 'reset'; turn: string; epoch: number }
   | { type: 'status'; state: 'thinking' | 'stopped' }
   | ErrorFrame
+  /** The node is shutting down: connect again. */
+  | { type: 'reconnect' }
   | { type: 'pong' };
 
 export interface ChannelInfo {
@@ -64,6 +66,7 @@ const FRAMES: Record<ServerFrame['type'], Fields> = {
   reset: { turn: 'string', epoch: 'number' },
   status: { state: 'string' },
   error: { code: 'string' },
+  reconnect: {},
   pong: {},
 };
 

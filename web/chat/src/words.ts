@@ -6,7 +6,7 @@ const en = {
   you: 'You',
   assistant: 'Assistant',
   badge: 'AI',
-  disclosure: 'AI assistant. Answers may be wrong; please check what matters.',
+  disclosure: 'AI assistant. It may be wrong; check what matters.',
   poweredBy: 'Powered by Qudao',
   hello: 'How can I help you today?',
   intro: 'Ask in your own words. You are talking with an AI assistant, and what it says may be wrong.',

@@ -325,6 +325,16 @@ describe('connection', () => {
     expect(new Set(lines.map((one) => one.kind))).toEqual(new Set(['socket']));
   });
 
+  it('a node that shuts down is left for another, which goes on where it ended', async () => {
+    const client = await start();
+    line().tell(message('i:1', 'hi'), { type: 'ready', cursor: 'c-i:1' }, { type: 'reconnect' });
+    await vi.advanceTimersByTimeAsync(400);
+    expect(lines.map((one) => one.open)).toEqual([false, true]);
+    expect(line().endpoint.cursor).toBe('c-i:1');
+    line().ready();
+    expect(client.connection).toBe('online');
+  });
+
   it('a replaced line is no longer heard', async () => {
     const client = await start();
     line().ready();

@@ -13,13 +13,14 @@ interface ComposerProps {
 }
 
 /** What the server accepts in one message, in Unicode characters. */
-export const MAX_CHARS = 8000;
+export const MAX_CHARS = 16_000;
 
 export function Composer({ client, text, setText, submit, input }: ComposerProps): JSX.Element {
   const words = useWords();
   const busy = client.timeline.isBusy(Date.now());
   const closed = client.closedBy !== null;
   const over = text.length > MAX_CHARS ? [...text].length - MAX_CHARS : 0;
+  const stoppable = busy && client.connection === 'online';
   const ready = text.trim() !== '' && over <= 0 && !closed;
 
   useLayoutEffect(() => {
@@ -65,7 +66,7 @@ export function Composer({ client, text, setText, submit, input }: ComposerProps
           onInput={(event) => setText(event.currentTarget.value)}
           onKeyDown={keyDown}
         />
-        {busy && client.connection === 'online' && (
+        {stoppable && (
           <button
             type="button"
             class="round stop"
@@ -80,9 +81,11 @@ export function Composer({ client, text, setText, submit, input }: ComposerProps
             <span class="square" aria-hidden="true" />
           </button>
         )}
-        <button type="submit" class="round send" aria-label={words.send} title={words.enterHint} disabled={!ready}>
-          <Icon name="send" />
-        </button>
+        {(!stoppable || text !== '') && (
+          <button type="submit" class="round send" aria-label={words.send} title={words.enterHint} disabled={!ready}>
+            <Icon name="send" />
+          </button>
+        )}
       </div>
       <p id="composer-note" class={over > 0 ? 'note wrong' : 'note'} role={over > 0 ? 'alert' : undefined}>
         {over > 0 ? words.tooLong.replace('{n}', String(over)) : words.disclosure}

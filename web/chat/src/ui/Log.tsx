@@ -110,7 +110,7 @@ function useFollow(entries: Entry[]) {
   const lastTop = useRef(0);
   const [following, setFollowing] = useState(true);
   const [unseen, setUnseen] = useState(false);
-  const lastLocal = entries.findLast((entry) => entry.send !== undefined)?.id;
+  const lastTyped = entries.findLast((entry) => entry.id.startsWith('c:'))?.id;
 
   function toEnd(): void {
     stick.current = true;
@@ -132,8 +132,8 @@ function useFollow(entries: Entry[]) {
     if (stick.current) setUnseen(false);
   }
 
-  // The visitor's own message always comes into view.
-  useLayoutEffect(toEnd, [lastLocal]);
+  // What is typed on this page comes into view; what the visitor typed in another tab does not.
+  useLayoutEffect(toEnd, [lastTyped]);
   useLayoutEffect(() => {
     if (stick.current) jump();
     else setUnseen(true);

@@ -1,0 +1,49 @@
+// The running platform under test, and a tenant of our own on it that answers with the echo model.
+//
+// QUDAO_DEMO        path of the demo.json that `qudao serve --demo` writes, or instead of it:
+// QUDAO_BASE_URL, QUDAO_OPERATOR_KEY   to make the tenant, or
+// QUDAO_BASE_URL, QUDAO_ECHO_CHAT_URL  the address of a chat page that echoes.
+// QUDAO_CHAT_URL    a chat page with a real model; from demo.json when left out.
+// QUDAO_ECHO_MODEL  name of the echo model (default `echo`).
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+
+const demo = process.env.QUDAO_DEMO ? JSON.parse(readFileSync(process.env.QUDAO_DEMO, 'utf8')) : {};
+
+export const baseUrl = process.env.QUDAO_BASE_URL ?? demo.base_url;
+export const demoChatUrl = process.env.QUDAO_CHAT_URL ?? demo.chat_url;
+const operatorKey = process.env.QUDAO_OPERATOR_KEY ?? demo.operator_key;
+const echoModel = process.env.QUDAO_ECHO_MODEL ?? 'echo';
+
+if (!baseUrl) throw new Error('name the platform: set QUDAO_DEMO, or QUDAO_BASE_URL');
+
+async function admin(method, path, body, headers = {}) {
+  const response = await fetch(baseUrl + path, {
+    method,
+    headers: { authorization: `Bearer ${operatorKey}`, 'content-type': 'application/json', ...headers },
+    ...(body && { body: JSON.stringify(body) }),
+  });
+  const text = await response.text();
+  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${text}`);
+  return text === '' ? null : JSON.parse(text);
+}
+
+/** A page whose assistant repeats what it is told, in a tenant of its own. */
+export async function openEchoChat() {
+  if (process.env.QUDAO_ECHO_CHAT_URL) return { chatUrl: process.env.QUDAO_ECHO_CHAT_URL };
+  const tenant = await admin('POST', '/v1/tenants', { name: 'Browser tests', currency: 'USD', locale: 'en' });
+  const base = `/v1/tenants/${tenant.tenant_id}`;
+  await admin('POST', `${base}/credits`, { amount: '100.00', memo: 'browser tests' }, { 'idempotency-key': randomUUID() });
+  const route = await admin('POST', `${base}/routes`, { name: 'echo', models: [echoModel] });
+  const assistant = await admin('POST', `${base}/assistants`, { name: 'Echo', route_id: route.route_id, system_prompt: '' });
+  const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: 'Browser tests', assistant_id: assistant.assistant_id });
+  return { chatUrl: new URL(channel.chat_url, baseUrl).href };
+}
+
+/** What the server holds of a visitor's conversation, read past the page. */
+export async function storedMessages(chatUrl, token) {
+  const key = new URL(chatUrl).pathname.split('/').at(-1);
+  const response = await fetch(`${baseUrl}/v1/web/${key}/messages?after=`, { headers: { authorization: `Bearer ${token}` } });
+  if (!response.ok) throw new Error(`messages: ${response.status} ${await response.text()}`);
+  return (await response.json()).data;
+}
