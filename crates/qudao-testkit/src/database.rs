@@ -87,7 +87,7 @@ impl Drop for TestDb {
 async fn template() -> String {
     let admin_url = admin_url().await;
     let name = format!("template_{}", short_hash(&migrations()));
-    let _turn = lock(&admin_url);
+    let _turn = lock();
     let complete = format!("SELECT 1 FROM pg_database WHERE datname = '{name}' AND datistemplate");
     if psql(&admin_url, &[&complete]).is_ok_and(|found| found == "1") {
         return name;
@@ -112,8 +112,8 @@ fn migrations() -> Vec<u8> {
 }
 
 /// One process at a time makes the template.
-fn lock(admin_url: &str) -> File {
-    let name = format!("qudao-template-{}.lock", short_hash(admin_url.as_bytes()));
+fn lock() -> File {
+    let name = format!("qudao-template-{}.lock", nix::unistd::geteuid());
     let path = std::env::temp_dir().join(name);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = file.expect("a lock file can be made");

@@ -15,8 +15,10 @@ mod clock;
 mod cluster;
 mod database;
 mod redis;
+mod tenant;
 
 pub use clock::FixedClock;
 pub use cluster::{DATABASE_VARIABLE, REDIS_VARIABLE};
 pub use database::TestDb;
 pub use redis::TestRedis;
+pub use tenant::{TenantBuilder, TestTenant};
