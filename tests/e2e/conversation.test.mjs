@@ -165,6 +165,21 @@ test('a reader who scrolled up is left in peace and told about news', async () =
   await chat.close();
 });
 
+test('a tenant without credits: the refusal is put into words, and the message is kept', async () => {
+  const { chatUrl: poor } = await openEchoChat({ credits: null });
+  const chat = await openChat(browser, poor, { locale: 'zh-CN', viewport: PHONE });
+  await chat.online();
+  await chat.say('有人吗？');
+  await chat.page.locator('.failure', { hasText: '您的消息已保留' }).waitFor();
+  await chat.screenshot('refused-light-zh-phone');
+  await chat.page.reload();
+  await chat.page.locator('[data-send="failed"]', { hasText: '有人吗？' }).waitFor();
+  await chat.page.locator('.failure button').last().click();
+  assert.equal(await chat.page.locator('textarea').inputValue(), '有人吗？');
+  assert.deepEqual(await chat.entries(), []);
+  await chat.close();
+});
+
 test('the demo assistant answers in English and in Chinese', { skip: !demoChatUrl && 'no demo chat page was named' }, async () => {
   for (const [name, locale, colorScheme, question] of [
     ['demo-light-en', 'en-US', 'light', 'Hello! Who are you? Answer in one sentence.'],

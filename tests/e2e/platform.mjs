@@ -3,6 +3,7 @@
 // QUDAO_DEMO        path of the demo.json that `qudao serve --demo` writes, or instead of it:
 // QUDAO_BASE_URL, QUDAO_OPERATOR_KEY   to make the tenant, or
 // QUDAO_BASE_URL, QUDAO_ECHO_CHAT_URL  the address of a chat page that echoes.
+// QUDAO_EMPTY_CHAT_URL  the same for a page whose tenant has no credits.
 // QUDAO_CHAT_URL    a chat page with a real model; from demo.json when left out.
 // QUDAO_ECHO_MODEL  name of the echo model (default `echo`).
 import { randomUUID } from 'node:crypto';
@@ -29,11 +30,14 @@ async function admin(method, path, body, headers = {}) {
 }
 
 /** A page whose assistant repeats what it is told, in a tenant of its own. */
-export async function openEchoChat() {
-  if (process.env.QUDAO_ECHO_CHAT_URL) return { chatUrl: process.env.QUDAO_ECHO_CHAT_URL };
+export async function openEchoChat({ credits = '100.00' } = {}) {
+  const existing = credits === null ? process.env.QUDAO_EMPTY_CHAT_URL : process.env.QUDAO_ECHO_CHAT_URL;
+  if (existing) return { chatUrl: existing };
   const tenant = await admin('POST', '/v1/tenants', { name: 'Browser tests', currency: 'USD', locale: 'en' });
   const base = `/v1/tenants/${tenant.tenant_id}`;
-  await admin('POST', `${base}/credits`, { amount: '100.00', memo: 'browser tests' }, { 'idempotency-key': randomUUID() });
+  if (credits !== null) {
+    await admin('POST', `${base}/credits`, { amount: credits, memo: 'browser tests' }, { 'idempotency-key': randomUUID() });
+  }
   const route = await admin('POST', `${base}/routes`, { name: 'echo', models: [echoModel] });
   const assistant = await admin('POST', `${base}/assistants`, { name: 'Echo', route_id: route.route_id, system_prompt: '' });
   const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: 'Browser tests', assistant_id: assistant.assistant_id });

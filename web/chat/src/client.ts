@@ -43,6 +43,8 @@ export class ChatClient {
   /** The server has told all it knew when we connected. */
   loaded = false;
   stopping = false;
+  /** The visitor was here before and may have a history. */
+  readonly returning: boolean;
 
   #options: ClientOptions;
   #base: string;
@@ -65,6 +67,7 @@ export class ChatClient {
     this.#base = `/v1/web/${encodeURIComponent(options.channelKey)}`;
     this.#outbox = new Outbox(options.shelf, options.channelKey);
     this.#token = options.shelf.get(this.#storageKey('token'));
+    this.returning = this.#token !== null;
     this.channel = this.#savedChannel();
     for (const item of this.#outbox.list()) {
       this.timeline.addLocal(item.id, item.text, item.at, item.failure ? 'failed' : 'queued', item.failure);

@@ -23,7 +23,17 @@ function draw(): void {
   else requestAnimationFrame(paint);
 }
 
+/** On iOS the keyboard covers the page instead of shrinking it: the page shrinks itself. */
+function fitAboveKeyboard(view: VisualViewport): void {
+  view.addEventListener('resize', () => {
+    if (view.scale !== 1) return;
+    document.documentElement.style.setProperty('--page-height', `${view.height}px`);
+    scrollTo(0, 0);
+  });
+}
+
 const client = new ChatClient({ channelKey, shelf, changed: draw });
+if (window.visualViewport) fitAboveKeyboard(window.visualViewport);
 settings.follow(draw);
 draw();
 client.start();

@@ -23,7 +23,7 @@ export function Log({ client, language, edit, suggest }: LogProps): JSX.Element 
   const busy = client.timeline.isBusy(Date.now());
   const streaming = entries.some((entry) => entry.streaming);
   const scroll = useFollow(entries);
-  const empty = entries.length === 0 && (client.loaded || client.channel !== null);
+  const empty = entries.length === 0 && client.channel !== null && (client.loaded || !client.returning);
   const lastId = entries.at(-1)?.id;
   return (
     <main class="log-frame">
@@ -96,10 +96,16 @@ function Announcer({ entries, loaded }: { entries: Entry[]; loaded: boolean }): 
   useEffect(() => {
     if (!loaded) return;
     const key = last?.key ?? '';
-    if (told.current !== null && told.current !== key && last) setText(last.text);
+    if (told.current !== null && told.current !== key && last) setText(spoken(last));
     told.current = key;
   }, [last?.key, loaded]);
   return <div class="sr-only" role="status" aria-live="polite" dir="auto">{text}</div>;
+}
+
+/** The words of a reply as they are drawn: nobody wants its asterisks read aloud. */
+function spoken(entry: Entry): string {
+  const drawn = document.querySelector(`[data-key="${entry.key}"] .md`);
+  return drawn?.textContent || entry.text;
 }
 
 /** Keeps the end in view while the reader is there, and only then. */

@@ -1,4 +1,4 @@
-import type { JSX } from 'preact';
+import { Component, type JSX } from 'preact';
 import { useMemo, useState } from 'preact/hooks';
 import type { Entry } from '../timeline';
 import { explain, type Language } from '../words';
@@ -16,14 +16,22 @@ interface MessageProps {
   edit: (id: string) => void;
 }
 
-export function Message(props: MessageProps): JSX.Element {
-  switch (props.entry.role) {
-    case 'user':
-      return <UserMessage {...props} />;
-    case 'assistant':
-      return <Reply {...props} />;
-    case 'notice':
-      return <Notice {...props} />;
+/** One message; drawn again only when it changed, so that a long history costs nothing per token. */
+export class Message extends Component<MessageProps> {
+  override shouldComponentUpdate(next: MessageProps): boolean {
+    const { entry, language, offline, last } = this.props;
+    return entry !== next.entry || language !== next.language || offline !== next.offline || last !== next.last;
+  }
+
+  render(): JSX.Element {
+    switch (this.props.entry.role) {
+      case 'user':
+        return <UserMessage {...this.props} />;
+      case 'assistant':
+        return <Reply {...this.props} />;
+      case 'notice':
+        return <Notice {...this.props} />;
+    }
   }
 }
 
