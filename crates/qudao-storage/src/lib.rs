@@ -30,7 +30,7 @@ pub use admin::{
 };
 pub use block::{Extend, Settle, Swept, UsageLine};
 pub use bus::{Bus, BusEvent, Subscription, Topic};
-pub use check::{Finding, Scope, Unchecked};
+pub use check::{Finding, Scope, UNCHECKED, Unchecked};
 pub use claim::{Claim, Message, PastMessage, Speaker, TurnAssistant, TurnContext};
 pub use error::{BusUrlError, StorageError};
 pub use outbox::{OutboxClaim, OutboxKind};
