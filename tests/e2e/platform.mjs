@@ -34,14 +34,14 @@ export async function openEchoChat({ credits = '100.00' } = {}) {
   const existing = credits === null ? process.env.QUDAO_EMPTY_CHAT_URL : process.env.QUDAO_ECHO_CHAT_URL;
   if (existing) return { chatUrl: existing };
   const tenant = await admin('POST', '/v1/tenants', { name: 'Browser tests', currency: 'USD', locale: 'en' });
-  const base = `/v1/tenants/${tenant.tenant_id}`;
+  const base = `/v1/tenants/${tenant.id}`;
   if (credits !== null) {
-    await admin('POST', `${base}/credits`, { amount: credits, memo: 'browser tests' }, { 'idempotency-key': randomUUID() });
+    await admin('POST', `${base}/credits`, { amount: credits, note: 'browser tests' }, { 'idempotency-key': randomUUID() });
   }
   const route = await admin('POST', `${base}/routes`, { name: 'echo', models: [echoModel] });
-  const assistant = await admin('POST', `${base}/assistants`, { name: 'Echo', route_id: route.route_id, system_prompt: '' });
-  const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: 'Browser tests', assistant_id: assistant.assistant_id });
-  return { chatUrl: new URL(channel.chat_url, baseUrl).href };
+  const assistant = await admin('POST', `${base}/assistants`, { name: 'Echo', route_id: route.id, system_prompt: 'Repeat what you are told.' });
+  const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: 'Browser tests', assistant_id: assistant.id });
+  return { chatUrl: new URL(channel.chat_path, baseUrl).href };
 }
 
 /** What the server holds of a visitor's conversation, read past the page. */

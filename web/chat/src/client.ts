@@ -51,7 +51,10 @@ export class ChatClient {
   #outbox: Outbox;
   #token: string | null;
   #transport: Transport | null = null;
+  /** The line has spoken. */
   #ready = false;
+  /** The line has told what was missed; only then is it clear what still has to be sent. */
+  #current = false;
   #attempts = 0;
   #socketFailures = 0;
   #socketBlockedAt = -Infinity;
@@ -219,6 +222,7 @@ export class ChatClient {
     const transport = this.#transport;
     this.#transport = null;
     this.#ready = false;
+    this.#current = false;
     if (this.#inFlight) {
       clearTimeout(this.#inFlight.timer);
       this.timeline.markSend(this.#inFlight.id, 'queued');
@@ -299,6 +303,7 @@ export class ChatClient {
   /** History has been replayed, so what it contained of the outbox is not sent again. */
   #caughtUp(): void {
     this.loaded = true;
+    this.#current = true;
     this.#flush();
   }
 
@@ -314,7 +319,7 @@ export class ChatClient {
   // -- sending ------------------------------------------------------------------------------------
 
   #flush(): void {
-    if (!this.#ready || !this.loaded || this.#inFlight || !this.#transport) return;
+    if (!this.#current || this.#inFlight || !this.#transport) return;
     const pause = this.#pausedUntil - Date.now();
     if (pause > 0) {
       clearTimeout(this.#timer);

@@ -167,6 +167,18 @@ describe('sending', () => {
     expect(texts(client)).toEqual(['hi']);
   });
 
+  it('nothing is sent before the history has been told, after a reconnect too', async () => {
+    const client = await start();
+    line().ready();
+    line().break();
+    await vi.advanceTimersByTimeAsync(1000);
+    line().tell(message('i:1', 'from another tab'));
+    client.send('mine');
+    expect(line().sent).toEqual([]);
+    line().ready();
+    expect(line().sent.map((item) => item.text)).toEqual(['mine']);
+  });
+
   it('a silent server is left after a while and the message goes out on the next line', async () => {
     const client = await start();
     line().ready();

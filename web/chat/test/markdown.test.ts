@@ -69,7 +69,7 @@ describe('links', () => {
     expect(safeHref('HTTP://EXAMPLE.com')).toBe('http://example.com/');
     expect(safeHref('mailto:a@example.com')).toBe('mailto:a@example.com');
     expect(safeHref('https://example.com "title"')).toBe('https://example.com/');
-    const refused = ['https://ok.example"', 'https://ok.example/<b>', 'javascript:alert(1)', ' javascript:alert(1)', 'java\nscript:alert(1)', 'data:text/html,x', 'tel:1', '/path', '//host', 'https:host', '', 'https://', 'https://a:b@c.example/'];
+    const refused = ['https://ok.example"', 'https://ok.example/<b>', 'javascript:alert(1)', ' javascript:alert(1)', 'java\nscript:alert(1)', 'data:text/html,x', 'tel:1', '/path', '//host', 'https:host', '', 'https://', 'https://a:b@c.example/', 'https://a@c.example/', 'https://:b@c.example/'];
     for (const value of refused) expect(safeHref(value), value).toBeNull();
   });
 

@@ -122,7 +122,8 @@ describe('streaming', () => {
     const timeline = new Timeline();
     timeline.delta(delta('t1', 1, 0, 'first try'));
     timeline.delta(delta('t1', 2, 0, 'second'));
-    timeline.delta(delta('t1', 1, 9, ' goes on'));
+    timeline.delta(delta('t1', 1, 6, ' goes on'));
+    timeline.delta(delta('t1', 1, 0, 'first'));
     expect(texts(timeline)).toEqual(['second']);
   });
 
