@@ -131,7 +131,9 @@ export class ChatClient {
   }
 
   reconnectNow(): void {
-    if (this.#ready || this.#disposed) return;
+    if (this.#disposed || (this.#ready && this.closedBy === null)) return;
+    // Whether the channel is open again is said when the session is opened.
+    if (this.closedBy !== null) this.loaded = false;
     this.closedBy = null;
     this.#attempts = 0;
     clearTimeout(this.#timer);
@@ -150,8 +152,12 @@ export class ChatClient {
     try {
       await this.#openSession();
     } catch (error) {
-      this.#failed(error instanceof Refusal ? error : null);
-      return;
+      const reason = error instanceof Refusal ? error : null;
+      if (!this.#mayStillRead(reason)) {
+        this.#failed(reason);
+        return;
+      }
+      this.closedBy = reason?.code ?? null;
     }
     if (this.#disposed || this.#transport) return;
     this.#openTransport();
@@ -170,6 +176,11 @@ export class ChatClient {
       this.#options.shelf.set(this.#storageKey('token'), this.#token);
     }
     this.#changed();
+  }
+
+  /** Who was here before may read on when the channel has closed. */
+  #mayStillRead(reason: Refusal | null): boolean {
+    return reason?.code === 'channel_closed' && this.#token !== null && this.channel !== null;
   }
 
   #openTransport(): void {
@@ -200,6 +211,8 @@ export class ChatClient {
     this.timeline.disconnected();
     this.stopping = false;
     if (reason && isUnknownVisitor(reason)) this.#forgetToken();
+    // From the beginning then: what is shown already is recognised by its key.
+    if (reason?.code === 'invalid_cursor') this.timeline.cursor = '';
     if (reason && isFinal(reason)) {
       this.closedBy = reason.code;
       this.#setConnection('offline');
@@ -319,7 +332,7 @@ export class ChatClient {
   // -- sending ------------------------------------------------------------------------------------
 
   #flush(): void {
-    if (!this.#current || this.#inFlight || !this.#transport) return;
+    if (!this.#current || this.closedBy !== null || this.#inFlight || !this.#transport) return;
     const pause = this.#pausedUntil - Date.now();
     if (pause > 0) {
       clearTimeout(this.#timer);
@@ -349,6 +362,7 @@ export class ChatClient {
     if (id === null || flying?.id !== id) {
       if (id === null && isFinal(reason)) this.#ended(reason);
       else if (id === null && isUnknownVisitor(reason)) this.#closed(reason);
+      else if (id === null && reason.code === 'invalid_cursor') this.timeline.cursor = '';
       return;
     }
     clearTimeout(flying.timer);

@@ -261,6 +261,37 @@ describe('sending', () => {
     expect(lines).toHaveLength(1);
   });
 
+  it('a channel that closed is still readable for who was there, and opens again on request', async () => {
+    (await start()).dispose();
+    const open = session;
+    session = () => Response.json({ code: 'channel_closed', detail: '' }, { status: 409 });
+    const client = await start();
+    line().tell(message('i:1', 'long ago'), { type: 'ready', cursor: 'c-i:1' });
+    expect(texts(client)).toEqual(['long ago']);
+    client.send('now');
+    expect(client.closedBy).toBe('channel_closed');
+    expect(line().sent).toEqual([]);
+    session = open;
+    client.reconnectNow();
+    await settle();
+    line().ready();
+    expect(client.closedBy).toBeNull();
+    expect(line().sent.map((item) => item.text)).toEqual(['now']);
+  });
+
+  it('a cursor that the server does not know is given up for the beginning', async () => {
+    const client = await start();
+    line().tell(message('i:1', 'hi'), { type: 'ready', cursor: 'c-i:1' });
+    line().break();
+    await vi.advanceTimersByTimeAsync(1000);
+    line().tell({ type: 'error', code: 'invalid_cursor', detail: '' });
+    line().break();
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(line().endpoint.cursor).toBe('');
+    line().tell(message('i:1', 'hi'), { type: 'ready', cursor: 'c-i:1' });
+    expect(texts(client)).toEqual(['hi']);
+  });
+
   it('a refusal over POST is the same as one on the socket', async () => {
     const client = await start();
     lines[0]!.break();
