@@ -63,8 +63,8 @@ pub struct Model {
     /// Whether what is said to it leaves this machine.
     #[serde(default)]
     pub data_class: DataClass,
-    /// What it costs, once per currency. Without a price in a tenant's currency the model is free
-    /// of charge to that tenant.
+    /// What it costs, once per currency. A model without a price in a tenant's currency is not
+    /// served to that tenant.
     #[serde(default)]
     pub prices: Vec<Price>,
 }

@@ -40,6 +40,24 @@ pub struct ServicesSettings {
     pub durable: bool,
 }
 
+/// Where the private services' sockets would be, and the user that the services would run as when
+/// this process is root. Changes nothing.
+///
+/// # Errors
+/// As [`Services::start`] would fail for want of a user or of a short path.
+pub fn preview_place(
+    environment: &Environment,
+) -> Result<(PathBuf, Option<String>), ServicesError> {
+    let identity = child::identity()?;
+    let parent = place::socket_parent(identity.as_ref(), environment)?;
+    Ok((parent, identity.map(|identity| identity.name)))
+}
+
+/// The major version of Postgres that wrote a home's private database, if there is one.
+pub fn database_major(home: &std::path::Path) -> Option<u32> {
+    postgres::written_by(&home.join("data/postgres"))
+}
+
 /// Where Postgres and Redis are; owns those that are private children.
 #[derive(Debug)]
 pub struct Services {

@@ -105,7 +105,18 @@ fn socket_dir(
     environment: &Environment,
 ) -> Result<PathBuf, ServicesError> {
     let name = format!("qudao-{}", short_hash(data.as_os_str().as_encoded_bytes()));
-    let usable = |dir: &Path| {
+    let path = socket_parent(identity, environment)?.join(name);
+    private_dir(&path, identity)?;
+    Ok(path)
+}
+
+/// A directory whose path is short enough for sockets below it.
+pub(crate) fn socket_parent(
+    identity: Option<&Identity>,
+    environment: &Environment,
+) -> Result<PathBuf, ServicesError> {
+    let name = format!("qudao-{}", short_hash(b""));
+    let usable = |dir: &PathBuf| {
         fs::metadata(dir).is_ok_and(|metadata| metadata.is_dir())
             && nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK).is_ok()
             && fits(&dir.join(&name))
@@ -116,12 +127,9 @@ fn socket_dir(
         None => environment.runtime_dir.clone(),
     };
     let candidates = [runtime_dir, Some(environment.temp_dir.clone()), Some("/tmp".into())];
-    let parent = candidates.into_iter().flatten().find(|dir| usable(dir)).ok_or_else(|| {
+    candidates.into_iter().flatten().find(usable).ok_or_else(|| {
         ServicesError::SocketPathTooLong(environment.temp_dir.join(&name).join(LONGEST_SOCKET))
-    })?;
-    let path = parent.join(name);
-    private_dir(&path, identity)?;
-    Ok(path)
+    })
 }
 
 fn fits(dir: &Path) -> bool {

@@ -167,7 +167,7 @@ impl Service for Postgres {
 }
 
 /// The major version that wrote a data directory, if it holds a cluster.
-fn written_by(data: &Path) -> Option<u32> {
+pub(crate) fn written_by(data: &Path) -> Option<u32> {
     fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().parse().ok()
 }
 
