@@ -44,10 +44,16 @@ export async function openEchoChat({ credits = '100.00' } = {}) {
   return { chatUrl: new URL(channel.chat_path, baseUrl).href };
 }
 
-/** What the server holds of a visitor's conversation, read past the page. */
+/** What the server holds of a visitor's conversation once no answer is owed, read past the page. */
 export async function storedMessages(chatUrl, token) {
   const key = new URL(chatUrl).pathname.split('/').at(-1);
-  const response = await fetch(`${baseUrl}/v1/web/${key}/messages?after=`, { headers: { authorization: `Bearer ${token}` } });
-  if (!response.ok) throw new Error(`messages: ${response.status} ${await response.text()}`);
-  return (await response.json()).data;
+  const deadline = Date.now() + 30_000;
+  for (;;) {
+    const response = await fetch(`${baseUrl}/v1/web/${key}/messages`, { headers: { authorization: `Bearer ${token}` } });
+    if (!response.ok) throw new Error(`messages: ${response.status} ${await response.text()}`);
+    const { data, answer_due: due } = await response.json();
+    if (!due) return data;
+    if (Date.now() > deadline) throw new Error('the answer is still owed');
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
 }

@@ -135,12 +135,15 @@ export function startFake({ port = 8090, page, tokenMs = 25, thinkMs = 400 } = {
     const token = /^Bearer (vt_.{43})$/.exec(request.headers.authorization ?? '')?.[1];
     if (!token) return problem(response, { status: 401, code: 'unauthorized', detail: 'a visitor token is needed' });
     const talk = conversation(channel, token);
-    if (action === 'messages' && request.method === 'GET') return json(response, 200, { data: talk.after(url.searchParams.get('after') ?? '') });
+    if (action === 'messages' && request.method === 'GET') {
+      const answer_due = (talk.answered ?? 0) < talk.inbound.length;
+      return json(response, 200, { data: talk.after(url.searchParams.get('after') ?? ''), answer_due });
+    }
     if (action === 'messages') {
       if (channel.refuses) return problem(response, channel.refuses);
       const { id, text } = await body(request);
       const accepted = talk.accept(id, text);
-      return json(response, 202, { id, seq: Number(accepted.key.slice(2)), duplicate: accepted.duplicate });
+      return json(response, 202, { id, seq: Number(accepted.key.slice(2)), key: accepted.key, duplicate: accepted.duplicate });
     }
     if (action === 'stop') {
       talk.stopped = true;
