@@ -1,1 +1,92 @@
-//! (to be written)
+//! Models of any provider that speaks OpenAI's chat completions.
+//!
+//! Requests go out as they came in; what comes back is handed on as the network brings it. See
+//! `docs/openai.md` for the settings and for what each failure means.
+
+pub mod estimate;
+pub mod events;
+pub mod failure;
+#[cfg(test)]
+mod mini;
+pub mod provider;
+pub mod reply;
+pub mod request;
+pub mod settings;
+pub mod transport;
+
+use qudao_plugin_api::{
+    AsyncModelPlugin, AsyncSink, Completion, Host, OwnedRequest, PluginError, abi::QD_KIND_CHAT,
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    failure::Failure,
+    provider::{Gone, Output, Piece, Provider, Unanswered},
+    settings::Settings,
+};
+
+/// An instance: one provider with one key.
+pub struct OpenAi {
+    provider: Provider,
+}
+
+impl AsyncModelPlugin for OpenAi {
+    type Config = Settings;
+
+    fn create(_host: Host, settings: Settings) -> Result<Self, PluginError> {
+        let provider = Provider::new(settings).map_err(plugin_error)?;
+        Ok(Self { provider })
+    }
+
+    async fn run(
+        &self,
+        request: OwnedRequest,
+        sink: &AsyncSink,
+    ) -> Result<Completion, PluginError> {
+        if request.kind != QD_KIND_CHAT {
+            return Err(PluginError::bad_request("this plugin serves chat requests only"));
+        }
+        let mut reader = Reader(sink);
+        match self.provider.chat(&request.payload, request.deadline, &mut reader).await {
+            Ok(answered) => {
+                if answered.estimated {
+                    sink.progress("the provider reported no usage: it is estimated").await?;
+                }
+                Ok(Completion { usage: answered.usage, finish_reason: answered.finish_reason })
+            }
+            Err(Unanswered::Cancelled) => Err(PluginError::cancelled()),
+            Err(Unanswered::Failed(failure)) => Err(plugin_error(failure)),
+        }
+    }
+}
+
+qudao_plugin_api::export_async_plugin!(OpenAi);
+
+/// The host's side of a call.
+struct Reader<'a>(&'a AsyncSink);
+
+impl Output for Reader<'_> {
+    async fn take(&mut self, pieces: Vec<Piece>) -> Result<(), Gone> {
+        for piece in pieces {
+            let taken = match piece {
+                Piece::Text(text) => self.0.token(&text).await,
+                Piece::Reasoning(text) => self.0.reasoning(&text).await,
+                Piece::Data(json) => match RawValue::from_string(json) {
+                    Ok(json) => self.0.data(&json).await,
+                    Err(_) => Ok(()),
+                },
+            };
+            // The sink fails for one reason only: the caller left.
+            taken.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+}
+
+fn plugin_error(failure: Failure) -> PluginError {
+    let mut error = PluginError::new(failure.kind, failure.message);
+    error.status = failure.status;
+    error.retry_after_ms =
+        failure.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    error
+}

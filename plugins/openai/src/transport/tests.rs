@@ -1,0 +1,27 @@
+use super::*;
+
+fn headers(name: &'static str, value: &str) -> header::HeaderMap {
+    let mut headers = header::HeaderMap::new();
+    headers.insert(name, value.parse().unwrap());
+    headers
+}
+
+#[test]
+fn retry_after_is_read_in_its_three_forms() {
+    let read = |name, value: &str| retry_after(&headers(name, value));
+    assert_eq!(read("retry-after-ms", "250"), Some(Duration::from_millis(250)));
+    assert_eq!(read("retry-after", "3"), Some(Duration::from_secs(3)));
+    assert_eq!(read("retry-after", "Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
+    assert!(read("retry-after", "Tue, 31 Dec 2199 23:59:59 GMT") > Some(Duration::from_secs(1)));
+    for nonsense in ["soon", "-1", "NaN", "1e99"] {
+        assert_eq!(read("retry-after", nonsense), None, "{nonsense}");
+    }
+}
+
+#[test]
+fn waits_grow_stay_under_the_cap_and_differ() {
+    let waits: Vec<Duration> = (0..40).map(|_| backoff(2)).collect();
+    assert!(waits.iter().all(|wait| *wait <= BACKOFF * 4 && *wait >= BACKOFF * 4 / 10));
+    assert!(waits.iter().any(|wait| *wait != waits[0]));
+    assert!(backoff(30) <= BACKOFF_CAP);
+}
