@@ -1,0 +1,171 @@
+//! Nobody sees or changes the rows of another tenant. The probes are made from the catalogue, so
+//! that a new table is probed without a change here.
+
+use std::time::Duration;
+
+use qudao_domain::{BlockId, Micros, TenantId};
+use qudao_storage::StorageError;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+
+use crate::world::{LEASE, World};
+
+/// A row in every table of a tenant, for two tenants.
+async fn two_full_tenants() -> (World, TenantId) {
+    let mut world = World::new().await;
+    let rival = world.other_tenant().await;
+    fill(&world).await;
+    let first = std::mem::replace(&mut world.tenant, rival);
+    fill(&world).await;
+    let rival = std::mem::replace(&mut world.tenant, first);
+    (world, rival.id)
+}
+
+async fn fill(world: &World) {
+    world.chat("ann", "m1").await;
+    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
+    let amount = Micros::new(10);
+    tx.reserve_block(BlockId::new(), world.node, amount, Duration::from_secs(30)).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn tenant_tables(connection: &mut PgConnection) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_class c \
+         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' \
+         WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace \
+         ORDER BY c.relname",
+    )
+    .fetch_all(connection)
+    .await
+    .unwrap()
+}
+
+/// What the application can do as this tenant (or as none) with rows of `victim`.
+async fn probe(connection: &mut PgConnection, tenant: Option<TenantId>, sql: &str) -> Outcome {
+    let setting = tenant.map_or(String::new(), |id| id.as_uuid().to_string());
+    let opening = format!("BEGIN; SET LOCAL ROLE qudao_app; SET LOCAL app.tenant_id = '{setting}'");
+    connection.execute(AssertSqlSafe(opening)).await.unwrap();
+    let outcome = match connection.execute(AssertSqlSafe(sql.to_owned())).await {
+        Ok(done) if done.rows_affected() == 0 => Outcome::Nothing,
+        Ok(_) => Outcome::Reached,
+        Err(error) => match error.as_database_error().and_then(|e| e.code()).as_deref() {
+            Some("42501") => Outcome::Refused,
+            other => panic!("{sql}: {other:?} {error}"),
+        },
+    };
+    connection.execute("ROLLBACK").await.unwrap();
+    outcome
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Reached,
+    Nothing,
+    Refused,
+}
+
+#[tokio::test]
+async fn no_row_of_another_tenant_can_be_read_changed_removed_or_planted() {
+    let (world, victim) = two_full_tenants().await;
+    let me = world.tenant.id;
+    let mut connection = PgConnection::connect(world.db.url()).await.unwrap();
+    let tables = tenant_tables(&mut connection).await;
+    assert!(16 <= tables.len(), "{tables:?}");
+    let theirs = victim.as_uuid();
+    for table in &tables {
+        let count = format!("SELECT count(*) FROM {table} WHERE tenant_id = '{theirs}'");
+        let rows: i64 =
+            sqlx::query(AssertSqlSafe(count)).fetch_one(&mut connection).await.unwrap().get(0);
+        assert!(0 < rows, "the probe of {table} proves nothing without a row to reach");
+
+        // The probe itself works: the owner of the rows reaches them.
+        let read = format!("SELECT 1 FROM {table} WHERE tenant_id = '{theirs}'");
+        assert_eq!(probe(&mut connection, Some(victim), &read).await, Outcome::Reached, "{table}");
+
+        let change =
+            format!("UPDATE {table} SET tenant_id = tenant_id WHERE tenant_id = '{theirs}'");
+        let steal = format!("UPDATE {table} SET tenant_id = '{}'", me.as_uuid());
+        let remove = format!("DELETE FROM {table} WHERE tenant_id = '{theirs}'");
+        let empty = format!("TRUNCATE {table} CASCADE");
+        let columns = insertable(&mut connection, table).await;
+        let plant = format!(
+            "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE \
+             SELECT {columns} FROM json_populate_recordset(NULL::{table}, '{}')",
+            rows_as_json(&mut connection, table, victim).await.replace('\'', "''"),
+        );
+        for tenant in [Some(me), None] {
+            for sql in [&read, &change, &remove, &empty] {
+                let outcome = probe(&mut connection, tenant, sql).await;
+                assert_ne!(outcome, Outcome::Reached, "{tenant:?}: {sql}");
+            }
+            // Row-level security refuses before any constraint is looked at.
+            assert_eq!(probe(&mut connection, tenant, &plant).await, Outcome::Refused, "{plant}");
+        }
+        // As nobody there is nothing to steal, and as myself only what is mine already.
+        assert_ne!(probe(&mut connection, None, &steal).await, Outcome::Reached, "{steal}");
+    }
+}
+
+async fn insertable(connection: &mut PgConnection, table: &str) -> String {
+    sqlx::query_scalar(
+        "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute \
+         WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped",
+    )
+    .bind(table)
+    .fetch_one(connection)
+    .await
+    .unwrap()
+}
+
+async fn rows_as_json(connection: &mut PgConnection, table: &str, tenant: TenantId) -> String {
+    let sql = format!("SELECT json_agg(t)::text FROM {table} t WHERE tenant_id = $1");
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(tenant.as_uuid())
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_claim_role_sees_no_table_and_the_app_role_claims_nothing() {
+    let world = World::new().await;
+    let mut connection = PgConnection::connect(world.db.url()).await.unwrap();
+    for table in tenant_tables(&mut connection).await {
+        for role in ["qudao_claim", "qudao_admin"] {
+            let sql = format!("BEGIN; SET LOCAL ROLE {role}; SELECT 1 FROM {table}");
+            let refused = connection.execute(AssertSqlSafe(sql)).await.is_err();
+            assert!(refused, "{role} reads {table}");
+            connection.execute("ROLLBACK").await.unwrap();
+        }
+    }
+    for call in [
+        "app.claim_conversations(gen_random_uuid(), 1, 1)",
+        "app.claim_outbox(gen_random_uuid(), 1, 1)",
+        "app.sweep(1, 1)",
+        "app.list_tenants(NULL, 1)",
+        "app.find_api_key(gen_random_uuid())",
+    ] {
+        let sql = format!("BEGIN; SET LOCAL ROLE qudao_app; SELECT {call}");
+        assert!(connection.execute(AssertSqlSafe(sql)).await.is_err(), "{call}");
+        connection.execute("ROLLBACK").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn another_tenants_ids_are_unknown_ids() {
+    let world = World::new().await;
+    world.say("ann", "m1").await;
+    let claim = world.claim_one().await;
+    let rival = world.other_tenant().await;
+    let mut tx = world.store.begin(rival.id).await.unwrap();
+    assert_eq!(tx.find_conversation(claim.conversation_id).await.unwrap(), None);
+    assert_eq!(tx.find_assistant(world.tenant.assistant_id).await.unwrap(), None);
+    assert_eq!(tx.find_route(world.tenant.route_id).await.unwrap(), None);
+    assert_eq!(tx.find_channel(world.tenant.channel_id).await.unwrap(), None);
+    assert!(!tx.revoke_api_key(world.tenant.api_key.id()).await.unwrap());
+    assert!(!tx.set_channel_open(world.tenant.channel_id, false).await.unwrap());
+    assert!(!tx.heartbeat(claim.conversation_id, claim.epoch, LEASE).await.unwrap());
+    let usage = world.usage(qudao_domain::TurnId::new(), world.tenant.channel_id, 0);
+    let error = tx.absorb_calls(&[usage]).await.unwrap_err();
+    assert!(matches!(error, StorageError::MissingParent { .. }), "{error:?}");
+}

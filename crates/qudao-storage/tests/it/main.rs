@@ -1,0 +1,21 @@
+//! Storage against a real Postgres and a real Redis.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests: a failed step is the report, and the bare pool is what one of them is about"
+)]
+
+mod accept;
+mod admin;
+mod blocks;
+mod bus;
+mod cost;
+mod invariants;
+mod isolation;
+mod outbox;
+mod schema;
+mod transactions;
+mod turns;
+mod world;

@@ -1,0 +1,193 @@
+//! A tenant that chats, in as few words as a test needs.
+
+use std::time::Duration;
+
+use qudao_billing::Rates;
+use qudao_domain::{
+    ChannelId, Micros, NodeId, TurnId,
+    state::{EndReason, FairCharging},
+    text::ExternalId,
+};
+use qudao_storage::{
+    Accept, Claim, Commit, CommitTurn, EndTurn, Finding, Hold, HoldTurn, Inbound, MessageBody,
+    ReplyBody, Store, UsageLine,
+};
+use qudao_testkit::{TestDb, TestTenant};
+
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const MODEL: &str = "fake";
+
+pub(crate) struct World {
+    pub(crate) db: TestDb,
+    pub(crate) store: Store,
+    pub(crate) tenant: TestTenant,
+    pub(crate) price_version: i64,
+    pub(crate) node: NodeId,
+}
+
+pub(crate) fn external(text: &str) -> ExternalId {
+    ExternalId::parse(text).unwrap()
+}
+
+impl World {
+    /// A tenant with 100 units.
+    pub(crate) async fn new() -> Self {
+        Self::with_credits(Micros::new(100 * Micros::UNIT.get())).await
+    }
+
+    pub(crate) async fn with_credits(credits: Micros) -> Self {
+        let db = TestDb::new().await;
+        let store = db.store();
+        let rates = Rates {
+            input_per_mtok: Micros::UNIT,
+            output_per_mtok: Micros::UNIT,
+            per_call: Micros::ZERO,
+        };
+        let tenant = TestTenant::builder().credits(credits).rates(rates).create(&store).await;
+        let price_version = store.prices().await.unwrap()[0].version;
+        Self { db, store, tenant, price_version, node: NodeId::new() }
+    }
+
+    /// Another tenant on the same database.
+    pub(crate) async fn other_tenant(&self) -> TestTenant {
+        TestTenant::builder().name("Rival").create(&self.store).await
+    }
+
+    pub(crate) fn inbound(&self, peer: &str, id: &str) -> Inbound {
+        Inbound {
+            channel_id: self.tenant.channel_id,
+            external_id: external(id),
+            peer: external(peer),
+            body: MessageBody { text: format!("text of {id}") },
+        }
+    }
+
+    pub(crate) async fn say(&self, peer: &str, id: &str) -> Accept {
+        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
+        let accept = tx.accept(&self.inbound(peer, id)).await.unwrap();
+        tx.commit().await.unwrap();
+        accept
+    }
+
+    pub(crate) async fn claim(&self) -> Vec<Claim> {
+        self.store.claim_conversations(self.node, 64, LEASE).await.unwrap()
+    }
+
+    /// The one conversation that waits.
+    pub(crate) async fn claim_one(&self) -> Claim {
+        let claims = self.claim().await;
+        assert_eq!(claims.len(), 1, "{claims:?}");
+        claims[0]
+    }
+
+    pub(crate) async fn hold(&self, claim: &Claim, amount: i64) -> Hold {
+        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
+        let hold = tx
+            .hold_turn(&HoldTurn {
+                conversation_id: claim.conversation_id,
+                epoch: claim.epoch,
+                turn_id: turn_of(claim),
+                amount: Micros::new(amount),
+                currency: self.tenant.currency,
+                model: MODEL.to_owned(),
+            })
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        hold
+    }
+
+    pub(crate) fn usage(&self, turn_id: TurnId, channel_id: ChannelId, charge: i64) -> UsageLine {
+        UsageLine {
+            turn_id,
+            channel_id,
+            api_key_id: None,
+            conversation_id: None,
+            model: MODEL.to_owned(),
+            price_version: self.price_version,
+            input_tokens: 10,
+            output_tokens: 20,
+            delivered_tokens: 20,
+            charge: Micros::new(charge),
+            absorbed: Micros::ZERO,
+            currency: self.tenant.currency,
+            policy: FairCharging::BillDelivered,
+            end_reason: EndReason::Stop,
+        }
+    }
+
+    pub(crate) fn reply(&self, claim: &Claim, charge: i64) -> CommitTurn {
+        let mut usage = self.usage(turn_of(claim), self.tenant.channel_id, charge);
+        usage.conversation_id = Some(claim.conversation_id);
+        CommitTurn {
+            conversation_id: claim.conversation_id,
+            epoch: claim.epoch,
+            turn_id: turn_of(claim),
+            to_seq: claim.to_seq,
+            reply: ReplyBody { text: "an answer".to_owned() },
+            usage,
+        }
+    }
+
+    pub(crate) async fn commit(&self, claim: &Claim, charge: i64) -> Commit {
+        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
+        let commit = tx.commit_turn(&self.reply(claim, charge)).await.unwrap();
+        tx.commit().await.unwrap();
+        commit
+    }
+
+    pub(crate) fn ending(&self, claim: &Claim) -> EndTurn {
+        EndTurn {
+            conversation_id: claim.conversation_id,
+            epoch: claim.epoch,
+            turn_id: turn_of(claim),
+            to_seq: claim.to_seq,
+            notice: ReplyBody { text: "a notice".to_owned() },
+        }
+    }
+
+    /// A whole turn: said, claimed, held, answered.
+    pub(crate) async fn chat(&self, peer: &str, id: &str) {
+        self.say(peer, id).await;
+        let claim = self.claim_one().await;
+        assert!(matches!(self.hold(&claim, 1000).await, Hold::Held { .. }));
+        assert!(matches!(self.commit(&claim, 700).await, Commit::Done { .. }));
+    }
+
+    /// Sends all that waits.
+    pub(crate) async fn deliver(&self) -> usize {
+        let claims = self.store.claim_outbox(self.node, 64, LEASE).await.unwrap();
+        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
+        let sent: Vec<_> = claims.iter().map(|claim| (claim.outbox_id, claim.epoch)).collect();
+        assert_eq!(tx.finish_outbox(&sent).await.unwrap() as usize, sent.len());
+        tx.commit().await.unwrap();
+        sent.len()
+    }
+
+    /// What the tenant has and what of it is held.
+    pub(crate) async fn wallet(&self) -> (i64, i64) {
+        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
+        let wallet = tx.wallet().await.unwrap().unwrap();
+        (wallet.posted.get(), wallet.held.get())
+    }
+
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        self.db.psql(sql).trim().parse().unwrap()
+    }
+
+    pub(crate) async fn violated(&self) -> Vec<Finding> {
+        let findings = self.store.check().await.unwrap();
+        findings.into_iter().filter(|finding| finding.violations != 0).collect()
+    }
+
+    /// Nothing is wrong, whatever is still under way.
+    pub(crate) async fn assert_sound(&self) {
+        let mut bad = self.violated().await;
+        bad.retain(|finding| finding.scope == qudao_storage::Scope::Always);
+        assert!(bad.is_empty(), "{bad:#?}");
+    }
+}
+
+pub(crate) fn turn_of(claim: &Claim) -> TurnId {
+    TurnId::derive(claim.conversation_id, claim.from_seq)
+}
