@@ -1,1 +1,119 @@
-//! (to be written)
+//! The use cases of Qudao: accept a message, answer it in a turn, settle it, hand it to a
+//! channel; and the OpenAI-compatible path, which spends from credit blocks.
+//!
+//! Every effect follows a commit, and no transaction is open while a model runs. What decides
+//! about money is always one statement in the database: memory holds only what the database
+//! has reserved before.
+
+use std::sync::Arc;
+
+use qudao_domain::{Clock, NodeId};
+use qudao_plugin_host::PluginHost;
+use qudao_storage::{Bus, Store};
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub mod accept;
+pub mod api;
+pub mod authenticate;
+pub mod channel;
+pub mod notice;
+pub mod preview;
+mod price;
+pub mod settings;
+pub mod turn;
+pub mod wake;
+
+pub use accept::{AcceptError, Accepted};
+pub use api::{ApiError, ApiEvent, ApiReply, ApiRequest};
+pub use authenticate::{AuthError, Principal};
+pub use channel::{Channel, DeliverError};
+pub use preview::{AssistantState, ControlEvent, PreviewEvent};
+pub use settings::CoreSettings;
+pub use turn::TurnOutcome;
+pub use wake::Wake;
+
+/// What the use cases stand on.
+pub struct CoreParts {
+    /// The system of record.
+    pub store: Store,
+    /// Hints and previews between nodes.
+    pub bus: Bus,
+    /// The models.
+    pub plugins: PluginHost,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Where spawned work is counted, so that shutdown can wait for it.
+    pub tasks: TaskTracker,
+    /// This process, as the database knows it.
+    pub node: NodeId,
+}
+
+/// The use cases of one node.
+pub struct Core {
+    /// The system of record.
+    pub store: Store,
+    /// Hints and previews between nodes.
+    pub bus: Bus,
+    /// The models.
+    pub plugins: PluginHost,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds and waits.
+    pub settings: CoreSettings,
+    /// Hints within this process.
+    pub wake: Wake,
+    /// Where spawned work is counted, so that shutdown can wait for it.
+    pub tasks: TaskTracker,
+    /// This process, as the database knows it.
+    pub node: NodeId,
+    /// Work that must outlive the connection that caused it runs here: an HTTP worker's own
+    /// runtime may end first.
+    runtime: Handle,
+    closing: CancellationToken,
+    keys: authenticate::KeyCache,
+    prices: price::PriceBook,
+    running: turn::RunningTurns,
+    api: api::ApiState,
+}
+
+impl Core {
+    /// Puts the parts together. Call it within the runtime that shall do the background work, and
+    /// [`Core::close`] at the end.
+    pub fn new(parts: CoreParts, settings: CoreSettings) -> Arc<Self> {
+        let CoreParts { store, bus, plugins, clock, tasks, node } = parts;
+        let (renew, closing) = (settings.api.blocks.renew, CancellationToken::new());
+        let core = Arc::new(Self {
+            keys: authenticate::KeyCache::new(settings.key_cache),
+            prices: price::PriceBook::new(settings.price_cache),
+            running: turn::RunningTurns::default(),
+            api: api::ApiState::new(&settings.api),
+            runtime: Handle::current(),
+            wake: Wake::default(),
+            store,
+            bus,
+            plugins,
+            clock,
+            settings,
+            tasks,
+            node,
+            closing: closing.clone(),
+        });
+        core.spawn(api::upkeep::run(Arc::downgrade(&core), renew, closing));
+        core
+    }
+
+    /// Runs `work` to its end even if the caller goes away.
+    fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.tasks.spawn_on(work, &self.runtime)
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("node", &self.node).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,125 @@
+//! The OpenAI-compatible path: no commit stands before the first token.
+//!
+//! A call spends from credits that its node reserved from the wallet before ([`credit`]), and is
+//! settled together with others ([`settle`]) before its last event is handed out.
+
+use std::time::Duration;
+
+use qudao_domain::Micros;
+use qudao_plugin_api::wire::{ChatRequest, ErrorKind, FinishReason, Usage};
+use serde_json::Value;
+
+mod admit;
+mod credit;
+mod reply;
+mod settle;
+pub(crate) mod upkeep;
+
+pub use reply::ApiReply;
+
+pub(crate) use admit::ApiState;
+pub(crate) use reply::{end_reason, share};
+
+/// A call as it came in, with the parameters that the models do not see.
+#[derive(Debug)]
+pub struct ApiRequest {
+    /// What the model shall answer. `model` names one of the tenant's models.
+    pub chat: ChatRequest,
+    /// How many answers the caller wants; only one is served.
+    pub choices: Option<u32>,
+    /// Whether the caller reads the answer piece by piece. Otherwise nothing counts as delivered
+    /// until the answer is whole.
+    pub stream: bool,
+    /// The W3C `traceparent` of the call, or an empty text.
+    pub trace: String,
+}
+
+/// One piece of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ApiEvent {
+    /// More text.
+    Delta {
+        /// The text.
+        text: String,
+        /// Part of the model's reasoning, not of the answer.
+        reasoning: bool,
+    },
+    /// A JSON delta other than text, such as `{"tool_calls":[…]}`.
+    Data(Value),
+    /// The answer is whole and settled. Nothing follows.
+    End {
+        /// Why the model stopped.
+        finish_reason: FinishReason,
+        /// What the model read and wrote.
+        usage: Usage,
+        /// What the tenant paid.
+        charge: Micros,
+    },
+}
+
+/// Why a call was refused or broke off.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApiError {
+    /// A parameter that is not served or out of range.
+    #[error("{detail}")]
+    InvalidParameter {
+        /// The parameter's name on the wire.
+        param: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Not one of the tenant's models.
+    #[error("the model `{model}` does not exist or you do not have access to it")]
+    UnknownModel {
+        /// What was asked for.
+        model: String,
+    },
+    /// The model has no price in the tenant's currency, so it must not be sold.
+    #[error("the model `{model}` has no price in your currency")]
+    NoPrice {
+        /// What was asked for.
+        model: String,
+    },
+    /// The key made too many calls.
+    #[error("rate limit reached for this key")]
+    RateLimited {
+        /// When a call will be accepted again.
+        retry_after: Duration,
+    },
+    /// The wallet does not cover the call. No model was called.
+    #[error("the tenant's credits do not cover this call")]
+    InsufficientCredits,
+    /// The model is loading, broken, or too busy.
+    #[error("the model is not available: {detail}")]
+    Unavailable {
+        /// What is the matter.
+        detail: String,
+    },
+    /// The model's provider refused or failed.
+    #[error("{message}")]
+    Provider {
+        /// What kind of failure.
+        kind: ErrorKind,
+        /// The provider's words.
+        message: String,
+        /// The provider's HTTP status.
+        status: Option<u16>,
+        /// When the provider asks to be called again.
+        retry_after: Option<Duration>,
+    },
+    /// The model took too long.
+    #[error("the model took too long")]
+    Timeout,
+    /// The model broke off or broke its protocol.
+    #[error("the model failed: {detail}")]
+    ModelFailed {
+        /// What happened.
+        detail: String,
+    },
+    /// The database did not answer.
+    #[error("the platform could not reach its database")]
+    Storage,
+    /// The answer is whole but its settlement has not been confirmed in time. It goes on.
+    #[error("the settlement of this call was not confirmed in time")]
+    Unsettled,
+}

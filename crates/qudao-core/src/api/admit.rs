@@ -1,0 +1,262 @@
+//! What stands before a call: its parameters, the key's rate, the tenant's models, the price.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use metrics::{Counter, Histogram, counter, histogram};
+use moka::future::Cache;
+use qudao_billing::hold_amount;
+use qudao_domain::{ApiKeyId, Micros, TenantId};
+use qudao_plugin_host::{ModelReport, ModelState};
+use qudao_storage::{Page, PriceRow, StorageError, UsageLine};
+
+use super::{
+    ApiError, ApiReply, ApiRequest,
+    credit::{GrantError, Lane},
+    reply::{Bill, OpenCall},
+};
+use crate::{Core, Principal, price::max_input_tokens, settings::ApiSettings};
+
+/// What the API path keeps in memory.
+pub(crate) struct ApiState {
+    lanes: RwLock<HashMap<TenantId, Arc<Lane>>>,
+    models: Cache<TenantId, Arc<[String]>>,
+    limiter: Option<DefaultKeyedRateLimiter<ApiKeyId>>,
+    pub(super) meters: Meters,
+}
+
+/// Handles of what every call counts, so that a call does not look them up.
+pub(crate) struct Meters {
+    pub(super) calls: Counter,
+    pub(super) input_tokens: Counter,
+    pub(super) output_tokens: Counter,
+    pub(super) charged: Counter,
+    pub(super) absorbed: Counter,
+    pub(super) first_event: Histogram,
+    pub(super) batch: Histogram,
+}
+
+impl Meters {
+    fn new() -> Self {
+        Self {
+            calls: counter!("qudao_api_calls_total"),
+            input_tokens: counter!("qudao_tokens_total", "door" => "api", "side" => "input"),
+            output_tokens: counter!("qudao_tokens_total", "door" => "api", "side" => "output"),
+            charged: counter!("qudao_charged_micros_total", "door" => "api"),
+            absorbed: counter!("qudao_absorbed_micros_total", "door" => "api"),
+            first_event: histogram!("qudao_api_first_event_seconds"),
+            batch: histogram!("qudao_settle_batch_calls"),
+        }
+    }
+}
+
+impl Meters {
+    pub(super) fn count(&self, line: &UsageLine) {
+        let micros = |amount: Micros| amount.get().unsigned_abs();
+        self.input_tokens.increment(u64::from(line.input_tokens));
+        self.output_tokens.increment(u64::from(line.output_tokens));
+        self.charged.increment(micros(line.charge));
+        self.absorbed.increment(micros(line.absorbed));
+    }
+}
+
+impl ApiState {
+    pub(crate) fn new(settings: &ApiSettings) -> Self {
+        let limiter = settings.requests_per_second.and_then(NonZeroU32::new).map(|rate| {
+            let burst = NonZeroU32::new(settings.burst).unwrap_or(NonZeroU32::MIN);
+            RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst))
+        });
+        let models = Cache::builder().max_capacity(100_000).time_to_live(settings.profile_cache);
+        Self { lanes: RwLock::default(), models: models.build(), limiter, meters: Meters::new() }
+    }
+
+    fn limit(&self, key: ApiKeyId) -> Result<(), ApiError> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        limiter.check_key(&key).map_err(|refused| {
+            let retry_after = refused.wait_time_from(limiter.clock().now());
+            ApiError::RateLimited { retry_after }
+        })
+    }
+
+    fn lane(&self, tenant: TenantId) -> Arc<Lane> {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(&tenant) {
+            return Arc::clone(lane);
+        }
+        drop(lanes);
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lanes.entry(tenant).or_insert_with(|| Arc::new(Lane::new(tenant))))
+    }
+
+    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        lanes.values().cloned().collect()
+    }
+
+    /// Forgets rates that no longer limit anybody.
+    pub(super) fn tidy(&self) {
+        if let Some(limiter) = &self.limiter {
+            limiter.retain_recent();
+        }
+    }
+}
+
+impl Core {
+    /// Serves a call of the OpenAI-compatible API. When this returns, the model has begun to
+    /// answer; what a refused call had reserved is free again.
+    ///
+    /// # Errors
+    /// [`ApiError`]. Nothing is charged then.
+    pub async fn api_chat(
+        self: &Arc<Self>,
+        principal: &Principal,
+        request: ApiRequest,
+    ) -> Result<ApiReply, ApiError> {
+        check(&request)?;
+        self.api.limit(principal.key_id)?;
+        let name = request.chat.model.clone();
+        let models = self.tenant_models(principal.tenant_id).await?;
+        if !models.contains(&name) {
+            return Err(ApiError::UnknownModel { model: name });
+        }
+        let model = self.ready_model(&name)?;
+        let price = self.price(&name, principal.holder.currency).await?;
+        let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
+        let size = self.size(&request, &model, &price)?;
+        let lane = self.api.lane(principal.tenant_id);
+        let grant = self.grant(&lane, size.hold).await?;
+        let holder = &principal.holder;
+        let bill = Bill {
+            channel_id: holder.channel_id,
+            key_id: holder.key_id,
+            policy: holder.fair_charging,
+            model: name,
+            price,
+            input_bound: size.input_bound,
+            streamed: request.stream,
+        };
+        let call = OpenCall::new(Arc::clone(self), lane, grant, bill);
+        call.begin(request, &model, size.max_tokens).await
+    }
+
+    /// The models that the tenant's routes name, in order and without repetition.
+    ///
+    /// # Errors
+    /// [`StorageError`], shared with whoever asked at the same moment.
+    pub async fn tenant_models(&self, tenant: TenantId) -> Result<Arc<[String]>, ApiError> {
+        let read = self.api.models.try_get_with(tenant, self.read_models(tenant));
+        read.await.map_err(|error| storage_error(&error))
+    }
+
+    async fn read_models(&self, tenant: TenantId) -> Result<Arc<[String]>, StorageError> {
+        let mut tx = self.store.begin(tenant).await?;
+        let mut page = Page::first(Page::MAX_LIMIT);
+        let mut models: Vec<String> = Vec::new();
+        loop {
+            let listing = tx.list_routes(&page).await?;
+            for model in listing.items.into_iter().flat_map(|route| route.models) {
+                if !models.contains(&model) {
+                    models.push(model);
+                }
+            }
+            match listing.next {
+                Some(cursor) => page.cursor = Some(cursor),
+                None => break,
+            }
+        }
+        tx.commit().await?;
+        Ok(models.into())
+    }
+
+    fn ready_model(&self, name: &str) -> Result<ModelReport, ApiError> {
+        let unavailable = |detail: &str| ApiError::Unavailable { detail: detail.to_owned() };
+        let model = self.plugins.model(name).ok_or_else(|| unavailable("no plugin offers it"))?;
+        match &model.state {
+            ModelState::Ready | ModelState::Degraded { .. } => Ok(model),
+            ModelState::Loading { note } => Err(unavailable(&format!("loading: {note}"))),
+            // Why it failed is for the operator.
+            ModelState::Failed { .. } => Err(unavailable("it failed")),
+            ModelState::Quarantined { .. } => Err(unavailable("it is quarantined")),
+        }
+    }
+
+    fn size(
+        &self,
+        request: &ApiRequest,
+        model: &ModelReport,
+        price: &PriceRow,
+    ) -> Result<Size, ApiError> {
+        let asked = request.chat.params.max_tokens;
+        let wanted = asked.unwrap_or(self.settings.api.default_max_tokens);
+        let max_tokens =
+            if model.max_output_tokens == 0 { wanted } else { wanted.min(model.max_output_tokens) };
+        let input_bound = max_input_tokens(&request.chat, model.context_tokens);
+        let hold = hold_amount(&price.rates(), input_bound, max_tokens)
+            .map_err(|_| ApiError::InsufficientCredits)?;
+        // A free model still takes the least amount: every call is booked against a block.
+        Ok(Size { hold: hold.max(Micros::new(1)), max_tokens, input_bound })
+    }
+}
+
+/// How large a call may become.
+struct Size {
+    hold: Micros,
+    max_tokens: u32,
+    input_bound: u32,
+}
+
+fn check(request: &ApiRequest) -> Result<(), ApiError> {
+    let refuse =
+        |param, detail: &str| Err(ApiError::InvalidParameter { param, detail: detail.to_owned() });
+    let params = &request.chat.params;
+    let within = |value: Option<f32>, low: f32, high: f32| {
+        value.is_none_or(|value| (low..=high).contains(&value))
+    };
+    if !matches!(request.choices, None | Some(1)) {
+        return refuse("n", "only one choice per call is served: n must be 1");
+    }
+    if request.chat.messages.is_empty() {
+        return refuse("messages", "must hold at least one message");
+    }
+    if params.max_tokens == Some(0) {
+        return refuse("max_tokens", "must be at least 1");
+    }
+    if !within(params.temperature, 0.0, 2.0) {
+        return refuse("temperature", "must be from 0 to 2");
+    }
+    if !within(params.top_p, 0.0, 1.0) {
+        return refuse("top_p", "must be from 0 to 1");
+    }
+    if !within(params.frequency_penalty, -2.0, 2.0) {
+        return refuse("frequency_penalty", "must be from -2 to 2");
+    }
+    if !within(params.presence_penalty, -2.0, 2.0) {
+        return refuse("presence_penalty", "must be from -2 to 2");
+    }
+    Ok(())
+}
+
+fn storage_error(error: &StorageError) -> ApiError {
+    tracing::warn!(?error, "the API path has no database");
+    ApiError::Storage
+}
+
+impl From<StorageError> for ApiError {
+    fn from(error: StorageError) -> Self {
+        storage_error(&error)
+    }
+}
+
+impl From<GrantError> for ApiError {
+    fn from(error: GrantError) -> Self {
+        match error {
+            GrantError::NoFunds => Self::InsufficientCredits,
+            GrantError::ShuttingDown => Self::Unavailable { detail: "shutting down".to_owned() },
+            GrantError::Storage(error) => storage_error(&error),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! An answer on its way to the caller, and what it costs whichever way it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::counter;
+use qudao_billing::{Metered, settle};
+use qudao_domain::{
+    ApiKeyId, ChannelId, Micros, TurnId,
+    state::{EndReason, FairCharging},
+};
+use qudao_plugin_api::wire::{FinishReason, Usage};
+use qudao_plugin_host::{Call, CallError, CallKind, Event, EventStream, ModelReport};
+use qudao_storage::{PriceRow, UsageLine};
+use tokio::time::{self, Instant};
+
+use super::{
+    ApiError, ApiEvent, ApiRequest,
+    credit::{Grant, Lane},
+};
+use crate::Core;
+
+/// How long a cancelled model may take to say what it used.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Bytes per token of a prompt whose model did not say how many tokens it read.
+const BYTES_PER_TOKEN: u32 = 4;
+
+/// An answer that has begun. Dropping it cancels the model and settles what was handed out.
+pub struct ApiReply {
+    call: OpenCall,
+    /// What came while the reply was opened.
+    first: Option<Event>,
+}
+
+/// A call that has credits and must be closed exactly once: settled or released.
+pub(super) struct OpenCall {
+    core: Arc<Core>,
+    lane: Arc<Lane>,
+    turn_id: TurnId,
+    /// Gone when the call is closed.
+    grant: Option<Grant>,
+    stream: Option<EventStream>,
+    bill: Bill,
+    counts: Counts,
+}
+
+/// What a usage line is made of.
+#[derive(Clone)]
+pub(super) struct Bill {
+    pub(super) channel_id: ChannelId,
+    pub(super) key_id: ApiKeyId,
+    pub(super) policy: FairCharging,
+    pub(super) model: String,
+    pub(super) price: Arc<PriceRow>,
+    pub(super) input_bound: u32,
+    /// Whether the caller sees pieces. Otherwise only the whole answer is delivered.
+    pub(super) streamed: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    /// Pieces that the model made.
+    made: u32,
+    /// Pieces of those that were handed to the caller.
+    handed: u32,
+    /// What the model said of itself, last.
+    usage: Option<Usage>,
+}
+
+impl OpenCall {
+    pub(super) fn new(core: Arc<Core>, lane: Arc<Lane>, grant: Grant, bill: Bill) -> Self {
+        core.api.meters.calls.increment(1);
+        Self {
+            core,
+            lane,
+            turn_id: TurnId::new(),
+            grant: Some(grant),
+            stream: None,
+            bill,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Calls the model and waits until it begins to answer.
+    pub(super) async fn begin(
+        mut self,
+        request: ApiRequest,
+        model: &ModelReport,
+        max_tokens: u32,
+    ) -> Result<ApiReply, ApiError> {
+        let ApiRequest { mut chat, trace, .. } = request;
+        chat.params.max_tokens = Some(max_tokens);
+        if let Some(upstream) = &model.upstream {
+            chat.model.clone_from(upstream);
+        }
+        let payload = serde_json::to_vec(&chat).map_err(|error| ApiError::InvalidParameter {
+            param: "messages",
+            detail: error.to_string(),
+        })?;
+        let timeout = self.core.settings.api.timeout;
+        let call = Call { kind: CallKind::Chat, payload, timeout, trace };
+        let called = Instant::now();
+        let mut stream = self.core.plugins.call(&self.bill.model, call).map_err(api_error)?;
+        let first = first_event(&mut stream, &mut self.counts).await;
+        self.stream = Some(stream);
+        self.core.api.meters.first_event.record(called.elapsed());
+        match first {
+            Event::Error(error) => {
+                self.release();
+                Err(api_error(error))
+            }
+            first => Ok(ApiReply { call: self, first: Some(first) }),
+        }
+    }
+
+    /// Gives all credits back: nothing was served.
+    fn release(&mut self) {
+        self.stream = None;
+        if let Some(grant) = self.grant.take() {
+            self.lane.give_back(grant, Micros::ZERO);
+            self.lane.call_closed();
+        }
+    }
+
+    /// Books the call. The receiver hears when that is durable; `None` if there is nothing to
+    /// book.
+    fn close(&mut self, end: EndReason) -> Option<(Micros, tokio::sync::oneshot::Receiver<()>)> {
+        let grant = self.grant.take()?;
+        self.stream = None;
+        let line = self.bill.line(self.turn_id, self.counts, end, grant.amount);
+        if line.output_tokens == 0 && line.charge == Micros::ZERO && is_cut_short(end) {
+            self.lane.give_back(grant, Micros::ZERO);
+            self.lane.call_closed();
+            return None;
+        }
+        let charge = line.charge;
+        Some((charge, self.core.settle(&self.lane, grant, line)))
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if self.grant.is_none() {
+            return;
+        }
+        let Some(mut stream) = self.stream.take() else {
+            // The model was never reached, or had not begun to answer.
+            self.release();
+            return;
+        };
+        counter!("qudao_api_aborted_total").increment(1);
+        stream.cancel();
+        let Some(grant) = self.grant.take() else { return };
+        let mut rest = Self {
+            core: Arc::clone(&self.core),
+            lane: Arc::clone(&self.lane),
+            turn_id: self.turn_id,
+            grant: Some(grant),
+            stream: None,
+            bill: self.bill.clone(),
+            counts: self.counts,
+        };
+        self.core.spawn(async move {
+            let last_words = async {
+                while let Some(event) = stream.next().await {
+                    rest.counts.count(&event);
+                }
+            };
+            let _ = time::timeout(LAST_WORDS, last_words).await;
+            drop(rest.close(EndReason::Cancelled));
+        });
+    }
+}
+
+impl ApiReply {
+    /// The call's id, by which it is found in the usage.
+    pub fn turn_id(&self) -> TurnId {
+        self.call.turn_id
+    }
+
+    /// The model's name, as the caller gave it.
+    pub fn model(&self) -> &str {
+        &self.call.bill.model
+    }
+
+    /// The next piece. `None` after [`ApiEvent::End`] or an error. The end comes when the call is
+    /// settled durably.
+    ///
+    /// # Errors
+    /// [`ApiError`] if the model broke off. What was handed out before is charged then as the
+    /// tenant's policy says.
+    pub async fn next(&mut self) -> Option<Result<ApiEvent, ApiError>> {
+        loop {
+            let event = match self.first.take() {
+                Some(event) => event,
+                None => {
+                    let event = self.call.stream.as_mut()?.next().await;
+                    let event = event.unwrap_or_else(broken_off);
+                    self.call.counts.count(&event);
+                    event
+                }
+            };
+            match event {
+                Event::Token { text, reasoning, .. } => {
+                    self.call.counts.handed += 1;
+                    return Some(Ok(ApiEvent::Delta { text, reasoning }));
+                }
+                Event::Data(delta) => {
+                    self.call.counts.handed += 1;
+                    return Some(Ok(ApiEvent::Data(delta)));
+                }
+                Event::Usage(_) | Event::Progress(_) => {}
+                Event::End { finish_reason, .. } => return Some(self.end(finish_reason).await),
+                Event::Error(error) => {
+                    drop(self.call.close(EndReason::Failed));
+                    return Some(Err(api_error(error)));
+                }
+            }
+        }
+    }
+
+    async fn end(&mut self, finish_reason: FinishReason) -> Result<ApiEvent, ApiError> {
+        let usage = self.call.bill.usage(self.call.counts);
+        let mut charge = Micros::ZERO;
+        if let Some((amount, settled)) = self.call.close(end_reason(finish_reason)) {
+            charge = amount;
+            let patience = self.call.core.settings.api.settle.timeout;
+            if !matches!(time::timeout(patience, settled).await, Ok(Ok(()))) {
+                return Err(ApiError::Unsettled);
+            }
+        }
+        Ok(ApiEvent::End { finish_reason, usage, charge })
+    }
+}
+
+impl std::fmt::Debug for ApiReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiReply").field("turn_id", &self.call.turn_id).finish_non_exhaustive()
+    }
+}
+
+impl Counts {
+    fn count(&mut self, event: &Event) {
+        match event {
+            Event::Token { .. } | Event::Data(_) => self.made += 1,
+            Event::Usage(usage) | Event::End { usage, .. } => self.usage = Some(*usage),
+            Event::Progress(_) | Event::Error(_) => {}
+        }
+    }
+}
+
+impl Bill {
+    /// What the model said, or what was seen of it.
+    fn usage(&self, counts: Counts) -> Usage {
+        counts.usage.unwrap_or(Usage {
+            input_tokens: self.input_bound / BYTES_PER_TOKEN,
+            output_tokens: counts.made,
+        })
+    }
+
+    fn line(&self, turn_id: TurnId, counts: Counts, end: EndReason, hold: Micros) -> UsageLine {
+        let Usage { input_tokens, output_tokens } = self.usage(counts);
+        let delivered_tokens = if !is_cut_short(end) {
+            output_tokens
+        } else if self.streamed {
+            share(output_tokens, counts.handed, counts.made)
+        } else {
+            0
+        };
+        let metered = Metered { input_tokens, output_tokens, delivered_tokens, end_reason: end };
+        // An overflow is beyond any hold: the tenant pays the hold.
+        let charge = settle(&self.price.rates(), self.policy, &metered, hold);
+        let charge =
+            charge.unwrap_or(qudao_billing::Charge { charge: hold, absorbed: Micros::ZERO });
+        UsageLine {
+            turn_id,
+            channel_id: self.channel_id,
+            api_key_id: Some(self.key_id),
+            conversation_id: None,
+            model: self.model.clone(),
+            price_version: self.price.version,
+            input_tokens,
+            output_tokens,
+            delivered_tokens,
+            charge: charge.charge,
+            absorbed: charge.absorbed,
+            currency: self.price.currency,
+            policy: self.policy,
+            end_reason: end,
+        }
+    }
+}
+
+/// The part of `tokens` that went out when `handed` of `made` pieces did: a piece may hold more
+/// than one token or less.
+pub(crate) fn share(tokens: u32, handed: u32, made: u32) -> u32 {
+    if made == 0 {
+        return 0;
+    }
+    let part = u64::from(tokens) * u64::from(handed.min(made)) / u64::from(made);
+    u32::try_from(part).unwrap_or(tokens)
+}
+
+/// The first event that a caller can see, or the end.
+async fn first_event(stream: &mut EventStream, counts: &mut Counts) -> Event {
+    loop {
+        let event = stream.next().await.unwrap_or_else(broken_off);
+        counts.count(&event);
+        if !matches!(event, Event::Usage(_) | Event::Progress(_)) {
+            return event;
+        }
+    }
+}
+
+fn broken_off() -> Event {
+    Event::Error(CallError::Protocol("the stream ended without an end".to_owned()))
+}
+
+fn is_cut_short(end: EndReason) -> bool {
+    matches!(end, EndReason::Cancelled | EndReason::Failed)
+}
+
+pub(crate) fn end_reason(finish: FinishReason) -> EndReason {
+    match finish {
+        FinishReason::Stop => EndReason::Stop,
+        FinishReason::Length => EndReason::Length,
+        FinishReason::ToolCalls => EndReason::ToolCalls,
+        FinishReason::ContentFilter => EndReason::ContentFilter,
+        FinishReason::Cancelled => EndReason::Cancelled,
+    }
+}
+
+fn api_error(error: CallError) -> ApiError {
+    let unavailable = |detail: &str| ApiError::Unavailable { detail: detail.to_owned() };
+    match error {
+        CallError::UnknownModel => unavailable("no plugin offers it"),
+        CallError::NotReady { .. } => unavailable("it is not ready"),
+        CallError::Overloaded => unavailable("it is busy"),
+        CallError::Timeout { .. } => ApiError::Timeout,
+        CallError::Provider { kind, message, status, retry_after_ms } => {
+            let retry_after = retry_after_ms.map(Duration::from_millis);
+            ApiError::Provider { kind, message, status, retry_after }
+        }
+        CallError::Crashed { .. } => ApiError::ModelFailed { detail: "it crashed".to_owned() },
+        CallError::Poison => ApiError::ModelFailed {
+            detail: "this request crashed it before and is not tried again".to_owned(),
+        },
+        CallError::Protocol(detail) => ApiError::ModelFailed { detail },
+        CallError::Cancelled => ApiError::ModelFailed { detail: "it was cancelled".to_owned() },
+    }
+}

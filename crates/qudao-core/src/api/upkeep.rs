@@ -1,0 +1,67 @@
+//! Keeps credit blocks alive while they are used, and gives them back when they are not.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use qudao_domain::BlockId;
+use qudao_storage::{Extend, StorageError};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::credit::Lane;
+use crate::Core;
+
+/// Runs until the core closes or is dropped.
+pub(crate) async fn run(core: Weak<Core>, every: Duration, closing: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = time::sleep(every) => {}
+        }
+        let Some(core) = core.upgrade() else { return };
+        core.keep_blocks(core.settings.api.blocks.idle).await;
+        core.api.tidy();
+    }
+}
+
+impl Core {
+    /// Gives back what is not used any more and renews the rest.
+    async fn keep_blocks(self: &Arc<Self>, idle: Duration) {
+        for lane in self.api.lanes() {
+            let outcome = match (lane.retire(idle), lane.block()) {
+                (Some(block), _) => self.give_back(&lane, block).await,
+                (None, Some(block)) => self.renew(&lane, block).await,
+                (None, None) => Ok(()),
+            };
+            if let Err(error) = outcome {
+                // The lease gives it back in the end.
+                tracing::warn!(%error, tenant = %lane.tenant_id, "cannot keep a credit block");
+            }
+        }
+    }
+
+    async fn give_back(&self, lane: &Lane, block: BlockId) -> Result<(), StorageError> {
+        let mut tx = self.store.begin(lane.tenant_id).await?;
+        tx.close_block(block).await?;
+        tx.commit().await
+    }
+
+    async fn renew(&self, lane: &Lane, block: BlockId) -> Result<(), StorageError> {
+        let mut tx = self.store.begin(lane.tenant_id).await?;
+        let lease = self.settings.api.blocks.lease;
+        let outcome = tx.extend_block(block, qudao_domain::Micros::ZERO, lease).await?;
+        tx.commit().await?;
+        if outcome == Extend::Gone {
+            lane.forget(block);
+        }
+        Ok(())
+    }
+
+    /// Gives back all credits that no call uses. Call it at shutdown, after the last call.
+    pub async fn close(self: &Arc<Self>) {
+        self.closing.cancel();
+        self.keep_blocks(Duration::ZERO).await;
+    }
+}

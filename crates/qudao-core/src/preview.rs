@@ -1,0 +1,76 @@
+//! What a watching client sees of a turn before its reply is committed: hints over Redis that
+//! may be lost at any moment. The outbox message is the truth.
+
+use serde::{Deserialize, Serialize};
+
+use qudao_domain::TurnId;
+
+/// One hint on a conversation's preview topic, as JSON.
+///
+/// A client keeps the text of the highest epoch of a turn that it saw, drops hints of a lower
+/// epoch, and clears what it shows when a higher one comes or on [`PreviewEvent::Reset`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PreviewEvent {
+    /// More text of the answer.
+    Delta {
+        /// Which turn.
+        turn: TurnId,
+        /// Which attempt of it: the conversation's fencing number.
+        epoch: i64,
+        /// Where the text belongs, in UTF-16 code units from the answer's beginning (what
+        /// `length` of a string is in a browser).
+        offset: u64,
+        /// The text.
+        text: String,
+    },
+    /// What was shown of this turn so far is void: another attempt begins.
+    Reset {
+        /// Which turn.
+        turn: TurnId,
+        /// The attempt that begins.
+        epoch: i64,
+    },
+    /// A message lies in the outbox and may be read.
+    Message {
+        /// Its place among the conversation's outbound messages.
+        out_seq: i64,
+    },
+    /// What the assistant is doing.
+    Status {
+        /// The new state.
+        state: AssistantState,
+    },
+}
+
+impl PreviewEvent {
+    /// The bytes to publish.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// What the assistant is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssistantState {
+    /// An answer is being made.
+    Thinking,
+    /// The person stopped the answer.
+    Stopped,
+}
+
+/// One order on a conversation's control topic, as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ControlEvent {
+    /// Stop the running answer and keep what was delivered.
+    Stop,
+}
+
+impl ControlEvent {
+    /// The bytes to publish.
+    pub fn to_bytes(self) -> Vec<u8> {
+        serde_json::to_vec(&self).unwrap_or_default()
+    }
+}

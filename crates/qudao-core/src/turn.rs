@@ -1,0 +1,326 @@
+//! A turn: one or more unanswered messages and the reply to them; the unit of work and of charge.
+//!
+//! A worker that dies at any point is followed by another one, which derives the same turn id,
+//! finds the same hold, and is the only one whose epoch the database accepts. A model may be
+//! called twice for a turn; the tenant is charged once.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::{counter, histogram};
+use qudao_domain::{Micros, TurnId};
+use qudao_storage::{
+    Claim, Commit, CommitTurn, EndTurn, ReplyBody, StorageError, TurnContext, UsageLine,
+};
+use rand::RngExt as _;
+use tokio::time::{self, Instant};
+
+use crate::{AssistantState, Core, PreviewEvent, notice::Notice};
+
+mod generate;
+mod prompt;
+mod stop;
+mod typing;
+
+pub(crate) use stop::RunningTurns;
+
+use generate::{Answer, Generated};
+
+/// How often the end of a turn is tried while the database does not answer.
+const COMMIT_TRIES: u32 = 5;
+
+/// What became of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnOutcome {
+    /// A reply was committed.
+    Answered,
+    /// The person stopped the answer; what they saw of it was committed.
+    Stopped,
+    /// No model was called: the wallet does not cover it. The person got a notice.
+    Rejected,
+    /// This attempt failed; the conversation is ready again after this wait.
+    Released {
+        /// The wait.
+        retry_in: Duration,
+    },
+    /// The last attempt failed. The person got an apology, and the credits went back.
+    Buried,
+    /// Another node has the conversation, or the turn was over. Nothing was changed.
+    Lost,
+    /// The database does not answer. The lease will run out.
+    Stuck,
+}
+
+impl TurnOutcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Stopped => "stopped",
+            Self::Rejected => "rejected",
+            Self::Released { .. } => "released",
+            Self::Buried => "buried",
+            Self::Lost => "lost",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
+/// A claim and what it is about.
+struct Turn {
+    claim: Claim,
+    id: TurnId,
+    context: TurnContext,
+}
+
+impl Core {
+    /// Answers the messages of a claim, or ends the claim in another way.
+    pub async fn run_turn(self: &Arc<Self>, claim: Claim) -> TurnOutcome {
+        let began = Instant::now();
+        let outcome = match self.try_turn(claim).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::warn!(?error, conversation = %claim.conversation_id, "a turn is stuck");
+                // If this fails too the lease runs out.
+                self.abandon_turn(&claim).await;
+                TurnOutcome::Stuck
+            }
+        };
+        counter!("qudao_turns_total", "outcome" => outcome.as_str()).increment(1);
+        histogram!("qudao_turn_seconds").record(began.elapsed());
+        outcome
+    }
+
+    /// Gives a claim back at once, for another node to take.
+    pub async fn abandon_turn(&self, claim: &Claim) {
+        if let Err(error) = self.release(claim, Duration::ZERO).await {
+            tracing::warn!(%error, conversation = %claim.conversation_id, "cannot release a turn");
+        }
+    }
+
+    async fn try_turn(self: &Arc<Self>, claim: Claim) -> Result<TurnOutcome, StorageError> {
+        let id = TurnId::derive(claim.conversation_id, claim.from_seq);
+        let context = self.turn_context(&claim).await?;
+        if context.pending.is_empty() {
+            self.release(&claim, Duration::ZERO).await?;
+            return Ok(TurnOutcome::Lost);
+        }
+        self.record_wait(&context);
+        let turn = Turn { claim, id, context };
+        if self.settings.turns.max_attempts < claim.attempts {
+            return self.bury(&turn).await;
+        }
+        if 1 < claim.attempts {
+            let reset = PreviewEvent::Reset { turn: id, epoch: claim.epoch };
+            self.show(claim.conversation_id, &reset).await;
+        }
+        self.show_status(claim.conversation_id, AssistantState::Thinking).await;
+        let generated = tokio::select! {
+            biased;
+            () = self.lose_lease(&claim) => {
+                counter!("qudao_leases_lost_total").increment(1);
+                return Ok(TurnOutcome::Lost);
+            }
+            generated = self.generate(&turn) => generated?,
+        };
+        self.finish(turn, generated).await
+    }
+
+    async fn finish(
+        self: &Arc<Self>,
+        turn: Turn,
+        generated: Generated,
+    ) -> Result<TurnOutcome, StorageError> {
+        match generated {
+            Generated::Answer(answer) => {
+                let stopped = answer.stopped;
+                if stopped {
+                    self.show_status(turn.claim.conversation_id, AssistantState::Stopped).await;
+                }
+                let core = Arc::clone(self);
+                // A task of its own: shutdown must not stop a commit half way.
+                let commit = self.spawn(async move { core.commit(&turn, *answer).await });
+                let committed = commit.await.unwrap_or(Ok(false))?;
+                Ok(match (committed, stopped) {
+                    (false, _) => TurnOutcome::Lost,
+                    (true, true) => TurnOutcome::Stopped,
+                    (true, false) => TurnOutcome::Answered,
+                })
+            }
+            Generated::Nothing => {
+                self.show_status(turn.claim.conversation_id, AssistantState::Stopped).await;
+                self.reject(&turn, Notice::Stopped, TurnOutcome::Stopped).await
+            }
+            Generated::NoFunds => self.reject(&turn, Notice::NoFunds, TurnOutcome::Rejected).await,
+            Generated::Fenced => Ok(TurnOutcome::Lost),
+            Generated::Failed { detail, hopeless } => self.fail(&turn, &detail, hopeless).await,
+        }
+    }
+
+    async fn turn_context(&self, claim: &Claim) -> Result<TurnContext, StorageError> {
+        let mut tx = self.store.begin(claim.tenant_id).await?;
+        let limit = self.settings.turns.history_messages;
+        let context =
+            tx.turn_context(claim.conversation_id, claim.from_seq, claim.to_seq, limit).await?;
+        tx.commit().await?;
+        Ok(context)
+    }
+
+    fn record_wait(&self, context: &TurnContext) {
+        let Some(first) = context.pending.first() else { return };
+        let waited = self.clock.now().duration_since(first.at).as_secs_f64();
+        histogram!("qudao_turn_wait_seconds").record(waited.max(0.0));
+    }
+
+    /// Extends the lease again and again. Returns when the lease is lost.
+    async fn lose_lease(&self, claim: &Claim) {
+        let settings = &self.settings.turns;
+        let mut good_until = Instant::now() + settings.lease;
+        loop {
+            time::sleep(settings.heartbeat).await;
+            let asked = Instant::now();
+            let beat = time::timeout_at(good_until, self.beat(claim, settings.lease));
+            match beat.await {
+                Ok(Ok(true)) => good_until = asked + settings.lease,
+                Ok(Ok(false)) | Err(_) => return,
+                Ok(Err(_)) if good_until <= Instant::now() => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, conversation = %claim.conversation_id, "no heartbeat");
+                }
+            }
+        }
+    }
+
+    async fn beat(&self, claim: &Claim, lease: Duration) -> Result<bool, StorageError> {
+        let mut tx = self.store.begin(claim.tenant_id).await?;
+        let kept = tx.heartbeat(claim.conversation_id, claim.epoch, lease).await?;
+        tx.commit().await?;
+        Ok(kept)
+    }
+
+    /// T4. Whether this node was still the one to do it.
+    async fn commit(self: &Arc<Self>, turn: &Turn, answer: Answer) -> Result<bool, StorageError> {
+        let Turn { claim, id, context } = turn;
+        let usage = answer.usage_line(*id, claim.conversation_id, context);
+        count_usage(&usage);
+        let commit = CommitTurn {
+            conversation_id: claim.conversation_id,
+            epoch: claim.epoch,
+            turn_id: *id,
+            to_seq: claim.to_seq,
+            reply: ReplyBody { text: answer.text },
+            usage,
+        };
+        let mut tries = 1;
+        loop {
+            match self.try_commit(claim, &commit).await {
+                // Whether the last commit arrived is unknown. If it did, the repetition is
+                // refused, and the reply waits in the outbox all the same.
+                Err(error) if error.is_transient() && tries < COMMIT_TRIES => {
+                    tracing::warn!(%error, turn = %id, "a commit is tried again");
+                    time::sleep(Duration::from_millis(200) * tries).await;
+                    tries += 1;
+                }
+                Ok(Commit::Done { .. }) => {
+                    self.wake_outbox();
+                    return Ok(true);
+                }
+                Ok(Commit::Fenced) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_commit(&self, claim: &Claim, commit: &CommitTurn) -> Result<Commit, StorageError> {
+        let mut tx = self.store.begin(claim.tenant_id).await?;
+        let outcome = tx.commit_turn(commit).await?;
+        tx.commit().await?;
+        Ok(outcome)
+    }
+
+    async fn fail(
+        self: &Arc<Self>,
+        turn: &Turn,
+        detail: &str,
+        hopeless: bool,
+    ) -> Result<TurnOutcome, StorageError> {
+        let Claim { conversation_id, attempts, .. } = turn.claim;
+        tracing::warn!(conversation = %conversation_id, turn = %turn.id, attempts, detail, "a turn failed");
+        if hopeless || self.settings.turns.max_attempts <= attempts {
+            return self.bury(turn).await;
+        }
+        let retry_in = self.backoff(attempts);
+        if self.release(&turn.claim, retry_in).await? {
+            Ok(TurnOutcome::Released { retry_in })
+        } else {
+            Ok(TurnOutcome::Lost)
+        }
+    }
+
+    /// Full jitter: conversations that failed together do not come back together.
+    fn backoff(&self, attempts: u32) -> Duration {
+        let steps = &self.settings.turns.backoff;
+        let step = (attempts.max(1) as usize - 1).min(steps.len().saturating_sub(1));
+        let longest = steps.get(step).copied().unwrap_or_default();
+        longest.mul_f64(rand::rng().random_range(0.0..=1.0))
+    }
+
+    async fn release(&self, claim: &Claim, retry_in: Duration) -> Result<bool, StorageError> {
+        let mut tx = self.store.begin(claim.tenant_id).await?;
+        let released = tx.release_turn(claim.conversation_id, claim.epoch, retry_in).await?;
+        tx.commit().await?;
+        Ok(released)
+    }
+
+    async fn bury(self: &Arc<Self>, turn: &Turn) -> Result<TurnOutcome, StorageError> {
+        let mut tx = self.store.begin(turn.claim.tenant_id).await?;
+        let buried = tx.bury_turn(&turn.end(Notice::GaveUp)).await?;
+        tx.commit().await?;
+        Ok(self.ended(buried, TurnOutcome::Buried))
+    }
+
+    async fn reject(
+        self: &Arc<Self>,
+        turn: &Turn,
+        notice: Notice,
+        outcome: TurnOutcome,
+    ) -> Result<TurnOutcome, StorageError> {
+        let mut tx = self.store.begin(turn.claim.tenant_id).await?;
+        let rejected = tx.reject_turn(&turn.end(notice)).await?;
+        tx.commit().await?;
+        Ok(self.ended(rejected, outcome))
+    }
+
+    fn ended(self: &Arc<Self>, commit: Commit, outcome: TurnOutcome) -> TurnOutcome {
+        match commit {
+            Commit::Done { .. } => {
+                self.wake_outbox();
+                outcome
+            }
+            Commit::Fenced => TurnOutcome::Lost,
+        }
+    }
+}
+
+impl Turn {
+    fn end(&self, notice: Notice) -> EndTurn {
+        EndTurn {
+            conversation_id: self.claim.conversation_id,
+            epoch: self.claim.epoch,
+            turn_id: self.id,
+            to_seq: self.claim.to_seq,
+            notice: ReplyBody { text: notice.text(&self.context.locale).to_owned() },
+        }
+    }
+}
+
+fn count_usage(usage: &UsageLine) {
+    let micros = |amount: Micros| amount.get().unsigned_abs();
+    counter!("qudao_tokens_total", "door" => "chat", "side" => "input")
+        .increment(u64::from(usage.input_tokens));
+    counter!("qudao_tokens_total", "door" => "chat", "side" => "output")
+        .increment(u64::from(usage.output_tokens));
+    counter!("qudao_charged_micros_total", "door" => "chat").increment(micros(usage.charge));
+    if Micros::ZERO < usage.absorbed {
+        tracing::warn!(turn = %usage.turn_id, absorbed = %usage.absorbed, "a turn cost more than its hold");
+        counter!("qudao_absorbed_micros_total", "door" => "chat").increment(micros(usage.absorbed));
+    }
+}

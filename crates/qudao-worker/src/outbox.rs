@@ -1,0 +1,131 @@
+//! Claims outbound messages and hands them to their channels. Within a conversation only the
+//! first open message can be claimed, so a slow or failing one holds back its own thread alone.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::{counter, gauge};
+use qudao_core::DeliverError;
+use qudao_storage::{OutboxClaim, StorageError, Topic};
+use rand::RngExt as _;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
+
+use crate::{Shared, signal::Signal};
+
+/// What is left of a lease when a delivery is given up, to write that down.
+const MARGIN: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let slots = Arc::new(Semaphore::new(shared.settings.deliveries_in_flight.max(1)));
+    let remote = shared.core.bus.subscribe(&Topic::WakeOutbox);
+    let mut signal = Signal::new(&shared.core.wake.outbox, remote, &shared.settings);
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            slot = Arc::clone(&slots).acquire_owned() => {
+                let Ok(slot) = slot else { return };
+                if claim(&shared, &slots, slot).await {
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = signal.wait() => {}
+        }
+    }
+}
+
+/// Claims as many messages as there are free slots. Whether there may be more.
+async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemaphorePermit) -> bool {
+    let permits = shared.gather(slots, first);
+    let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
+    let (core, lease) = (&shared.core, shared.settings.delivery_lease);
+    let claims = match core.store.claim_outbox(core.node, limit, lease).await {
+        Ok(claims) => claims,
+        Err(error) => {
+            counter!("qudao_claim_failures_total", "queue" => "outbox").increment(1);
+            tracing::warn!(%error, "cannot claim outbound messages");
+            return false;
+        }
+    };
+    let full = claims.len() == permits.len();
+    for (claim, permit) in claims.into_iter().zip(permits) {
+        shared.jobs.spawn(deliver(Arc::clone(shared), claim, permit));
+    }
+    full
+}
+
+async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphorePermit) {
+    let in_flight = gauge!("qudao_deliveries_in_flight");
+    in_flight.increment(1);
+    let work = async {
+        let delivered = send(&shared, &claim).await;
+        let outcome = match &delivered {
+            Ok(()) => "delivered",
+            Err(error) if error.retryable => "failed",
+            Err(_) => "refused",
+        };
+        counter!("qudao_deliveries_total", "outcome" => outcome).increment(1);
+        if let Err(error) = record(&shared, &claim, delivered).await {
+            // The lease runs out and it is sent again, under the same id.
+            tracing::warn!(%error, outbox = %claim.outbox_id, "a delivery is not written down");
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = shared.abandon.cancelled() => {}
+    }
+    in_flight.decrement(1);
+}
+
+async fn send(shared: &Shared, claim: &OutboxClaim) -> Result<(), DeliverError> {
+    let failed = |detail: &str| Err(DeliverError { retryable: true, detail: detail.to_owned() });
+    // Another node may have the adapter, so this is not a refusal.
+    let Some(channel) = shared.channels.get(&claim.channel_kind) else {
+        return failed("this node has no adapter for the channel");
+    };
+    let patience = shared.settings.delivery_lease.saturating_sub(MARGIN).max(MARGIN);
+    match time::timeout(patience, channel.deliver(claim)).await {
+        Ok(outcome) => outcome,
+        Err(_) => failed("the other side took too long"),
+    }
+}
+
+/// T6.
+async fn record(
+    shared: &Shared,
+    claim: &OutboxClaim,
+    delivered: Result<(), DeliverError>,
+) -> Result<(), StorageError> {
+    let mut tx = shared.core.store.begin(claim.tenant_id).await?;
+    match delivered {
+        Ok(()) => {
+            tx.finish_outbox(&[(claim.outbox_id, claim.epoch)]).await?;
+        }
+        Err(DeliverError { retryable, detail }) => match backoff(shared, claim.attempts) {
+            Some(delay) if retryable => {
+                tracing::info!(outbox = %claim.outbox_id, detail, ?delay, "a delivery failed");
+                tx.retry_outbox(claim.outbox_id, claim.epoch, delay, &detail).await?;
+            }
+            _ => {
+                tracing::warn!(outbox = %claim.outbox_id, detail, "a delivery is given up");
+                tx.bury_outbox(claim.outbox_id, claim.epoch, &detail).await?;
+            }
+        },
+    }
+    tx.commit().await?;
+    // The next message of the conversation may be waiting behind this one.
+    shared.core.wake.outbox.notify_one();
+    Ok(())
+}
+
+/// The wait before the next try, with full jitter; `None` after the last.
+fn backoff(shared: &Shared, attempts: u32) -> Option<Duration> {
+    let step = attempts.max(1) as usize - 1;
+    let longest = shared.settings.delivery_backoff.get(step)?;
+    Some(longest.mul_f64(rand::rng().random_range(0.0..=1.0)))
+}

@@ -1,0 +1,66 @@
+//! Claims conversations with unanswered messages and runs their turns.
+
+use std::sync::Arc;
+
+use metrics::{counter, gauge};
+use qudao_storage::{Claim, Topic};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{Shared, signal::Signal};
+
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let slots = Arc::new(Semaphore::new(shared.settings.turns_in_flight.max(1)));
+    let remote = shared.core.bus.subscribe(&Topic::WakeTurns);
+    let mut signal = Signal::new(&shared.core.wake.turns, remote, &shared.settings);
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            // Claims only what can start at once: a claimed row that waits wastes its lease.
+            slot = Arc::clone(&slots).acquire_owned() => {
+                let Ok(slot) = slot else { return };
+                let claimed = claim(&shared, &slots, slot).await;
+                if claimed {
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = signal.wait() => {}
+        }
+    }
+}
+
+/// Claims as many conversations as there are free slots. Whether there may be more.
+async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemaphorePermit) -> bool {
+    let permits = shared.gather(slots, first);
+    let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
+    let core = &shared.core;
+    let lease = core.settings.turns.lease;
+    let claims = match core.store.claim_conversations(core.node, limit, lease).await {
+        Ok(claims) => claims,
+        Err(error) => {
+            counter!("qudao_claim_failures_total", "queue" => "turns").increment(1);
+            tracing::warn!(%error, "cannot claim conversations");
+            return false;
+        }
+    };
+    let full = claims.len() == permits.len();
+    for (claim, permit) in claims.into_iter().zip(permits) {
+        shared.jobs.spawn(turn(Arc::clone(shared), claim, permit));
+    }
+    full
+}
+
+async fn turn(shared: Arc<Shared>, claim: Claim, _slot: OwnedSemaphorePermit) {
+    let in_flight = gauge!("qudao_turns_in_flight");
+    in_flight.increment(1);
+    tokio::select! {
+        outcome = shared.core.run_turn(claim) => {
+            tracing::debug!(conversation = %claim.conversation_id, ?outcome, "turn");
+        }
+        () = shared.abandon.cancelled() => shared.core.abandon_turn(&claim).await,
+    }
+    in_flight.decrement(1);
+}
