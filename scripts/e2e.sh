@@ -40,7 +40,7 @@ $venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model"
 
 (cd tests/e2e && npm ci --silent --no-audit --no-fund)
 QUDAO_DEMO=$QUDAO_HOME/demo.json QUDAO_SCREENSHOTS=$(realpath "$shots") \
-    node --test --test-concurrency=1 tests/e2e/
+    node --test --test-concurrency=1 tests/e2e/*.test.mjs
 
 "$bin/qudao" check
 kill -TERM "$server"

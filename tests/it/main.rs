@@ -1,0 +1,16 @@
+//! The assembled system, tested from outside: the real binary with its own Postgres and Redis,
+//! plugins loaded from files, over HTTP.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test cannot go on without what it asks for, and the panic is its report"
+)]
+
+mod admin;
+mod chat;
+mod death;
+mod nodes;
+mod platform;
+mod provider;
+mod visitor;

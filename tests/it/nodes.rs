@@ -1,0 +1,54 @@
+//! Two nodes over one Postgres and one Redis: the socket on one, the worker on the other.
+
+use serde_json::json;
+
+use crate::{
+    platform::{Platform, Wanted},
+    visitor::Visitor,
+};
+
+#[tokio::test]
+async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
+    let worker = Platform::start_with(Wanted {
+        words: vec!["--role", "worker"],
+        settings: SLOW.to_owned(),
+        environment: vec![("QUDAO__DEMO__MODEL", "slow".to_owned())],
+    })
+    .await;
+    let api = Platform::start_with(Wanted {
+        words: vec!["--role", "api"],
+        settings: SLOW.to_owned(),
+        environment: vec![
+            ("QUDAO__DEMO__MODEL", "slow".to_owned()),
+            ("DATABASE_URL", worker.text("database_url").to_owned()),
+            ("REDIS_URL", worker.text("redis_url").to_owned()),
+        ],
+    })
+    .await;
+    let mut visitor = Visitor::arrive(&api).await;
+    visitor.say("m1", "one two three four").await;
+    let mut preview = String::new();
+    loop {
+        let frame = visitor.read().await;
+        if frame["type"] == "delta" {
+            preview += frame["text"].as_str().unwrap();
+        }
+        if frame["type"] == "message" && frame["role"] == "assistant" {
+            assert_eq!(frame["text"], "one two three four");
+            break;
+        }
+    }
+    assert!(preview.starts_with("one two"), "{preview:?}");
+    assert_eq!(json!(preview.contains("three")), json!(true), "{preview:?}");
+    worker.assert_books_balance();
+}
+
+const SLOW: &str = r#"
+[[instances]]
+name = "slow"
+plugin = "echo"
+config = { delay_ms = 100 }
+[[instances.models]]
+name = "slow"
+prices = [{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }]
+"#;
