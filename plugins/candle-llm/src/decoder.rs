@@ -430,3 +430,6 @@ impl Task for Convert {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,23 @@
 //! A language model on the machine's own processor: GGUF files of the llama, qwen2, qwen3 and
 //! gemma3 families.
 
+pub mod config;
 pub mod decoder;
+pub mod engine;
 pub mod error;
 pub mod gguf;
 pub mod ops;
+pub mod plugin;
 pub mod pool;
+pub mod prompt;
+pub mod sampling;
 pub mod shape;
+pub mod stream;
+pub mod template;
 pub mod tiles;
+pub mod tokens;
+
+/// Activations are allocated and freed hundreds of times per token.
+#[cfg(not(test))]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

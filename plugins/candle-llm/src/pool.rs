@@ -15,7 +15,7 @@ const SPINS: u32 = 6_000;
 
 /// Work that every thread takes part in; it shares out its pieces by itself.
 pub trait Task: Send + Sync {
-    /// Does this thread's share.
+    /// Draws pieces until none are left. Thread 0 always takes part; another may come too late.
     fn work(&self, thread: usize);
 }
 
@@ -67,17 +67,20 @@ impl Pool {
         let task = Arc::new(task);
         if !self.workers.is_empty() {
             *lock(&self.shared.task) = Some(Arc::clone(&task) as Arc<dyn Task>);
-            self.shared.busy.store(self.workers.len(), Ordering::Relaxed);
             self.shared.generation.fetch_add(1, Ordering::Release);
             for worker in &self.workers {
                 worker.thread().unpark();
             }
         }
         task.work(0);
-        while self.shared.busy.load(Ordering::Acquire) > 0 {
-            spin_loop();
-        }
+        // A worker that has not begun by now finds nothing left: on a busy machine it may not
+        // run for milliseconds, and its share has been drawn by the others.
         *lock(&self.shared.task) = None;
+        let mut spins = 0u32;
+        while self.shared.busy.load(Ordering::Acquire) > 0 {
+            spins += 1;
+            if spins < SPINS { spin_loop() } else { std::thread::yield_now() }
+        }
         match Arc::into_inner(task) {
             Some(task) if !self.shared.failed.swap(false, Ordering::Relaxed) => task,
             _ => panic!("a worker thread panicked"),
@@ -117,15 +120,22 @@ fn serve(shared: &Shared, index: usize) {
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        let task = lock(&shared.task).clone();
+        let task = {
+            let slot = lock(&shared.task);
+            // Counted under the lock: `run` empties the slot before it looks at the count.
+            if slot.is_some() {
+                shared.busy.fetch_add(1, Ordering::Relaxed);
+            }
+            slot.clone()
+        };
         if let Some(task) = task {
             // The task must be let go of before `busy` falls: `run` takes it back then.
             if catch_unwind(AssertUnwindSafe(|| task.work(index))).is_err() {
                 shared.failed.store(true, Ordering::Relaxed);
             }
             drop(task);
+            shared.busy.fetch_sub(1, Ordering::Release);
         }
-        shared.busy.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -163,6 +173,8 @@ mod tests {
     impl Task for Fails {
         fn work(&self, thread: usize) {
             assert_eq!(thread, 0, "on purpose");
+            // Long enough for the worker to begin.
+            std::thread::sleep(std::time::Duration::from_millis(200));
         }
     }
 

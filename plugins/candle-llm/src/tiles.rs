@@ -153,11 +153,7 @@ impl NullaryFnOnce for Quantise<'_> {
     type Output = ();
 
     #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "within ±16383 by its scale"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "within ±16383 by its scale")]
     fn call(self) {
         let blocks = self.values.chunks_exact(BLOCK);
         let targets = self.to.pairs.chunks_exact_mut(PAIRS).zip(&mut self.to.scales);
@@ -184,7 +180,7 @@ impl NullaryFnOnce for Quantise<'_> {
 pub fn multiply(pool: &Pool, activations: &Arc<Activations>, matrix: &Arc<Matrix>) -> Vec<f32> {
     let tiles = matrix.rows.div_ceil(ROWS);
     // Enough pieces to even out the threads, few enough that drawing one costs nothing.
-    let pieces = (pool.threads() * 4).min(tiles).max(1);
+    let pieces = (pool.threads() * 8).min(tiles).max(1);
     let span = tiles.div_ceil(pieces);
     let pieces = tiles.div_ceil(span);
     let done = pool.run(Multiply {
@@ -318,12 +314,12 @@ fn plain(piece: Piece<'_>) {
             let mut sums = [0f32; ROWS];
             for (block, weight_scales) in group.scales.iter().enumerate() {
                 let mut partial = [0i32; ROWS];
-                for pair in block * PAIRS..(block + 1) * PAIRS {
-                    let (low, high) = (i32::from(pairs[pair] as i16), pairs[pair] >> 16);
-                    for (lane, sum) in partial.iter_mut().enumerate() {
-                        let weights = &group.weights[pair];
-                        *sum += i32::from(weights[2 * lane]) * low
-                            + i32::from(weights[2 * lane + 1]) * high;
+                let span = block * PAIRS..(block + 1) * PAIRS;
+                for (weights, pair) in group.weights[span.clone()].iter().zip(&pairs[span]) {
+                    // The low half with its sign, and the high half.
+                    let (low, high) = (pair << 16 >> 16, pair >> 16);
+                    for (sum, weights) in partial.iter_mut().zip(weights.chunks_exact(2)) {
+                        *sum += i32::from(weights[0]) * low + i32::from(weights[1]) * high;
                     }
                 }
                 for lane in 0..ROWS {

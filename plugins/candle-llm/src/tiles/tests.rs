@@ -17,10 +17,7 @@ fn reference(matrix: &Matrix, activations: &[f32]) -> Vec<f32> {
     for activations in activations.chunks_exact(matrix.columns()) {
         for index in 0..matrix.rows() {
             matrix.row(index, &mut row);
-            out.push(
-                row.iter().zip(activations).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
-                    as f32,
-            );
+            out.push(row.iter().zip(activations).map(|(a, b)| a * b).sum());
         }
     }
     out
