@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod load;
+pub mod platform;
 pub mod postgres;
 pub mod proxy;
 pub mod upstream;

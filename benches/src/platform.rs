@@ -1,0 +1,190 @@
+//! A Qudao of its own for a measurement: private home, private services, one remote provider.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// The model whose plugin runs inside the platform's process.
+pub const INPROC: &str = "bench-inproc";
+/// The model whose plugin runs in a process of its own.
+pub const PROCESS: &str = "bench-process";
+/// [`INPROC`] and [`PROCESS`] with one event every 5 ms.
+pub const PACED: [&str; 2] = ["bench-inproc-paced", "bench-process-paced"];
+
+/// First start: a database is made and migrated.
+const START: Duration = Duration::from_secs(120);
+
+/// What `qudao serve --demo` writes about itself.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Demo {
+    /// `http://host:port`.
+    pub base_url: String,
+    /// A key of the demo tenant.
+    pub api_key: String,
+    /// The private server.
+    pub database_url: String,
+}
+
+/// A running platform; dropping it ends it and removes its home.
+pub struct Platform {
+    child: Child,
+    /// How to reach it.
+    pub demo: Demo,
+    home: TempDir,
+}
+
+impl Platform {
+    /// Starts `binary` in front of the provider at `upstream` (`http://host:port`).
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not become ready.
+    pub fn start(binary: &Path, plugins: &Path, upstream: &str) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("qudao-bench-").tempdir()?;
+        readable_by_all(home.path())?;
+        let config = home.path().join("qudao.toml");
+        fs::write(&config, settings(plugins, upstream))?;
+        let log = fs::File::create(home.path().join("log"))?;
+        let bind = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let child = Command::new(binary)
+            .args(["serve", "--demo", "--bind", &bind.to_string(), "--config"])
+            .arg(&config)
+            .arg("--home")
+            .arg(home.path().join("home"))
+            .env_remove("DATABASE_URL")
+            .env_remove("REDIS_URL")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", binary.display()))?;
+        let demo = Demo {
+            base_url: format!("http://{bind}"),
+            api_key: String::new(),
+            database_url: String::new(),
+        };
+        let mut platform = Self { child, demo, home };
+        platform.wait()?;
+        Ok(platform)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let file = self.home.path().join("home/demo.json");
+        let begun = Instant::now();
+        while begun.elapsed() < START {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("qudao ended with {status}:\n{}", self.log());
+            }
+            if let Some(demo) = read(&file) {
+                self.demo = demo;
+                if self.answers() {
+                    return Ok(());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        bail!("qudao was not ready after {START:?}:\n{}", self.log())
+    }
+
+    /// One call of each model, so that nothing is measured that happens once only.
+    fn answers(&self) -> bool {
+        [INPROC, PROCESS].iter().chain(&PACED).all(|model| {
+            crate::load::Target::chat(&self.demo.base_url, &self.demo.api_key, model, true)
+                .and_then(|target| crate::load::run(&target, 1, 1))
+                .is_ok()
+        })
+    }
+
+    /// The last lines that it wrote.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        // The private services must end before their home is removed: ask, then insist.
+        let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        let begun = Instant::now();
+        while asked.is_ok() && begun.elapsed() < Duration::from_secs(30) {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn read(file: &Path) -> Option<Demo> {
+    serde_json::from_str(&fs::read_to_string(file).ok()?).ok()
+}
+
+/// The private Postgres may run as another user, who must be able to pass through.
+fn readable_by_all(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+}
+
+/// Everything on that a customer would have on; the rate limit is there and never reached.
+fn settings(plugins: &Path, upstream: &str) -> String {
+    let mut text = format!(
+        "[plugins]\ndirs = [{:?}]\nallow_unsigned = true\n\n[limits]\nrequests_per_second = 1000000\n\
+         burst = 1000000\n\n[demo]\nmodel = \"{INPROC}\"\ncredits = \"100000\"\n",
+        plugins.display().to_string(),
+    );
+    for (placement, model, paced) in [("inproc", INPROC, PACED[0]), ("process", PROCESS, PACED[1])]
+    {
+        text.push_str(&format!(
+            "\n[[instances]]\nname = \"{model}\"\nplugin = \"openai\"\nplacement = \"{placement}\"\n\
+             max_concurrency = 256\nconfig = {{ base_url = \"{upstream}/v1\", api_key = \"sk-bench\" }}\n",
+        ));
+        for (name, upstream) in [(model, "mock-json"), (paced, "mock-paced")] {
+            text.push_str(&format!(
+                "\n[[instances.models]]\nname = \"{name}\"\nupstream = \"{upstream}\"\nkind = \"chat\"\n\
+                 context_tokens = 8192\nmax_output_tokens = 1024\ndata_class = \"remote\"\nprices = \
+                 [{{ currency = \"CNY\", input_per_mtok = \"1.20\", output_per_mtok = \"4.80\", \
+                 per_call = \"0\" }}]\n",
+            ));
+        }
+    }
+    text
+}
+
+/// Finds the program and the plugins where a release build leaves them.
+///
+/// # Errors
+/// Says which command makes what is missing.
+pub fn find(binary: Option<PathBuf>, plugins: Option<PathBuf>) -> Result<(PathBuf, PathBuf)> {
+    let beside = std::env::current_exe()?.with_file_name("qudao");
+    let binary = binary.unwrap_or(beside);
+    if !binary.is_file() {
+        bail!(
+            "{} is missing: cargo build --release -p qudao-cli -p qudao-plugin-host",
+            binary.display()
+        );
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let plugins = plugins.unwrap_or_else(|| root.join("dist/plugins"));
+    if !plugins.join("openai").is_dir() {
+        bail!("{} has no openai plugin: cargo xtask plugins", plugins.display());
+    }
+    Ok((binary, plugins))
+}
