@@ -1,1 +1,16 @@
-//! (to be written)
+//! The messaging surfaces that Qudao itself serves. A new one is a folder here and a line in
+//! [`all`].
+
+use std::sync::Arc;
+
+use qudao_core::{Channel, Core};
+
+mod web;
+
+pub use web::WebChannel;
+
+/// Every channel that outbound messages can be handed to. The API is not among them: its answers
+/// go out with the call, so it has nothing to deliver later.
+pub fn all(core: &Arc<Core>) -> Vec<Arc<dyn Channel>> {
+    vec![Arc::new(WebChannel::new(core.bus.clone()))]
+}

@@ -1,0 +1,180 @@
+//! Assistants: a tenant's personas.
+
+use actix_web::{HttpResponse, web};
+use jiff::Timestamp;
+use qudao_domain::{
+    AssistantId, RouteId,
+    text::{Name, SystemPrompt},
+};
+use qudao_storage::{Assistant, NewAssistant};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::{List, created, dangling, in_tenant, page, parse_optional_text};
+use crate::{
+    access::TenantScope,
+    error::{ApiError, FieldCheck},
+    extract::{Body, Id, NoQuery, PageQuery, Query},
+    state::AppState,
+};
+
+const MAX_GREETING_CHARS: usize = 2_000;
+const MAX_REPLY_TOKENS: u32 = 65_536;
+
+/// An assistant to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateAssistant {
+    /// What it is called; 1 to 120 characters.
+    name: String,
+    /// What it is told; 1 to 32,000 characters.
+    system_prompt: String,
+    /// What a person sees before they write; at most 2,000 characters.
+    greeting: Option<String>,
+    /// How it chooses its words.
+    params: Option<Sampling>,
+    /// Which models may answer.
+    route_id: String,
+}
+
+/// How an assistant chooses its words. What is left out is the model's default.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sampling {
+    /// The longest reply, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    /// 0 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    /// More than 0, up to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f32>,
+    /// At least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u32>,
+    /// 0.5 to 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeat_penalty: Option<f32>,
+    /// The same seed gives the same answer, where the model can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    /// Up to four texts at which a reply ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop: Option<Vec<String>>,
+}
+
+impl Sampling {
+    fn check(&self, check: &mut FieldCheck) {
+        let ranges = [
+            ("/params/temperature", self.temperature, 0.0..=2.0),
+            ("/params/top_p", self.top_p, f32::MIN_POSITIVE..=1.0),
+            ("/params/repeat_penalty", self.repeat_penalty, 0.5..=2.0),
+        ];
+        for (pointer, value, range) in ranges {
+            if value.is_some_and(|value| !range.contains(&value)) {
+                let (least, most) = (range.start().round(), range.end());
+                check.refuse(pointer, format_args!("has to be between {least} and {most}"));
+            }
+        }
+        if self.max_tokens.is_some_and(|tokens| !(1..=MAX_REPLY_TOKENS).contains(&tokens)) {
+            check.refuse(
+                "/params/max_tokens",
+                format_args!("has to be between 1 and {MAX_REPLY_TOKENS}"),
+            );
+        }
+        if self.top_k == Some(0) {
+            check.refuse("/params/top_k", "has to be at least 1");
+        }
+        let stops = self.stop.as_deref().unwrap_or_default();
+        if 4 < stops.len() || stops.iter().any(|stop| stop.is_empty() || 200 < stop.len()) {
+            check.refuse("/params/stop", "may have four texts of 1 to 200 bytes at most");
+        }
+    }
+}
+
+impl CreateAssistant {
+    fn parse(self) -> Result<NewAssistant, ApiError> {
+        let mut check = FieldCheck::default();
+        let name = check.take("/name", Name::parse(&self.name));
+        let prompt = check.take("/system_prompt", SystemPrompt::parse(&self.system_prompt));
+        let greeting = self.greeting.as_deref().unwrap_or_default();
+        let greeting = check.take("/greeting", parse_optional_text(greeting, MAX_GREETING_CHARS));
+        let route_id = check.take("/route_id", self.route_id.parse::<RouteId>());
+        let params = self.params.unwrap_or_default();
+        params.check(&mut check);
+        let params = check.take("/params", serde_json::to_value(&params));
+        let whole = name.zip(prompt).zip(greeting).zip(route_id).zip(params);
+        check.finish(whole.map(|((((name, system_prompt), greeting), route_id), params)| {
+            NewAssistant { name, system_prompt, greeting, params, route_id }
+        }))
+    }
+}
+
+/// An assistant.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "Assistant", as = Assistant)]
+pub(crate) struct AssistantBody {
+    #[schema(value_type = String, example = "ast_0198c0de00007000800000000000a001")]
+    id: AssistantId,
+    name: String,
+    system_prompt: String,
+    greeting: String,
+    #[schema(value_type = Sampling)]
+    params: Value,
+    #[schema(value_type = String, example = "rte_0198c0de00007000800000000000a001")]
+    route_id: RouteId,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+impl From<Assistant> for AssistantBody {
+    fn from(assistant: Assistant) -> Self {
+        let Assistant { id, name, system_prompt, greeting, params, route_id, created_at } =
+            assistant;
+        Self { id, name, system_prompt, greeting, params, route_id, created_at }
+    }
+}
+
+pub(crate) async fn create(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    _: Query<NoQuery>,
+    Body(body): Body<CreateAssistant>,
+) -> Result<HttpResponse, ApiError> {
+    let new = body.parse()?;
+    let made = in_tenant(&state, tenant_id, move |tx| {
+        Box::pin(
+            async move { tx.create_assistant(&new).await.map_err(dangling("/route_id", "route")) },
+        )
+    });
+    let made = made.await?;
+    let location = format!("/v1/tenants/{tenant_id}/assistants/{}", made.id);
+    Ok(created(&location, &AssistantBody::from(made)))
+}
+
+pub(crate) async fn list(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    Query(query): Query<PageQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let page = page(&query)?;
+    let listing = in_tenant(&state, tenant_id, move |tx| {
+        Box::pin(async move { Ok(tx.list_assistants(&page).await?) })
+    });
+    Ok(HttpResponse::Ok().json(List::<AssistantBody>::of(listing.await?)))
+}
+
+pub(crate) async fn get(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    Id(id): Id<AssistantId>,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let found = in_tenant(&state, tenant_id, move |tx| {
+        Box::pin(async move { Ok(tx.find_assistant(id).await?) })
+    });
+    let assistant = found.await?.ok_or_else(|| ApiError::not_found("assistant"))?;
+    Ok(HttpResponse::Ok().json(AssistantBody::from(assistant)))
+}

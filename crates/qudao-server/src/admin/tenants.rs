@@ -1,0 +1,245 @@
+//! Tenants, their wallets, and the credits that an operator adds by hand.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use jiff::Timestamp;
+use qudao_domain::{
+    Currency, LedgerTxnId, Micros, TenantId,
+    state::FairCharging,
+    text::{ExternalId, Name},
+};
+use qudao_storage::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{List, Money, created, in_tenant, page, parse_locale, parse_optional_text};
+use crate::{
+    access::TenantScope,
+    code::Code,
+    error::{ApiError, FieldCheck},
+    extract::{Body, NoQuery, PageQuery, Query},
+    state::AppState,
+};
+
+const MAX_NOTE_CHARS: usize = 500;
+/// More than anybody adds by hand; keeps sums far from 64 bits.
+const MAX_CREDIT: Micros = Micros::new(1_000_000_000 * Micros::UNIT.get());
+
+/// A tenant to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateTenant {
+    /// What it is called; 1 to 120 characters.
+    name: String,
+    /// What it pays in; CNY if left out. Fixed for its life.
+    currency: Option<String>,
+    /// The language of its channels unless they say otherwise; `zh` if left out.
+    locale: Option<String>,
+    /// What it pays for when a reply is cut short: `bill_delivered` (if left out),
+    /// `bill_generated` or `free_if_nothing_delivered`.
+    fair_charging: Option<String>,
+}
+
+impl CreateTenant {
+    fn parse(self) -> Result<NewTenant, ApiError> {
+        let mut check = FieldCheck::default();
+        let name = check.take("/name", Name::parse(&self.name));
+        let currency = self.currency.as_deref().map(str::parse::<Currency>);
+        let currency = check.take_optional("/currency", currency).unwrap_or(Currency::CNY);
+        let locale = check.take_optional("/locale", self.locale.as_deref().map(parse_locale));
+        let charging = self.fair_charging.as_deref().map(|text| {
+            FairCharging::find(text)
+                .ok_or("has to be bill_delivered, bill_generated or free_if_nothing_delivered")
+        });
+        let charging = check.take_optional("/fair_charging", charging);
+        check.finish(name.map(|name| NewTenant {
+            name,
+            currency,
+            locale: locale.unwrap_or_else(|| "zh".to_owned()),
+            fair_charging: charging.unwrap_or(FairCharging::BillDelivered),
+        }))
+    }
+}
+
+/// A tenant.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "Tenant", as = Tenant)]
+pub(crate) struct TenantBody {
+    #[schema(value_type = String, example = "ten_0198c0de00007000800000000000a001")]
+    id: TenantId,
+    name: String,
+    #[schema(value_type = String, example = "CNY")]
+    currency: Currency,
+    locale: String,
+    #[schema(value_type = String, example = "bill_delivered")]
+    fair_charging: FairCharging,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+impl From<Tenant> for TenantBody {
+    fn from(tenant: Tenant) -> Self {
+        let Tenant { id, name, currency, locale, fair_charging, created_at } = tenant;
+        Self { id, name, currency, locale, fair_charging, created_at }
+    }
+}
+
+/// What a tenant has.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "Wallet", as = Wallet)]
+pub(crate) struct WalletBody {
+    /// What may still be spent: the balance less what is held.
+    available: Money,
+    /// The balance of the ledger.
+    posted: Money,
+    /// Set aside for replies and API calls that are under way.
+    held: Money,
+}
+
+impl From<Wallet> for WalletBody {
+    fn from(wallet: Wallet) -> Self {
+        let money = |amount| Money::new(amount, wallet.currency);
+        Self {
+            available: money(wallet.available()),
+            posted: money(wallet.posted),
+            held: money(wallet.held),
+        }
+    }
+}
+
+/// Credits to be added.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AddCredit {
+    /// How much, in the tenant's currency; more than zero.
+    #[schema(example = "100")]
+    amount: String,
+    /// `cash` if the tenant paid (if left out), `bonus` if the platform gives it away.
+    source: Option<String>,
+    /// For the books; at most 500 characters.
+    note: Option<String>,
+}
+
+impl AddCredit {
+    fn parse(self, idempotency_key: ExternalId) -> Result<NewCredit, ApiError> {
+        let mut check = FieldCheck::default();
+        let amount = check.take("/amount", self.amount.parse::<Micros>());
+        if amount.is_some_and(|amount| amount <= Micros::ZERO || MAX_CREDIT < amount) {
+            check.refuse("/amount", format_args!("has to be more than 0 and at most {MAX_CREDIT}"));
+        }
+        let source = self.source.as_deref();
+        let source = source.map(|text| CreditSource::find(text).ok_or("has to be cash or bonus"));
+        let source = check.take_optional("/source", source).unwrap_or(CreditSource::Cash);
+        let note = self.note.as_deref().unwrap_or_default();
+        let note = check.take("/note", parse_optional_text(note, MAX_NOTE_CHARS));
+        let parts = amount.zip(note);
+        check.finish(parts.map(|(amount, note)| NewCredit {
+            idempotency_key,
+            amount,
+            source,
+            note,
+        }))
+    }
+}
+
+/// Credits that were added.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Credit {
+    /// The ledger's transaction.
+    #[schema(value_type = String, example = "txn_0198c0de00007000800000000000a001")]
+    txn_id: LedgerTxnId,
+    /// How much.
+    credited: Money,
+}
+
+pub(crate) async fn create(
+    state: web::Data<AppState>,
+    _: Query<NoQuery>,
+    Body(body): Body<CreateTenant>,
+) -> Result<HttpResponse, ApiError> {
+    let new = body.parse()?;
+    let core = state.core.clone();
+    let tenant = state.on_runtime(async move { core.store.create_tenant(&new).await }).await?;
+    let location = format!("/v1/tenants/{}", tenant.id);
+    Ok(created(&location, &TenantBody::from(tenant)))
+}
+
+pub(crate) async fn list(
+    state: web::Data<AppState>,
+    Query(query): Query<PageQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let (page, core) = (page(&query)?, state.core.clone());
+    let listing = state.on_runtime(async move { core.store.list_tenants(&page).await }).await?;
+    Ok(HttpResponse::Ok().json(List::<TenantBody>::of(listing)))
+}
+
+pub(crate) async fn get(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant = in_tenant(&state, tenant_id, |tx| {
+        Box::pin(async move { tx.tenant().await?.ok_or_else(|| ApiError::not_found("tenant")) })
+    });
+    Ok(HttpResponse::Ok().json(TenantBody::from(tenant.await?)))
+}
+
+pub(crate) async fn wallet(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let wallet = in_tenant(&state, tenant_id, |tx| {
+        Box::pin(async move { tx.wallet().await?.ok_or_else(|| ApiError::not_found("tenant")) })
+    });
+    Ok(HttpResponse::Ok().json(WalletBody::from(wallet.await?)))
+}
+
+pub(crate) async fn add_credit(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    _: Query<NoQuery>,
+    Body(body): Body<AddCredit>,
+) -> Result<HttpResponse, ApiError> {
+    let tenant_id: TenantId = crate::extract::path_id(&request)?;
+    let credit = body.parse(idempotency_key(&request)?)?;
+    let amount = credit.amount;
+    let (outcome, currency) = in_tenant(&state, tenant_id, move |tx| {
+        Box::pin(async move {
+            let outcome = tx.add_credit(&credit).await?;
+            let wallet = tx.wallet().await?.ok_or_else(|| ApiError::not_found("tenant"))?;
+            Ok((outcome, wallet.currency))
+        })
+    })
+    .await?;
+    let (txn_id, replayed) = match outcome {
+        CreditOutcome::Added { txn_id } => (txn_id, false),
+        CreditOutcome::Repeated { txn_id } => (txn_id, true),
+        CreditOutcome::KeyReused => {
+            let detail = "the idempotency key was used for another credit";
+            return Err(ApiError::new(Code::IdempotencyKeyReused, detail));
+        }
+    };
+    let body = Credit { txn_id, credited: Money::new(amount, currency) };
+    let mut response = created(&format!("/v1/tenants/{tenant_id}/wallet"), &body);
+    if replayed {
+        let (name, value) = ("idempotent-replayed", "true");
+        response.headers_mut().insert(
+            actix_web::http::header::HeaderName::from_static(name),
+            actix_web::http::header::HeaderValue::from_static(value),
+        );
+    }
+    Ok(response)
+}
+
+fn idempotency_key(request: &HttpRequest) -> Result<ExternalId, ApiError> {
+    let required = || {
+        let detail = "send an Idempotency-Key of 1 to 200 visible ASCII characters";
+        ApiError::new(Code::IdempotencyKeyRequired, detail)
+    };
+    let value = request.headers().get("idempotency-key").ok_or_else(required)?;
+    let text = value.to_str().map_err(|_| required())?;
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(required());
+    }
+    ExternalId::parse(text).map_err(|_| required())
+}

@@ -1,0 +1,144 @@
+//! The pages that the binary carries. Their files lie in `web/*/dist` when this crate is compiled;
+//! without them the pages say how to build them.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    io::Write as _,
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder,
+    http::header::{self, HeaderMap},
+    web::{Bytes, Path},
+};
+use flate2::{Compression, write::GzEncoder};
+use rust_embed::{EmbeddedFile, RustEmbed};
+
+use crate::error::ApiError;
+
+#[derive(RustEmbed)]
+#[folder = "../../web/chat/dist"]
+#[allow_missing = true]
+struct ChatFiles;
+
+#[derive(RustEmbed)]
+#[folder = "../../web/docs/dist"]
+#[allow_missing = true]
+struct DocsFiles;
+
+/// Nothing but what this server itself sent runs in a page. No page of ours needs more.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+
+/// The chat page; the same for every channel, which it learns from its address.
+pub(crate) async fn chat_page(request: HttpRequest) -> HttpResponse {
+    page(&request, ChatFiles::get("index.html"), "web/chat")
+}
+
+/// The rendered API description.
+pub(crate) async fn docs_page(request: HttpRequest) -> HttpResponse {
+    page(&request, DocsFiles::get("index.html"), "web/docs")
+}
+
+/// The page of error codes, to which the `type` of every problem points.
+pub(crate) async fn errors_page() -> HttpResponse {
+    let mut response = html();
+    response.body(crate::code::reference_html())
+}
+
+/// A script, style or image of a page. Its name holds a hash, so it never changes.
+pub(crate) async fn asset(
+    request: HttpRequest,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let name = format!("assets/{path}");
+    let file = ChatFiles::get(&name).or_else(|| DocsFiles::get(&name));
+    let file = file.ok_or_else(|| ApiError::not_found("file"))?;
+    let kind = media_type(&name).ok_or_else(|| ApiError::not_found("file"))?;
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type(kind)
+        .insert_header((header::CACHE_CONTROL, "public, max-age=31536000, immutable"))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((header::VARY, "Accept-Encoding"));
+    if accepts_gzip(request.headers()) {
+        response.insert_header((header::CONTENT_ENCODING, "gzip"));
+        return Ok(response.body(gzipped(&name, &file.data)));
+    }
+    Ok(response.body(bytes(file.data)))
+}
+
+fn html() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/html; charset=utf-8")
+        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"));
+    response
+}
+
+fn page(request: &HttpRequest, file: Option<EmbeddedFile>, folder: &str) -> HttpResponse {
+    let Some(file) = file else {
+        return html().body(format!(
+            "<!doctype html><meta charset=\"utf-8\"><title>Qudao</title><p>This page is not in \
+             the binary. Run <code>npm ci &amp;&amp; npm run build</code> in <code>{folder}</code>, \
+             then build Qudao again; <code>make run</code> does both.</p>\
+             <p lang=\"zh\">此页面未包含在程序中。请在 <code>{folder}</code> 中运行 \
+             <code>npm ci &amp;&amp; npm run build</code>，然后重新构建；<code>make run</code> \
+             会完成这两步。</p>"
+        ));
+    };
+    let tag = format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..8]));
+    let seen = request.headers().get(header::IF_NONE_MATCH);
+    if seen.is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
+        return HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish();
+    }
+    html().insert_header((header::ETAG, tag)).body(bytes(file.data))
+}
+
+/// The type of a file, if it is one that a page of ours may load.
+fn media_type(name: &str) -> Option<&'static str> {
+    let (_, extension) = name.rsplit_once('.')?;
+    Some(match extension {
+        "js" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "svg" => "image/svg+xml",
+        "txt" => "text/plain; charset=utf-8",
+        _ => return None,
+    })
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    accepted.unwrap_or_default().split(',').any(|offer| {
+        let (name, quality) = offer.split_once(';').unwrap_or((offer, ""));
+        name.trim() == "gzip" && !matches!(quality.trim(), "q=0" | "q=0.0")
+    })
+}
+
+/// The file compressed, once for the life of the process.
+fn gzipped(name: &str, data: &[u8]) -> Bytes {
+    static DONE: OnceLock<Mutex<HashMap<String, Bytes>>> = OnceLock::new();
+    let done = DONE.get_or_init(Mutex::default);
+    let known = done.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+    known.unwrap_or_else(|| {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(data.len() / 3), Compression::new(6));
+        // A vector takes every write.
+        let packed = encoder.write_all(data).and_then(|()| encoder.finish()).unwrap_or_default();
+        let packed = Bytes::from(packed);
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.insert(name.to_owned(), packed.clone());
+        packed
+    })
+}
+
+fn bytes(data: Cow<'static, [u8]>) -> Bytes {
+    match data {
+        Cow::Borrowed(data) => Bytes::from_static(data),
+        Cow::Owned(data) => Bytes::from(data),
+    }
+}

@@ -1,0 +1,156 @@
+//! From the public key in the address to the channel, and from there to what was said.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, http::header};
+use qudao_core::{Accepted, Core};
+use qudao_domain::{
+    state::ChannelKind,
+    text::{ExternalId, MessageText},
+};
+use qudao_storage::{
+    ChannelDoor, Inbound, MessageBody, TimelineCursor, TimelineItem, TimelineRole,
+};
+
+use super::{
+    frame::{MessageFrame, MessageKey, Role},
+    session::Page,
+};
+use crate::{code::Code, error::ApiError, state::AppState};
+
+/// The longest public key that is looked up.
+const MAX_KEY: usize = 64;
+
+/// A visitor in front of a channel.
+#[derive(Debug, Clone)]
+pub(crate) struct Visit {
+    pub(crate) door: Arc<ChannelDoor>,
+    /// The hash of the visitor's token.
+    pub(crate) peer: Arc<str>,
+}
+
+/// The web channel that the path names.
+///
+/// # Errors
+/// `not_found` for an unknown key, and for a channel that is none of the web.
+pub(crate) async fn find_door(
+    state: &AppState,
+    request: &HttpRequest,
+) -> Result<ChannelDoor, ApiError> {
+    let key = request.match_info().get("key").unwrap_or_default().to_owned();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if MAX_KEY < key.len() || !key.bytes().all(plain) {
+        return Err(ApiError::not_found("channel"));
+    }
+    let core = Arc::clone(&state.core);
+    let found = state.on_runtime(async move { core.store.find_channel_by_public_key(&key).await });
+    let door = found.await?.filter(|door| door.kind == ChannelKind::Web);
+    door.ok_or_else(|| ApiError::not_found("channel"))
+}
+
+/// Refuses a socket that another web site opened in a visitor's browser. A browser always names
+/// the site; what is no browser holds no visitor's token by accident.
+pub(crate) fn check_origin(request: &HttpRequest) -> Result<(), ApiError> {
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().ok().and_then(|text| text.split_once("://")).map(|(_, host)| host);
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    match (origin, host) {
+        (Some(origin), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
+        _ => {
+            Err(ApiError::new(Code::OriginRefused, "the chat may be opened from its own site only"))
+        }
+    }
+}
+
+/// What follows `after` in the visitor's conversation.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn read_page(
+    core: &Core,
+    visit: &Visit,
+    after: TimelineCursor,
+    limit: u32,
+) -> Result<Page, ApiError> {
+    let mut tx = core.store.begin(visit.door.tenant_id).await?;
+    let found = tx.find_conversation_of(visit.door.channel_id, &visit.peer).await?;
+    let Some(conversation) = found else {
+        tx.commit().await?;
+        return Ok(Page::default());
+    };
+    // One more than asked for tells whether there is more.
+    let mut items = tx.timeline(conversation.id, after, limit.saturating_add(1)).await?;
+    tx.commit().await?;
+    let more = (limit as usize) < items.len();
+    items.truncate(limit as usize);
+    Ok(Page {
+        conversation: Some(conversation.id),
+        messages: items.into_iter().map(|item| message(item, &visit.peer)).collect(),
+        more,
+        answer_due: conversation.done_seq < conversation.last_seq,
+    })
+}
+
+fn message(item: TimelineItem, peer: &str) -> MessageFrame {
+    let (key, role) = match item.role {
+        TimelineRole::User(_) => (MessageKey::Inbound(item.seq), Role::User),
+        TimelineRole::Assistant(_) => (MessageKey::Outbound(item.seq), Role::Assistant),
+        TimelineRole::Notice(_) => (MessageKey::Outbound(item.seq), Role::Notice),
+    };
+    let own_id = |id: &str| Some(id.strip_prefix(peer)?.strip_prefix(':')?.to_owned());
+    MessageFrame {
+        cursor: item.cursor,
+        key,
+        role,
+        text: item.text,
+        client_id: item.external_id.as_deref().and_then(own_id),
+        turn: item.turn_id,
+        at: item.at,
+    }
+}
+
+/// Stores what a visitor wrote. The id is unique in the channel, so it holds the visitor too: no
+/// visitor can take another's id.
+///
+/// # Errors
+/// `insufficient_credits`, `channel_closed`, and those of the database; nothing was stored then.
+pub(crate) async fn accept(
+    core: &Arc<Core>,
+    visit: &Visit,
+    id: &ExternalId,
+    text: MessageText,
+) -> Result<Accepted, ApiError> {
+    let internal = |_| ApiError::new(Code::Internal, "the message could not be stored");
+    let inbound = Inbound {
+        channel_id: visit.door.channel_id,
+        external_id: ExternalId::parse(&format!("{}:{id}", visit.peer)).map_err(internal)?,
+        peer: ExternalId::parse(&visit.peer).map_err(internal)?,
+        body: MessageBody { text: text.into_string() },
+    };
+    Ok(core.accept(visit.door.tenant_id, inbound).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn only_the_own_site_may_open_a_socket_from_a_browser() {
+        let allowed = |origin: Option<&str>| {
+            let mut request = TestRequest::default().insert_header(("host", "chat.example:8080"));
+            if let Some(origin) = origin {
+                request = request.insert_header(("origin", origin));
+            }
+            check_origin(&request.to_http_request()).is_ok()
+        };
+        assert!(allowed(None));
+        assert!(allowed(Some("http://chat.example:8080")));
+        for origin in
+            ["http://chat.example", "https://evil.example", "null", "", "chat.example:8080"]
+        {
+            assert!(!allowed(Some(origin)), "{origin}");
+        }
+    }
+}

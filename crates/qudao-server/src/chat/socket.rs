@@ -1,0 +1,132 @@
+//! The web chat over a WebSocket.
+
+use actix_web::{HttpRequest, HttpResponse, rt, web};
+use actix_ws::{
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session as Socket,
+};
+use qudao_storage::TimelineCursor;
+use tokio::time::timeout;
+
+use super::{
+    door::{self, Visit},
+    drive::{Gone, Wire, drive},
+    frame::{ClientFrame, ServerFrame},
+    session::{Farewell, Input},
+};
+use crate::{
+    access::visitor_peer,
+    code::Code,
+    error::ApiError,
+    extract::{NoQuery, Query},
+    state::AppState,
+};
+
+pub(crate) async fn open(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    payload: web::Payload,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, actix_web::Error> {
+    door::check_origin(&request)?;
+    let door = door::find_door(&state, &request).await?;
+    if state.is_draining() {
+        return Err(ApiError::new(Code::Draining, "this node is shutting down").into());
+    }
+    let (response, socket, stream) = actix_ws::handle(&request, payload)
+        .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
+    let limit = state.settings.limits.socket_message_bytes;
+    let stream =
+        stream.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
+    let mut wire = SocketWire { socket, stream };
+    rt::spawn(async move {
+        let limits = &state.settings.limits;
+        let hello = timeout(limits.request_head_timeout, wire.hello()).await;
+        match hello {
+            Ok(Ok((peer, after))) => {
+                let visit = Visit { door: door.into(), peer: peer.into() };
+                let silence = Some(limits.socket_idle_timeout);
+                drive(state.clone(), visit, after, silence, wire).await;
+            }
+            Ok(Err(Some(refusal))) => wire.refuse(&refusal).await,
+            Ok(Err(None)) | Err(_) => wire.close(Some(Farewell::Silence)).await,
+        }
+    });
+    Ok(response)
+}
+
+struct SocketWire {
+    socket: Socket,
+    stream: AggregatedMessageStream,
+}
+
+impl SocketWire {
+    /// Waits for the first frame, which says who the visitor is.
+    async fn hello(&mut self) -> Result<(String, TimelineCursor), Option<ApiError>> {
+        loop {
+            match self.receive().await.ok_or(None)? {
+                Input::Frame(ClientFrame::Hello { token, after }) => {
+                    let refusal =
+                        || ApiError::new(Code::InvalidCredentials, "the token is not valid");
+                    let peer = visitor_peer(&token).ok_or_else(refusal)?;
+                    return Ok((peer, after.parse().map_err(ApiError::from)?));
+                }
+                Input::Heard => {}
+                Input::Unreadable(detail) => {
+                    return Err(Some(ApiError::new(Code::BadRequest, detail)));
+                }
+                _ => {
+                    let detail = "the first frame has to be hello";
+                    return Err(Some(ApiError::new(Code::Unauthenticated, detail)));
+                }
+            }
+        }
+    }
+
+    async fn refuse(mut self, refusal: &ApiError) {
+        let frame = ServerFrame::Error {
+            code: refusal.code().as_str(),
+            detail: refusal.detail().to_owned(),
+            id: None,
+        };
+        if self.send(&frame, TimelineCursor::default()).await.is_ok() {
+            self.close(Some(Farewell::Misuse)).await;
+        }
+    }
+}
+
+impl Wire for SocketWire {
+    async fn send(&mut self, frame: &ServerFrame, _: TimelineCursor) -> Result<(), Gone> {
+        self.socket.text(frame.to_json()).await.map_err(|_| Gone)
+    }
+
+    async fn ping(&mut self) -> Result<(), Gone> {
+        self.socket.ping(b"").await.map_err(|_| Gone)
+    }
+
+    async fn receive(&mut self) -> Option<Input> {
+        Some(match self.stream.recv().await?.ok()? {
+            AggregatedMessage::Text(text) => match serde_json::from_str(&text) {
+                Ok(frame) => Input::Frame(frame),
+                Err(error) => Input::Unreadable(format!("not a frame: {error}")),
+            },
+            AggregatedMessage::Binary(_) => Input::Unreadable("frames are text".to_owned()),
+            AggregatedMessage::Ping(bytes) => {
+                self.socket.pong(&bytes).await.ok()?;
+                Input::Heard
+            }
+            AggregatedMessage::Pong(_) => Input::Heard,
+            AggregatedMessage::Close(_) => return None,
+        })
+    }
+
+    async fn close(self, farewell: Option<Farewell>) {
+        let code = match farewell {
+            Some(Farewell::Restart) => CloseCode::Restart,
+            Some(Farewell::Silence) => CloseCode::Away,
+            Some(Farewell::Misuse) => CloseCode::Policy,
+            None => CloseCode::Normal,
+        };
+        // A client that is gone hears no farewell.
+        let _ = self.socket.close(Some(CloseReason { code, description: None })).await;
+    }
+}

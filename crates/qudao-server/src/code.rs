@@ -1,0 +1,206 @@
+//! The one table of error codes. It decides status, wording and OpenAI form of every refusal, and
+//! `docs/errors.md` is written from it. A code is never renamed.
+
+use serde::Serialize;
+
+/// How a refusal looks to a client of the OpenAI-compatible endpoints.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenAiForm {
+    /// The HTTP status.
+    pub status: u16,
+    /// The error's `type`.
+    pub kind: &'static str,
+    /// The error's `code`; OpenAI leaves it `null` for most malformed requests.
+    pub code: Option<&'static str>,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The stable name.
+    pub code: &'static str,
+    /// The HTTP status on all endpoints that are not OpenAI-compatible.
+    pub status: u16,
+    /// What it is called; the same for every occurrence.
+    pub title: &'static str,
+    /// What the caller can do about it.
+    pub remedy: &'static str,
+    /// The form under the OpenAI-compatible endpoints.
+    pub openai: OpenAiForm,
+}
+
+macro_rules! codes {
+    ($($variant:ident = $code:literal, $status:literal, $title:literal,
+       openai($ostatus:literal, $okind:literal, $ocode:expr), $remedy:literal;)+) => {
+        /// A kind of refusal.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $(#[doc = $title] $variant),+
+        }
+
+        impl Code {
+            /// Every code, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// What the table says about it.
+            pub const fn row(self) -> Row {
+                match self {
+                    $(Self::$variant => Row {
+                        code: $code, status: $status, title: $title, remedy: $remedy,
+                        openai: OpenAiForm { status: $ostatus, kind: $okind, code: $ocode },
+                    }),+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    BadRequest = "bad_request", 400, "The request cannot be understood",
+        openai(400, "invalid_request_error", None),
+        "Look at `detail`: it names the part of the request that could not be read.";
+    MalformedJson = "malformed_json", 400, "The body is not JSON",
+        openai(400, "invalid_request_error", None),
+        "Send one JSON value in UTF-8, nested less than 128 levels deep.";
+    InvalidQuery = "invalid_query", 400, "A query parameter is unknown or wrong",
+        openai(400, "invalid_request_error", None),
+        "Send only the parameters that the endpoint documents. `limit` is 1 to 200.";
+    InvalidCursor = "invalid_cursor", 400, "The cursor was not issued by this endpoint",
+        openai(400, "invalid_request_error", None),
+        "Pass `next_cursor` of the previous page unchanged, or leave it out to start anew.";
+    IdempotencyKeyRequired = "idempotency_key_required", 400, "Money moves only with an idempotency key",
+        openai(400, "invalid_request_error", None),
+        "Send the header `Idempotency-Key` with 1 to 200 visible ASCII characters of your choice.";
+    Unauthenticated = "unauthenticated", 401, "Credentials are missing",
+        openai(401, "invalid_request_error", Some("invalid_api_key")),
+        "Send `Authorization: Bearer <key>`.";
+    InvalidCredentials = "invalid_credentials", 401, "The credentials are not valid",
+        openai(401, "invalid_request_error", Some("invalid_api_key")),
+        "The key is unknown, mistyped, expired or revoked. Ask its maker for another.";
+    InsufficientCredits = "insufficient_credits", 402, "The wallet is empty",
+        openai(402, "insufficient_quota", Some("insufficient_quota")),
+        "Add credits to the tenant, then send the request again. Nothing was charged or stored.";
+    Forbidden = "forbidden", 403, "The credentials do not reach this far",
+        openai(403, "invalid_request_error", Some("insufficient_permissions")),
+        "Use a key with the scope that `detail` names.";
+    OriginRefused = "origin_refused", 403, "This web site may not open the chat",
+        openai(403, "invalid_request_error", None),
+        "Open the chat page on this server, and let a proxy in front of it keep the header `Host`.";
+    NotFound = "not_found", 404, "There is no such thing",
+        openai(404, "invalid_request_error", None),
+        "Check the id. What belongs to another tenant is answered like what does not exist.";
+    ModelNotFound = "model_not_found", 404, "There is no such model",
+        openai(404, "invalid_request_error", Some("model_not_found")),
+        "List the models that the key may use with `GET /v1/models`.";
+    MethodNotAllowed = "method_not_allowed", 405, "The endpoint does not know this method",
+        openai(405, "invalid_request_error", None),
+        "The header `Allow` lists the methods of the endpoint.";
+    Conflict = "conflict", 409, "It collides with what exists",
+        openai(409, "invalid_request_error", None),
+        "Look at `detail`, read the present state, and decide again.";
+    ChannelClosed = "channel_closed", 409, "The channel takes no messages",
+        openai(409, "invalid_request_error", None),
+        "Open the channel or use another one.";
+    BodyTooLarge = "body_too_large", 413, "The body is too large",
+        openai(413, "invalid_request_error", None),
+        "Send less. `detail` names the limit in bytes.";
+    UnsupportedMediaType = "unsupported_media_type", 415, "The body is of a type that is not understood",
+        openai(415, "invalid_request_error", None),
+        "Send `Content-Type: application/json`.";
+    ValidationFailed = "validation_failed", 422, "Some fields are wrong",
+        openai(400, "invalid_request_error", None),
+        "`errors` lists each field with what is wrong with it.";
+    ContextTooLong = "context_length_exceeded", 422, "The messages do not fit the model",
+        openai(400, "invalid_request_error", Some("context_length_exceeded")),
+        "Shorten the messages or take a model with a larger context.";
+    IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for another request",
+        openai(422, "invalid_request_error", None),
+        "Use a new key for a new request; repeat a request only with its own body.";
+    ContentFiltered = "content_filtered", 422, "The provider refused the content",
+        openai(400, "invalid_request_error", Some("content_filter")),
+        "Change the messages. Another model of the route may have other rules.";
+    RateLimited = "rate_limited", 429, "Too many requests",
+        openai(429, "requests", Some("rate_limit_exceeded")),
+        "Wait for as many seconds as `Retry-After` says.";
+    Internal = "internal", 500, "Qudao failed",
+        openai(500, "server_error", None),
+        "Send the request again. If it fails again, tell the operator the `request_id`.";
+    ModelFailed = "model_failed", 502, "The model failed",
+        openai(502, "server_error", Some("model_failed")),
+        "Send the request again. What was not delivered is not charged.";
+    ProviderMisconfigured = "provider_misconfigured", 502, "The provider refused the platform's credentials or model",
+        openai(502, "server_error", Some("provider_misconfigured")),
+        "The operator has to mend the settings of the plugin; the log names the reason.";
+    Unavailable = "unavailable", 503, "A service that Qudao needs is away",
+        openai(503, "server_error", Some("unavailable")),
+        "Wait for as many seconds as `Retry-After` says.";
+    ModelNotReady = "model_not_ready", 503, "The model is not ready",
+        openai(503, "server_error", Some("model_not_ready")),
+        "Wait for as many seconds as `Retry-After` says; `/readyz` shows the state of each model.";
+    Overloaded = "overloaded", 503, "The model is busy",
+        openai(503, "server_error", Some("overloaded")),
+        "Wait for as many seconds as `Retry-After` says.";
+    Draining = "draining", 503, "This node is shutting down",
+        openai(503, "server_error", Some("draining")),
+        "Send the request again: another node, or this one after its restart, takes it.";
+    ModelTimeout = "model_timeout", 504, "The model took too long",
+        openai(504, "server_error", Some("model_timeout")),
+        "Ask for fewer tokens or take a faster model.";
+}
+
+impl Code {
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        self.row().code
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The table as the Markdown page `docs/errors.md`.
+pub fn reference_markdown() -> String {
+    let mut page = String::from(
+        "# Error codes\n\n\
+         <!-- Written from crates/qudao-server/src/code.rs; change the table there. -->\n\n\
+         Every refusal is `application/problem+json` (RFC 9457) with a `code` from this table, which is\n\
+         never renamed, and a `request_id`. The OpenAI-compatible endpoints (`/v1/chat/completions`,\n\
+         `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
+         | code | status | meaning | what to do | OpenAI status | OpenAI code |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for row in Code::ALL.iter().map(|code| code.row()) {
+        let openai_code =
+            row.openai.code.map_or_else(|| "null".to_owned(), |code| format!("`{code}`"));
+        page.push_str(&format!(
+            "| `{}` | {} | {} | {} | {} | {openai_code} |\n",
+            row.code, row.status, row.title, row.remedy, row.openai.status,
+        ));
+    }
+    page
+}
+
+/// The table as the page `/docs/errors`.
+pub(crate) fn reference_html() -> String {
+    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
+    let mut page = String::from(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Qudao: error codes</title>\
+         <h1>Error codes</h1><dl>",
+    );
+    for row in Code::ALL.iter().map(|code| code.row()) {
+        let Row { code, status, title, remedy, .. } = row;
+        page.push_str(&format!(
+            "<dt id=\"{code}\"><code>{code}</code> ({status})<dd>{}. {}",
+            escape(title),
+            escape(remedy)
+        ));
+    }
+    page.push_str("</dl></html>");
+    page
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! What each endpoint does, for the API description.
+
+use serde_json::json;
+
+use crate::{
+    admin::{
+        List,
+        api_keys::{ApiKeyBody, CreateApiKey, NewKey},
+        assistants::{AssistantBody, CreateAssistant},
+        books::{Entry, Usage},
+        channels::{ChannelBody, CreateChannel},
+        conversations::{ConversationBody, MessageBody},
+        plugins::{PluginList, Reloaded},
+        routes::{CreateRoute, RouteBody},
+        tenants::{AddCredit, CreateTenant, Credit, TenantBody, WalletBody},
+    },
+    chat::requests::{History, Opening, PostMessage, Receipt},
+    code::Code,
+    openai::{
+        answer::Completion,
+        models::{Model, ModelList},
+        wire::CompletionRequest,
+    },
+    openapi::Doc,
+    operations::{Alive, Readiness},
+};
+
+const LOCATION: &str = "Made; `Location` names its address.";
+
+pub(crate) fn completions() -> Doc {
+    Doc::new("Models", "Answer a conversation")
+        .openai()
+        .about(
+            "As OpenAI's endpoint of the same name; fields that no model here knows are ignored. \
+             With `stream` the answer is `text/event-stream`: chunks as `data:` lines, then \
+             `data: [DONE]` when the charge is settled. A refusal in the middle of a stream is one \
+             `data:` line with `error` in place of the rest.",
+        )
+        .body::<CompletionRequest>(json!({
+            "model": "qwen2.5-0.5b-instruct",
+            "messages": [{ "role": "user", "content": "Hello!" }],
+            "stream": true,
+        }))
+        .returns::<Completion>(200, "The answer.")
+        .or_text("text/event-stream")
+        .fails(&[
+            Code::InsufficientCredits,
+            Code::ModelNotFound,
+            Code::RateLimited,
+            Code::ModelFailed,
+            Code::ProviderMisconfigured,
+            Code::ModelNotReady,
+            Code::Overloaded,
+            Code::ModelTimeout,
+        ])
+}
+
+pub(crate) fn models() -> Doc {
+    Doc::new("Models", "List the models")
+        .openai()
+        .about("The models that the routes of the key's tenant name.")
+        .returns::<ModelList>(200, "The models.")
+}
+
+pub(crate) fn model() -> Doc {
+    Doc::new("Models", "Read a model")
+        .openai()
+        .returns::<Model>(200, "The model.")
+        .fails(&[Code::ModelNotFound])
+}
+
+pub(crate) fn create_tenant() -> Doc {
+    Doc::new("Tenants", "Create a tenant")
+        .about("With an empty wallet and the channel that its API calls are booked on.")
+        .body::<CreateTenant>(json!({ "name": "Acme", "currency": "CNY", "locale": "zh" }))
+        .returns::<TenantBody>(201, LOCATION)
+}
+
+pub(crate) fn list_tenants() -> Doc {
+    Doc::new("Tenants", "List the tenants")
+        .paged()
+        .returns::<List<TenantBody>>(200, "The tenants, the newest first.")
+}
+
+pub(crate) fn get_tenant() -> Doc {
+    Doc::new("Tenants", "Read a tenant").returns::<TenantBody>(200, "The tenant.")
+}
+
+pub(crate) fn wallet() -> Doc {
+    Doc::new("Tenants", "Read the wallet").returns::<WalletBody>(200, "What the tenant has.")
+}
+
+pub(crate) fn add_credit() -> Doc {
+    Doc::new("Tenants", "Add credits")
+        .about(
+            "The same key with the same body adds once and answers the same, with \
+             `Idempotent-Replayed: true`.",
+        )
+        .header("Idempotency-Key", "1 to 200 visible ASCII characters of your choice.")
+        .body::<AddCredit>(json!({ "amount": "100", "source": "cash", "note": "invoice 42" }))
+        .returns::<Credit>(201, "Added, now or before; `Location` names the wallet.")
+        .fails(&[Code::IdempotencyKeyRequired, Code::IdempotencyKeyReused])
+}
+
+pub(crate) fn create_route() -> Doc {
+    Doc::new("Assistants", "Create a route")
+        .about("A route says which models may serve, the preferred first.")
+        .body::<CreateRoute>(json!({ "name": "Local", "models": ["qwen2.5-0.5b-instruct"] }))
+        .returns::<RouteBody>(201, LOCATION)
+}
+
+pub(crate) fn list_routes() -> Doc {
+    Doc::new("Assistants", "List the routes")
+        .paged()
+        .returns::<List<RouteBody>>(200, "The routes, the newest first.")
+}
+
+pub(crate) fn get_route() -> Doc {
+    Doc::new("Assistants", "Read a route").returns::<RouteBody>(200, "The route.")
+}
+
+pub(crate) fn create_assistant() -> Doc {
+    Doc::new("Assistants", "Create an assistant")
+        .body::<CreateAssistant>(json!({
+            "name": "Ada",
+            "system_prompt": "You answer questions about our shop, in the language of the question.",
+            "greeting": "Hello! How can I help?",
+            "params": { "temperature": 0.7, "max_tokens": 512 },
+            "route_id": "rte_0198c0de00007000800000000000a001",
+        }))
+        .returns::<AssistantBody>(201, LOCATION)
+}
+
+pub(crate) fn list_assistants() -> Doc {
+    Doc::new("Assistants", "List the assistants")
+        .paged()
+        .returns::<List<AssistantBody>>(200, "The assistants, the newest first.")
+}
+
+pub(crate) fn get_assistant() -> Doc {
+    Doc::new("Assistants", "Read an assistant").returns::<AssistantBody>(200, "The assistant.")
+}
+
+pub(crate) fn create_channel() -> Doc {
+    Doc::new("Channels", "Create a channel")
+        .body::<CreateChannel>(json!({
+            "name": "Web site",
+            "kind": "web",
+            "assistant_id": "ast_0198c0de00007000800000000000a001",
+            "locale": "en",
+        }))
+        .returns::<ChannelBody>(201, LOCATION)
+}
+
+pub(crate) fn list_channels() -> Doc {
+    Doc::new("Channels", "List the channels")
+        .paged()
+        .returns::<List<ChannelBody>>(200, "The channels, the newest first.")
+}
+
+pub(crate) fn get_channel() -> Doc {
+    Doc::new("Channels", "Read a channel").returns::<ChannelBody>(200, "The channel.")
+}
+
+pub(crate) fn create_api_key() -> Doc {
+    Doc::new("API keys", "Create an API key")
+        .about("The answer holds the whole key. It is not shown again.")
+        .body::<CreateApiKey>(json!({ "name": "Back office", "scopes": ["chat"] }))
+        .returns::<NewKey>(201, LOCATION)
+}
+
+pub(crate) fn list_api_keys() -> Doc {
+    Doc::new("API keys", "List the API keys")
+        .about("Revoked and expired ones too.")
+        .paged()
+        .returns::<List<ApiKeyBody>>(200, "The keys, the newest first.")
+}
+
+pub(crate) fn revoke_api_key() -> Doc {
+    Doc::new("API keys", "Revoke an API key")
+        .about("It stops working within a second, on every node. Revoking twice is no error.")
+        .returns_nothing(204, "Revoked.")
+}
+
+pub(crate) fn list_conversations() -> Doc {
+    Doc::new("Conversations", "List the conversations")
+        .paged()
+        .returns::<List<ConversationBody>>(200, "The conversations, the newest first.")
+}
+
+pub(crate) fn list_messages() -> Doc {
+    Doc::new("Conversations", "Read a conversation")
+        .paged()
+        .returns::<List<MessageBody>>(200, "The messages, the oldest first.")
+}
+
+pub(crate) fn usage() -> Doc {
+    Doc::new("Tenants", "List the usage")
+        .about("One row per reply or API call, with the charge that the ledger holds.")
+        .paged()
+        .returns::<List<Usage>>(200, "The usage, the newest first.")
+}
+
+pub(crate) fn ledger() -> Doc {
+    Doc::new("Tenants", "Read the ledger")
+        .about("Double entry: the amounts of each `txn_id` sum to zero.")
+        .paged()
+        .returns::<List<Entry>>(200, "The entries, the newest first.")
+}
+
+pub(crate) fn plugins() -> Doc {
+    Doc::new("Plugins", "List the plugins of this node")
+        .about("Refused ones too, with the reason.")
+        .returns::<PluginList>(200, "The plugins and their models.")
+}
+
+pub(crate) fn reload() -> Doc {
+    Doc::new("Plugins", "Reload a plugin")
+        .about("New calls go to the new generation; calls under way end on the old one.")
+        .returns::<Reloaded>(200, "The new generations.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn lift_quarantine() -> Doc {
+    Doc::new("Plugins", "Lift the quarantine of a plugin")
+        .about("A plugin that crashed too often is kept out until an operator lets it in again.")
+        .returns_nothing(204, "Lifted.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn open_chat() -> Doc {
+    Doc::new("Web chat", "Open a chat")
+        .about("Gives a new visitor a token. Nothing is stored of a visitor who never writes.")
+        .returns::<Opening>(200, "The token and the channel.")
+        .fails(&[Code::ChannelClosed])
+}
+
+pub(crate) fn chat_messages() -> Doc {
+    Doc::new("Web chat", "Read the conversation")
+        .query("after", "`cursor` of what was read before; the beginning if left out.")
+        .query("limit", "At most this many messages, 1 to 200; 200 if left out.")
+        .returns::<History>(200, "The messages, the oldest first.")
+        .fails(&[Code::InvalidQuery, Code::InvalidCursor])
+}
+
+pub(crate) fn post_message() -> Doc {
+    Doc::new("Web chat", "Write a message")
+        .about("The same `id` is stored once, however often it is sent.")
+        .body::<PostMessage>(json!({ "id": "b5c9e2", "text": "你好" }))
+        .returns::<Receipt>(202, "Durable; the answer comes over the events or the socket.")
+        .fails(&[Code::InsufficientCredits, Code::ChannelClosed])
+}
+
+pub(crate) fn stop() -> Doc {
+    Doc::new("Web chat", "Stop the answer")
+        .about("What was delivered of it is kept. No error if none is being made.")
+        .returns_nothing(204, "The order was given.")
+}
+
+pub(crate) fn events() -> Doc {
+    Doc::new("Web chat", "Watch the conversation as events")
+        .about(
+            "`text/event-stream`. Each `data:` line is one JSON frame: `message`, `ready` (the \
+             history is complete), `delta`, `reset`, `status`, `reconnect`. `id:` is the cursor, \
+             which `Last-Event-ID` or `after` takes up again.",
+        )
+        .query("after", "Where to take up; the beginning if left out.")
+        .returns_text(200, "text/event-stream", "The frames, until the client goes.")
+        .fails(&[Code::InvalidCursor, Code::Draining])
+}
+
+pub(crate) fn socket() -> Doc {
+    Doc::new("Web chat", "Watch and write over a WebSocket")
+        .about(
+            "The first frame is `{\"type\":\"hello\",\"token\":\"vt_…\",\"after\":\"<cursor>\"}`; then \
+             `send` (`id`, `text`), `stop` and `ping`. The server sends the frames of the events, \
+             `accepted`, `error` and `pong`.",
+        )
+        .returns_nothing(101, "The connection becomes a WebSocket.")
+        .fails(&[Code::BadRequest, Code::OriginRefused, Code::Draining])
+}
+
+pub(crate) fn livez() -> Doc {
+    Doc::new("Operations", "Is the process alive?").returns::<Alive>(200, "It is.")
+}
+
+pub(crate) fn readyz() -> Doc {
+    Doc::new("Operations", "May this node be sent work?")
+        .returns::<Readiness>(200, "It may.")
+        .returns::<Readiness>(
+        503,
+        "It may not: the database is away, no model is ready, or it is shutting down.",
+    )
+}
+
+pub(crate) fn metrics() -> Doc {
+    Doc::new("Operations", "Read the metrics")
+        .about("404 where the metrics have an address of their own.")
+        .returns_text(200, "text/plain", "The text format of Prometheus.")
+        .fails(&[Code::NotFound])
+}
+
+pub(crate) fn openapi() -> Doc {
+    Doc::new("Operations", "Read this description").returns_text(
+        200,
+        "application/json",
+        "OpenAPI 3.1.",
+    )
+}

@@ -1,0 +1,122 @@
+//! How an endpoint is declared: method, path, access, handler and description in one line, so that
+//! no endpoint can exist without its access check or outside the API description.
+
+use actix_web::{
+    FromRequest, Handler, Resource, Responder, Route,
+    http::Method,
+    middleware::from_fn,
+    web::{self, ServiceConfig},
+};
+
+use crate::{
+    access::{self, Access},
+    code::Code,
+    error::ApiError,
+    openapi::Doc,
+};
+
+/// One endpoint, as the tests and the API description see it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The HTTP method.
+    pub method: Method,
+    /// The path with its parameters in braces.
+    pub path: &'static str,
+    /// What it asks of its caller.
+    pub access: Access,
+    /// What it does; `None` for assets, which are no part of the API.
+    pub doc: Option<Doc>,
+}
+
+/// Collects the endpoints.
+#[derive(Default)]
+pub(crate) struct Endpoints {
+    listed: Vec<Endpoint>,
+    routes: Vec<(&'static str, Vec<Route>)>,
+}
+
+impl Endpoints {
+    pub(crate) fn get<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
+    where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.add(Method::GET, path, access, handler, Some(doc));
+    }
+
+    pub(crate) fn post<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
+    where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.add(Method::POST, path, access, handler, Some(doc));
+    }
+
+    pub(crate) fn delete<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
+    where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.add(Method::DELETE, path, access, handler, Some(doc));
+    }
+
+    /// A page or a file, open to everybody and no part of the API description.
+    pub(crate) fn asset<F, A>(&mut self, path: &'static str, handler: F)
+    where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.add(Method::GET, path, Access::Public, handler, None);
+    }
+
+    fn add<F, A>(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: F,
+        doc: Option<Doc>,
+    ) where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        let mut route = web::method(method.clone()).to(handler);
+        if access != Access::Public {
+            route = route.wrap(from_fn(move |request, next| access::guard(access, request, next)));
+        }
+        match self.routes.iter_mut().find(|(known, _)| *known == path) {
+            Some((_, routes)) => routes.push(route),
+            None => self.routes.push((path, vec![route])),
+        }
+        self.listed.push(Endpoint { method, path, access, doc });
+    }
+
+    /// All of them, in the order of declaration.
+    pub(crate) fn into_list(self) -> Vec<Endpoint> {
+        self.listed
+    }
+
+    /// Makes the app serve them; other methods of their paths get a 405 that names the right ones.
+    pub(crate) fn register(self, config: &mut ServiceConfig) {
+        for (path, routes) in self.routes {
+            let methods: Vec<_> = self
+                .listed
+                .iter()
+                .filter(|endpoint| endpoint.path == path)
+                .map(|endpoint| endpoint.method.as_str())
+                .collect();
+            let allow = methods.join(", ");
+            let resource = routes.into_iter().fold(Resource::new(path), Resource::route);
+            config.service(resource.default_service(web::to(move || {
+                let refusal = ApiError::new(Code::MethodNotAllowed, format!("use {allow}"));
+                let refusal = refusal.allowing(allow.clone());
+                async move { Err::<&'static str, _>(refusal) }
+            })));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+use serde::Deserialize;
+use serde_json::json;
+
+use super::*;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sample {
+    name: String,
+    #[serde(default)]
+    items: Vec<u8>,
+}
+
+fn refusal(body: &str) -> (Code, Option<String>) {
+    let error = decode::<Sample>(body.as_bytes()).unwrap_err();
+    let json = serde_json::to_value(error.problem("req_1")).unwrap();
+    (error.code(), json["errors"][0]["pointer"].as_str().map(str::to_owned))
+}
+
+#[test]
+fn a_body_with_known_fields_is_taken() {
+    let sample: Sample = decode(br#"{"name":"a","items":[1]}"#).unwrap();
+    assert_eq!((sample.name.as_str(), sample.items.as_slice()), ("a", &[1][..]));
+}
+
+#[test]
+fn text_that_is_not_json_and_json_that_is_not_the_type_are_told_apart() {
+    assert_eq!(refusal("{\"name\":"), (Code::MalformedJson, None));
+    assert_eq!(refusal("[1]"), (Code::ValidationFailed, Some(String::new())));
+    assert_eq!(refusal(r#"{"name":1}"#), (Code::ValidationFailed, Some("/name".to_owned())));
+    assert_eq!(
+        refusal(r#"{"name":"a","items":[1,"b"]}"#),
+        (Code::ValidationFailed, Some("/items/1".to_owned()))
+    );
+}
+
+#[test]
+fn a_field_that_nobody_documented_is_refused_by_name() {
+    assert_eq!(
+        refusal(r#"{"name":"a","nmae":"b"}"#),
+        (Code::ValidationFailed, Some("/nmae".to_owned()))
+    );
+}
+
+#[test]
+fn json_nested_beyond_reason_is_refused_and_not_recursed_into() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(refusal(&deep).0, Code::MalformedJson);
+}
+
+#[test]
+fn a_nul_is_found_wherever_it_hides() {
+    assert_eq!(find_nul(&json!({ "a": [1, { "b": "x\0" }] })), Some("/a/1/b".to_owned()));
+    assert_eq!(find_nul(&json!({ "a/b": "x\0" })), Some("/a~1b".to_owned()));
+    assert_eq!(find_nul(&json!({ "a": "x" })), None);
+    assert_eq!(
+        refusal(r#"{"name":"a\u0000"}"#),
+        (Code::ValidationFailed, Some("/name".to_owned()))
+    );
+}
+
+#[test]
+fn a_page_has_between_one_and_two_hundred_rows() {
+    let limit = |limit| PageQuery { limit, cursor: None }.limit().ok();
+    assert_eq!([limit(None), limit(Some(1)), limit(Some(200))], [Some(50), Some(1), Some(200)]);
+    assert_eq!([limit(Some(0)), limit(Some(201))], [None, None]);
+}

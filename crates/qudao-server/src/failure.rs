@@ -1,0 +1,121 @@
+//! How the failures of the layers below look from outside: the one place that decides.
+
+use std::time::Duration;
+
+use qudao_core::{AcceptError, AuthError};
+use qudao_plugin_api::wire::ErrorKind;
+use qudao_storage::StorageError;
+
+use crate::{code::Code, error::ApiError};
+
+/// After this a client may ask again when a service is away.
+const RECOVERY: Duration = Duration::from_secs(2);
+/// After this a client may ask again when a model is loading or busy.
+const MODEL_RECOVERY: Duration = Duration::from_secs(5);
+
+impl From<StorageError> for ApiError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Unavailable(_)
+            | StorageError::Timeout(_)
+            | StorageError::Contended(_) => {
+                tracing::warn!(%error, "the database did not serve a request");
+                unavailable()
+            }
+            StorageError::Conflict { .. } => Self::new(Code::Conflict, "it exists already"),
+            StorageError::MissingParent { .. } => {
+                Self::new(Code::ValidationFailed, "something that it refers to does not exist")
+            }
+            StorageError::BadCursor => {
+                Self::new(Code::InvalidCursor, "the cursor was not made by this list")
+            }
+            // The enum may grow; what this crate does not know is not the client's fault.
+            error => {
+                tracing::error!(%error, "the database refused a request");
+                Self::new(Code::Internal, "the request could not be served")
+            }
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        tracing::warn!(%error, "a key could not be checked");
+        unavailable()
+    }
+}
+
+impl From<AcceptError> for ApiError {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::NoFunds => {
+                Self::new(Code::InsufficientCredits, "this service has no credits left")
+            }
+            AcceptError::ChannelClosed => Self::new(Code::ChannelClosed, "the channel is closed"),
+            AcceptError::Storage(error) => error.into(),
+            AcceptError::ShuttingDown => {
+                Self::new(Code::Draining, "this node is shutting down").retry_after(RECOVERY)
+            }
+        }
+    }
+}
+
+impl From<qudao_core::ApiError> for ApiError {
+    fn from(error: qudao_core::ApiError) -> Self {
+        use qudao_core::ApiError as Failure;
+        let detail = error.to_string();
+        match error {
+            Failure::InvalidParameter { param, detail } => Self::field(format!("/{param}"), detail),
+            Failure::UnknownModel { .. } | Failure::NoPrice { .. } => {
+                Self::new(Code::ModelNotFound, detail)
+            }
+            Failure::RateLimited { retry_after } => {
+                Self::new(Code::RateLimited, detail).retry_after(retry_after)
+            }
+            Failure::InsufficientCredits => Self::new(Code::InsufficientCredits, detail),
+            Failure::Unavailable { .. } => {
+                Self::new(Code::ModelNotReady, detail).retry_after(MODEL_RECOVERY)
+            }
+            Failure::Provider { kind, message, retry_after, .. } => {
+                provider(kind, message, retry_after)
+            }
+            Failure::Timeout => Self::new(Code::ModelTimeout, detail),
+            Failure::ModelFailed { .. } => Self::new(Code::ModelFailed, detail),
+            Failure::Storage | Failure::Unsettled => {
+                Self::new(Code::Unavailable, detail).retry_after(RECOVERY)
+            }
+        }
+    }
+}
+
+/// The caller learns the provider's words only where the caller can act on them: a wrong key or a
+/// wrong model name is the operator's affair, and the words may hold parts of the key.
+fn provider(kind: ErrorKind, message: String, retry_after: Option<Duration>) -> ApiError {
+    match kind {
+        ErrorKind::Auth | ErrorKind::UnknownModel => {
+            tracing::error!(?kind, message, "a model's provider refuses the platform");
+            ApiError::new(Code::ProviderMisconfigured, "the model's provider refused the platform")
+        }
+        ErrorKind::RateLimited => {
+            ApiError::new(Code::RateLimited, "the model's provider asks to slow down")
+                .retry_after(retry_after.unwrap_or(MODEL_RECOVERY))
+        }
+        ErrorKind::Unavailable => {
+            ApiError::new(Code::Unavailable, "the model's provider is not available")
+                .retry_after(retry_after.unwrap_or(MODEL_RECOVERY))
+        }
+        ErrorKind::BadRequest => ApiError::new(Code::ValidationFailed, message),
+        ErrorKind::Timeout => ApiError::new(Code::ModelTimeout, "the model took too long"),
+        ErrorKind::ContentFilter => ApiError::new(Code::ContentFiltered, message),
+        ErrorKind::Overloaded => ApiError::new(Code::Overloaded, "the model is busy")
+            .retry_after(retry_after.unwrap_or(MODEL_RECOVERY)),
+        ErrorKind::Internal => {
+            tracing::warn!(message, "a model failed");
+            ApiError::new(Code::ModelFailed, "the model failed")
+        }
+    }
+}
+
+fn unavailable() -> ApiError {
+    ApiError::new(Code::Unavailable, "the database is not available").retry_after(RECOVERY)
+}

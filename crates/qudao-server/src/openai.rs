@@ -1,0 +1,6 @@
+//! The OpenAI-compatible endpoints.
+
+pub(crate) mod answer;
+pub(crate) mod completions;
+pub(crate) mod models;
+pub(crate) mod wire;

@@ -1,0 +1,262 @@
+//! The answer of a chat completion in OpenAI's JSON: chunks of a stream, or one object.
+//!
+//! The hot path writes bytes: what all chunks of a stream share is written once.
+
+use actix_web::web::{Bytes, BytesMut};
+use qudao_core::ApiEvent;
+use qudao_domain::TurnId;
+use qudao_plugin_api::wire::{FinishReason, Usage};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+/// What names one completion.
+#[derive(Debug, Clone)]
+pub(crate) struct Heading {
+    pub(crate) id: String,
+    /// Seconds since 1970.
+    pub(crate) created: i64,
+    pub(crate) model: String,
+}
+
+impl Heading {
+    pub(crate) fn new(model: String, created: i64) -> Self {
+        Self { id: format!("chatcmpl-{}", TurnId::new().as_uuid().simple()), created, model }
+    }
+}
+
+/// How OpenAI writes why an answer ended.
+fn finish_text(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop | FinishReason::Cancelled => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::ContentFilter => "content_filter",
+    }
+}
+
+/// What was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct UsageBody {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u32,
+}
+
+impl From<Usage> for UsageBody {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.input_tokens,
+            completion_tokens: usage.output_tokens,
+            total_tokens: usage.input_tokens.saturating_add(usage.output_tokens),
+        }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Completion {
+    id: String,
+    /// Always `chat.completion`.
+    object: &'static str,
+    /// Seconds since 1970.
+    created: i64,
+    model: String,
+    system_fingerprint: Option<String>,
+    /// Always one.
+    choices: Vec<Choice>,
+    usage: UsageBody,
+}
+
+/// The answer proper.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Choice {
+    index: u32,
+    /// `role`, `content`, and `tool_calls` where the model calls functions.
+    #[schema(value_type = Object)]
+    message: Map<String, Value>,
+    #[schema(value_type = Option<Object>)]
+    logprobs: Option<Value>,
+    /// `stop`, `length`, `tool_calls` or `content_filter`.
+    finish_reason: &'static str,
+}
+
+/// Writes the chunks of one stream.
+pub(crate) struct ChunkWriter {
+    /// `data: {"id":…,"choices":[{"index":0,"delta":`.
+    prefix: Bytes,
+    /// What follows the delta of a chunk that is not the last.
+    suffix: &'static [u8],
+    heading: Heading,
+    include_usage: bool,
+    begun: bool,
+}
+
+impl ChunkWriter {
+    pub(crate) fn new(heading: Heading, include_usage: bool) -> Self {
+        let model = Value::String(heading.model.clone());
+        let prefix = format!(
+            "data: {{\"id\":\"{}\",\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{model},\
+             \"system_fingerprint\":null,\"choices\":[{{\"index\":0,\"delta\":",
+            heading.id, heading.created,
+        );
+        let suffix: &[u8] = if include_usage {
+            b",\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n"
+        } else {
+            b",\"logprobs\":null,\"finish_reason\":null}]}\n\n"
+        };
+        Self { prefix: prefix.into(), suffix, heading, include_usage, begun: false }
+    }
+
+    /// Appends what one event becomes.
+    pub(crate) fn write(&mut self, event: &ApiEvent, out: &mut BytesMut) {
+        if !self.begun {
+            self.begun = true;
+            self.delta(br#"{"role":"assistant","content":""}"#, out);
+        }
+        match event {
+            ApiEvent::Delta { text, reasoning } => {
+                let name: &[u8] =
+                    if *reasoning { b"{\"reasoning_content\":" } else { b"{\"content\":" };
+                out.extend_from_slice(&self.prefix);
+                out.extend_from_slice(name);
+                write_json(text, out);
+                out.extend_from_slice(b"}");
+                out.extend_from_slice(self.suffix);
+            }
+            ApiEvent::Data(delta) => {
+                out.extend_from_slice(&self.prefix);
+                write_json(delta, out);
+                out.extend_from_slice(self.suffix);
+            }
+            ApiEvent::End { finish_reason, usage, .. } => self.end(*finish_reason, *usage, out),
+        }
+    }
+
+    /// An error in the middle of a stream, as OpenAI's clients expect it. Nothing follows.
+    pub(crate) fn fail(error: &crate::error::ApiError, out: &mut BytesMut) {
+        out.extend_from_slice(b"data: ");
+        write_json(&error.openai(), out);
+        out.extend_from_slice(b"\n\n");
+    }
+
+    fn delta(&self, delta: &[u8], out: &mut BytesMut) {
+        out.extend_from_slice(&self.prefix);
+        out.extend_from_slice(delta);
+        out.extend_from_slice(self.suffix);
+    }
+
+    fn end(&self, reason: FinishReason, usage: Usage, out: &mut BytesMut) {
+        out.extend_from_slice(&self.prefix);
+        let usage_field = if self.include_usage { ",\"usage\":null" } else { "" };
+        let reason = finish_text(reason);
+        out.extend_from_slice(
+            format!("{{}},\"logprobs\":null,\"finish_reason\":\"{reason}\"}}]{usage_field}}}\n\n")
+                .as_bytes(),
+        );
+        if self.include_usage {
+            let Heading { id, created, model } = &self.heading;
+            let chunk = json!({
+                "id": id, "object": "chat.completion.chunk", "created": created, "model": model,
+                "system_fingerprint": null, "choices": [], "usage": UsageBody::from(usage),
+            });
+            out.extend_from_slice(b"data: ");
+            write_json(&chunk, out);
+            out.extend_from_slice(b"\n\n");
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+}
+
+fn write_json<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) {
+    use actix_web::web::BufMut as _;
+    // Neither a text nor a JSON value can fail to be written into memory.
+    let written = serde_json::to_writer(out.writer(), value);
+    debug_assert!(written.is_ok());
+}
+
+/// Puts the events of one answer together.
+#[derive(Debug, Default)]
+pub(crate) struct Collector {
+    text: String,
+    reasoning: String,
+    /// By the `index` of the deltas.
+    tool_calls: Vec<Map<String, Value>>,
+    other: Map<String, Value>,
+}
+
+impl Collector {
+    pub(crate) fn push(&mut self, event: ApiEvent) -> Option<(FinishReason, Usage)> {
+        match event {
+            ApiEvent::Delta { text, reasoning: false } => self.text.push_str(&text),
+            ApiEvent::Delta { text, reasoning: true } => self.reasoning.push_str(&text),
+            ApiEvent::Data(Value::Object(delta)) => self.merge(delta),
+            ApiEvent::Data(_) => {}
+            ApiEvent::End { finish_reason, usage, .. } => return Some((finish_reason, usage)),
+        }
+        None
+    }
+
+    fn merge(&mut self, mut delta: Map<String, Value>) {
+        if let Some(Value::Array(calls)) = delta.remove("tool_calls") {
+            for call in calls {
+                self.merge_call(call);
+            }
+        }
+        self.other.extend(delta);
+    }
+
+    /// The first delta of a call names it, the later ones continue its arguments.
+    fn merge_call(&mut self, call: Value) {
+        let Value::Object(mut call) = call else { return };
+        let index = call.remove("index").and_then(|index| index.as_u64());
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        let index = index.unwrap_or(self.tool_calls.len());
+        let Some(known) = self.tool_calls.get_mut(index) else {
+            self.tool_calls.push(call);
+            return;
+        };
+        let more = call.get("function").and_then(|function| function.get("arguments")?.as_str());
+        let arguments =
+            known.get_mut("function").and_then(|function| function.get_mut("arguments"));
+        if let (Some(more), Some(Value::String(arguments))) = (more, arguments) {
+            arguments.push_str(more);
+        }
+    }
+
+    /// The whole answer.
+    pub(crate) fn finish(
+        self,
+        heading: &Heading,
+        reason: FinishReason,
+        usage: Usage,
+    ) -> Completion {
+        let mut message = Map::new();
+        message.insert("role".to_owned(), json!("assistant"));
+        let silent = self.text.is_empty() && !self.tool_calls.is_empty();
+        let content = if silent { Value::Null } else { Value::String(self.text) };
+        message.insert("content".to_owned(), content);
+        message.insert("refusal".to_owned(), Value::Null);
+        if !self.reasoning.is_empty() {
+            message.insert("reasoning_content".to_owned(), json!(self.reasoning));
+        }
+        if !self.tool_calls.is_empty() {
+            message.insert("tool_calls".to_owned(), json!(self.tool_calls));
+        }
+        message.extend(self.other);
+        let finish_reason = finish_text(reason);
+        let choice = Choice { index: 0, message, logprobs: None, finish_reason };
+        Completion {
+            id: heading.id.clone(),
+            object: "chat.completion",
+            created: heading.created,
+            model: heading.model.clone(),
+            system_fingerprint: None,
+            choices: vec![choice],
+            usage: usage.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use qudao_domain::Micros;
+
+use super::*;
+
+fn heading() -> Heading {
+    Heading { id: "chatcmpl-1".to_owned(), created: 7, model: "a \"b\"".to_owned() }
+}
+
+fn delta(text: &str) -> ApiEvent {
+    ApiEvent::Delta { text: text.to_owned(), reasoning: false }
+}
+
+fn end() -> ApiEvent {
+    let usage = Usage { input_tokens: 3, output_tokens: 2 };
+    ApiEvent::End { finish_reason: FinishReason::Stop, usage, charge: Micros::new(5) }
+}
+
+fn chunks(events: &[ApiEvent], include_usage: bool) -> Vec<Value> {
+    let mut writer = ChunkWriter::new(heading(), include_usage);
+    let mut out = BytesMut::new();
+    for event in events {
+        writer.write(event, &mut out);
+    }
+    let text = String::from_utf8(out.to_vec()).unwrap();
+    let lines: Vec<_> = text.strip_suffix("\n\n").unwrap().split("\n\n").collect();
+    assert_eq!(lines.last(), Some(&"data: [DONE]"));
+    let bodies = lines[..lines.len() - 1].iter();
+    bodies.map(|line| serde_json::from_str(line.strip_prefix("data: ").unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn a_stream_begins_with_the_role_and_ends_with_the_reason() {
+    let chunks = chunks(&[delta("你\n"), delta("\"b\""), end()], false);
+    let deltas: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    assert_eq!(
+        deltas,
+        [
+            &json!({ "role": "assistant", "content": "" }),
+            &json!({ "content": "你\n" }),
+            &json!({ "content": "\"b\"" }),
+            &json!({}),
+        ]
+    );
+    assert_eq!(chunks[3]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[1]["choices"][0]["finish_reason"], Value::Null);
+    assert_eq!(chunks[0]["model"], "a \"b\"");
+    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()));
+}
+
+#[test]
+fn usage_comes_in_a_chunk_of_its_own_when_it_was_asked_for() {
+    let chunks = chunks(&[delta("a"), end()], true);
+    assert!(chunks[..3].iter().all(|chunk| chunk["usage"].is_null()));
+    assert_eq!(chunks[3]["choices"], json!([]));
+    assert_eq!(
+        chunks[3]["usage"],
+        json!({ "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 })
+    );
+}
+
+#[test]
+fn a_whole_answer_has_openais_shape() {
+    let mut collector = Collector::default();
+    assert!(collector.push(delta("a")).is_none());
+    assert!(collector.push(delta("b")).is_none());
+    let (reason, usage) = collector.push(end()).unwrap();
+    let body = serde_json::to_value(collector.finish(&heading(), reason, usage)).unwrap();
+    assert_eq!(
+        body["choices"][0],
+        json!({
+            "index": 0, "logprobs": null, "finish_reason": "stop",
+            "message": { "role": "assistant", "content": "ab", "refusal": null },
+        })
+    );
+    assert_eq!(body["usage"]["total_tokens"], 5);
+}
+
+#[test]
+fn the_pieces_of_a_tool_call_are_joined() {
+    let mut collector = Collector::default();
+    let call = |value: Value| ApiEvent::Data(json!({ "tool_calls": [value] }));
+    collector.push(call(json!({
+        "index": 0, "id": "call_1", "type": "function",
+        "function": { "name": "weather", "arguments": "" },
+    })));
+    collector.push(call(json!({ "index": 0, "function": { "arguments": "{\"city\":" } })));
+    collector.push(call(json!({ "index": 0, "function": { "arguments": "\"Paris\"}" } })));
+    let usage = Usage { input_tokens: 1, output_tokens: 1 };
+    let whole = collector.finish(&heading(), FinishReason::ToolCalls, usage);
+    let body = serde_json::to_value(whole).unwrap();
+    let message = &body["choices"][0]["message"];
+    assert_eq!(message["content"], Value::Null);
+    assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{\"city\":\"Paris\"}");
+    assert_eq!(message["tool_calls"][0].get("index"), None);
+}

@@ -1,0 +1,171 @@
+//! `POST /v1/chat/completions`, as a stream and whole.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{CACHE_CONTROL, HeaderName},
+    web::{self, Bytes, BytesMut},
+};
+use futures_util::{FutureExt as _, Stream, future::LocalBoxFuture};
+use qudao_core::{ApiEvent, ApiReply, ApiRequest};
+
+use super::{
+    answer::{ChunkWriter, Collector, Heading},
+    wire::CompletionRequest,
+};
+use crate::{
+    access::KeyCaller,
+    code::Code,
+    error::ApiError,
+    extract::{find_nul, malformed, pointer_of, read_json},
+    scope::RequestContext,
+    state::AppState,
+};
+
+pub(crate) async fn create(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    caller: KeyCaller,
+    context: RequestContext,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let limit = state.settings.limits.completion_body_bytes;
+    let body = read_json(&request, payload.into_inner(), limit).await?;
+    let completion = decode(&body)?;
+    let (stream, include_usage) = (completion.is_stream(), completion.include_usage());
+    let heading = Heading::new(completion.model.clone(), state.core.clock.now().as_second());
+    let choices = completion.n;
+    let chat = completion.into_chat()?;
+    let call = ApiRequest { chat, choices, stream, trace: context.traceparent };
+    let reply = state.within(state.core.api_chat(&caller.0, call)).await?;
+    if stream {
+        streamed(reply, ChunkWriter::new(heading, include_usage)).await
+    } else {
+        whole(reply, &heading).await
+    }
+}
+
+/// Unknown fields are ignored here, as OpenAI does: its clients send new ones every month.
+fn decode(body: &[u8]) -> Result<CompletionRequest, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let completion: CompletionRequest =
+        serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            match error.inner().classify() {
+                serde_json::error::Category::Data => {
+                    ApiError::field(pointer_of(error.path()), error.inner())
+                }
+                _ => malformed(error.inner()),
+            }
+        })?;
+    json.end().map_err(|error| malformed(&error))?;
+    // The escape is rare, so its letters are looked for before the texts are.
+    if body.windows(6).any(|window| window == b"\\u0000") {
+        let value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+        if let Some(pointer) = find_nul(&value) {
+            return Err(ApiError::field(pointer, "must not contain the character U+0000"));
+        }
+    }
+    Ok(completion)
+}
+
+async fn whole(mut reply: ApiReply, heading: &Heading) -> Result<HttpResponse, ApiError> {
+    let mut collector = Collector::default();
+    while let Some(event) = reply.next().await {
+        if let Some((reason, usage)) = collector.push(event?) {
+            return Ok(HttpResponse::Ok().json(collector.finish(heading, reason, usage)));
+        }
+    }
+    Err(cut_off())
+}
+
+/// The head waits for the first event, so that a refusal of the model still gets its status.
+async fn streamed(mut reply: ApiReply, mut writer: ChunkWriter) -> Result<HttpResponse, ApiError> {
+    let first = reply.next().await.ok_or_else(cut_off)??;
+    let mut head = BytesMut::with_capacity(1024);
+    writer.write(&first, &mut head);
+    let ended = matches!(first, ApiEvent::End { .. });
+    let body = Chunks { writer, buffer: head, reply: Waiting::Idle(reply), ended };
+    Ok(HttpResponse::Ok()
+        .content_type("text/event-stream; charset=utf-8")
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        .insert_header((HeaderName::from_static("x-accel-buffering"), "no"))
+        .streaming(body))
+}
+
+fn cut_off() -> ApiError {
+    ApiError::new(Code::ModelFailed, "the answer broke off")
+}
+
+type NextEvent =
+    LocalBoxFuture<'static, (ApiReply, Option<Result<ApiEvent, qudao_core::ApiError>>)>;
+
+enum Waiting {
+    Idle(ApiReply),
+    Busy(NextEvent),
+    Done,
+}
+
+/// The body of a stream. All events that are ready at one time are written at one time.
+struct Chunks {
+    writer: ChunkWriter,
+    buffer: BytesMut,
+    reply: Waiting,
+    ended: bool,
+}
+
+impl Chunks {
+    /// Writes one event; `false` when it was the last.
+    fn write(&mut self, event: Option<Result<ApiEvent, qudao_core::ApiError>>) -> bool {
+        match event {
+            Some(Ok(event)) => {
+                self.writer.write(&event, &mut self.buffer);
+                !matches!(event, ApiEvent::End { .. })
+            }
+            Some(Err(failure)) => {
+                ChunkWriter::fail(&failure.into(), &mut self.buffer);
+                false
+            }
+            None => {
+                ChunkWriter::fail(&cut_off(), &mut self.buffer);
+                false
+            }
+        }
+    }
+}
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, actix_web::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        while !this.ended {
+            let mut next = match std::mem::replace(&mut this.reply, Waiting::Done) {
+                Waiting::Idle(mut reply) => async move {
+                    let event = reply.next().await;
+                    (reply, event)
+                }
+                .boxed_local(),
+                Waiting::Busy(next) => next,
+                Waiting::Done => break,
+            };
+            match next.poll_unpin(cx) {
+                Poll::Ready((reply, event)) => {
+                    this.ended = !this.write(event);
+                    this.reply = Waiting::Idle(reply);
+                }
+                Poll::Pending => {
+                    this.reply = Waiting::Busy(next);
+                    break;
+                }
+            }
+        }
+        if !this.buffer.is_empty() {
+            return Poll::Ready(Some(Ok(this.buffer.split().freeze())));
+        }
+        if this.ended { Poll::Ready(None) } else { Poll::Pending }
+    }
+}

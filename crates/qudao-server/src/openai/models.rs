@@ -1,0 +1,72 @@
+//! `GET /v1/models`: what the key may name in a completion.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    access::KeyCaller,
+    code::Code,
+    error::ApiError,
+    extract::{NoQuery, Query},
+    state::AppState,
+};
+
+/// A model that the key may name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Model {
+    /// The name to pass as `model`.
+    id: String,
+    /// Always `model`.
+    object: &'static str,
+    /// Always 0: models have no birthday here. OpenAI's clients insist on a number.
+    created: i64,
+    /// The plugin instance that offers it, or `unavailable`.
+    owned_by: String,
+}
+
+/// The models that the key may name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelList {
+    /// Always `list`.
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+impl Model {
+    fn describe(state: &AppState, name: &str) -> Self {
+        let report = state.core.plugins.model(name);
+        Self {
+            id: name.to_owned(),
+            object: "model",
+            created: 0,
+            owned_by: report.map_or_else(|| "unavailable".to_owned(), |report| report.instance),
+        }
+    }
+}
+
+pub(crate) async fn list(
+    state: web::Data<AppState>,
+    KeyCaller(principal): KeyCaller,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let names = state.within(state.core.tenant_models(principal.tenant_id)).await?;
+    let data = names.iter().map(|name| Model::describe(&state, name)).collect();
+    Ok(HttpResponse::Ok().json(ModelList { object: "list", data }))
+}
+
+pub(crate) async fn get(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    KeyCaller(principal): KeyCaller,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, ApiError> {
+    // A name may hold slashes, as in `org/model`.
+    let name = request.match_info().get("model").unwrap_or_default();
+    let names = state.within(state.core.tenant_models(principal.tenant_id)).await?;
+    if !names.iter().any(|known| known == name) {
+        let detail = format!("the model `{name}` does not exist or you do not have access to it");
+        return Err(ApiError::new(Code::ModelNotFound, detail));
+    }
+    Ok(HttpResponse::Ok().json(Model::describe(&state, name)))
+}

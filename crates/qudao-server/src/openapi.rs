@@ -1,0 +1,383 @@
+//! The API description, written from the list of endpoints: what is served is described, and what
+//! is described is served.
+
+use actix_web::http::Method;
+use serde_json::Value;
+use utoipa::{
+    ToSchema,
+    openapi::{
+        Components, Content, HttpMethod, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder,
+        PathItem, PathsBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
+        ServerBuilder,
+        path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
+        request_body::RequestBodyBuilder,
+        schema::{ObjectBuilder, Type},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+        tag::TagBuilder,
+    },
+};
+
+use crate::{
+    access::Access,
+    code::Code,
+    endpoints::Endpoint,
+    error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
+};
+
+/// Each with its media type.
+type Contents = Vec<(&'static str, Content)>;
+type Schemas = Vec<(String, RefOr<Schema>)>;
+
+/// What one endpoint does, for people and for generators of clients.
+#[derive(Clone)]
+pub struct Doc {
+    tag: &'static str,
+    summary: &'static str,
+    description: &'static str,
+    body: Option<(RefOr<Schema>, Value)>,
+    parameters: Vec<(ParameterIn, &'static str, bool, &'static str)>,
+    successes: Vec<(u16, &'static str, Contents)>,
+    failures: Vec<Code>,
+    openai: bool,
+    schemas: Schemas,
+}
+
+impl std::fmt::Debug for Doc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Doc({})", self.summary)
+    }
+}
+
+impl Doc {
+    pub(crate) fn new(tag: &'static str, summary: &'static str) -> Self {
+        Self {
+            tag,
+            summary,
+            description: "",
+            body: None,
+            parameters: Vec::new(),
+            successes: Vec::new(),
+            failures: Vec::new(),
+            openai: false,
+            schemas: Vec::new(),
+        }
+    }
+
+    pub(crate) fn about(mut self, description: &'static str) -> Self {
+        self.description = description;
+        self
+    }
+
+    /// Takes a JSON body.
+    pub(crate) fn body<T: ToSchema>(mut self, example: Value) -> Self {
+        self.body = Some((self.refer::<T>(), example));
+        self.fails(&[Code::MalformedJson, Code::BodyTooLarge, Code::UnsupportedMediaType])
+            .fails(&[Code::ValidationFailed])
+    }
+
+    /// Answers with JSON.
+    pub(crate) fn returns<T: ToSchema>(mut self, status: u16, description: &'static str) -> Self {
+        let content = Content::new(Some(self.refer::<T>()));
+        self.successes.push((status, description, vec![("application/json", content)]));
+        self
+    }
+
+    /// Answers with something that is no JSON.
+    pub(crate) fn returns_text(
+        mut self,
+        status: u16,
+        media_type: &'static str,
+        description: &'static str,
+    ) -> Self {
+        self.successes.push((status, description, vec![(media_type, text_content())]));
+        self
+    }
+
+    /// The last success may also come as a text of this type.
+    pub(crate) fn or_text(mut self, media_type: &'static str) -> Self {
+        if let Some((_, _, contents)) = self.successes.last_mut() {
+            contents.push((media_type, text_content()));
+        }
+        self
+    }
+
+    /// Answers without a body.
+    pub(crate) fn returns_nothing(mut self, status: u16, description: &'static str) -> Self {
+        self.successes.push((status, description, Vec::new()));
+        self
+    }
+
+    /// Is a list that is read in pages.
+    pub(crate) fn paged(self) -> Self {
+        self.query("limit", "At most this many items, 1 to 200; 50 if left out.")
+            .query("cursor", "`next_cursor` of the page before.")
+            .fails(&[Code::InvalidQuery, Code::InvalidCursor])
+    }
+
+    pub(crate) fn query(mut self, name: &'static str, description: &'static str) -> Self {
+        self.parameters.push((ParameterIn::Query, name, false, description));
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, description: &'static str) -> Self {
+        self.parameters.push((ParameterIn::Header, name, true, description));
+        self
+    }
+
+    pub(crate) fn fails(mut self, codes: &[Code]) -> Self {
+        self.failures.extend(codes);
+        self
+    }
+
+    /// Refuses in OpenAI's shape.
+    pub(crate) fn openai(mut self) -> Self {
+        self.openai = true;
+        self
+    }
+
+    fn refer<T: ToSchema>(&mut self) -> RefOr<Schema> {
+        let name = T::name().into_owned();
+        self.schemas.push((name.clone(), T::schema()));
+        T::schemas(&mut self.schemas);
+        RefOr::Ref(Ref::from_schema_name(name))
+    }
+
+    fn operation(&self, endpoint: &Endpoint) -> Operation {
+        let mut operation = OperationBuilder::new()
+            .tag(self.tag)
+            .summary(Some(self.summary))
+            .operation_id(Some(operation_id(&endpoint.method, &plain_path(endpoint.path))));
+        if !self.description.is_empty() {
+            operation = operation.description(Some(self.description));
+        }
+        for name in path_parameters(endpoint.path) {
+            operation =
+                operation.parameter(parameter(ParameterIn::Path, name, true, path_words(name)));
+        }
+        for (place, name, required, words) in &self.parameters {
+            operation = operation.parameter(parameter(place.clone(), name, *required, words));
+        }
+        if let Some((schema, example)) = &self.body {
+            let content =
+                Content::builder().schema(Some(schema.clone())).example(Some(example.clone()));
+            let body = RequestBodyBuilder::new()
+                .required(Some(Required::True))
+                .content("application/json", content.build());
+            operation = operation.request_body(Some(body.build()));
+        }
+        for (status, description, contents) in &self.successes {
+            let mut response = ResponseBuilder::new().description(*description);
+            for (media_type, content) in contents {
+                response = response.content(*media_type, content.clone());
+            }
+            operation = operation.response(status.to_string(), response.build());
+        }
+        for (status, response) in self.refusals(endpoint) {
+            operation = operation.response(status.to_string(), response);
+        }
+        if let Some(scheme) = security_schemes(endpoint.access) {
+            for name in scheme {
+                operation = operation.security(SecurityRequirement::new(*name, [""; 0]));
+            }
+        }
+        operation.build()
+    }
+
+    /// One response per status, with the codes that it may carry.
+    fn refusals(&self, endpoint: &Endpoint) -> Vec<(u16, Response)> {
+        let mut codes = access_failures(endpoint.access).to_vec();
+        if endpoint.path.contains('{') {
+            codes.push(Code::NotFound);
+        }
+        codes.extend(&self.failures);
+        codes.push(Code::Internal);
+        if endpoint.access != Access::Public {
+            codes.push(Code::Unavailable);
+        }
+        let mut by_status: Vec<(u16, Vec<Code>)> = Vec::new();
+        for code in codes {
+            let status = if self.openai { code.row().openai.status } else { code.row().status };
+            match by_status.iter_mut().find(|(known, _)| *known == status) {
+                Some((_, codes)) if codes.contains(&code) => {}
+                Some((_, codes)) => codes.push(code),
+                None => by_status.push((status, vec![code])),
+            }
+        }
+        by_status.sort_by_key(|(status, _)| *status);
+        by_status.into_iter().map(|(status, codes)| (status, self.refusal(&codes))).collect()
+    }
+
+    fn refusal(&self, codes: &[Code]) -> Response {
+        let lines: Vec<_> = codes
+            .iter()
+            .map(|code| match (self.openai, code.row().openai.code) {
+                (false, _) => format!("`{}`: {}", code.as_str(), code.row().title),
+                (true, Some(name)) => format!("`{name}`: {}", code.row().title),
+                (true, None) => code.row().title.to_owned(),
+            })
+            .collect();
+        let (media_type, name) = if self.openai {
+            ("application/json", OpenAiProblem::name())
+        } else {
+            ("application/problem+json", Problem::name())
+        };
+        let schema: RefOr<Schema> = RefOr::Ref(Ref::from_schema_name(name));
+        ResponseBuilder::new()
+            .description(lines.join("; "))
+            .content(media_type, Content::new(Some(schema)))
+            .build()
+    }
+}
+
+fn text_content() -> Content {
+    Content::new(Some(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build())))
+}
+
+const OPERATOR: &str = "operator_key";
+const API_KEY: &str = "api_key";
+const VISITOR: &str = "visitor_token";
+
+/// Any one of the named schemes opens the endpoint.
+fn security_schemes(access: Access) -> Option<&'static [&'static str]> {
+    match access {
+        Access::Public => None,
+        Access::Operator => Some(&[OPERATOR]),
+        Access::Tenant => Some(&[OPERATOR, API_KEY]),
+        Access::Chat => Some(&[API_KEY]),
+        Access::Visitor => Some(&[VISITOR]),
+    }
+}
+
+fn access_failures(access: Access) -> &'static [Code] {
+    match access {
+        Access::Public => &[],
+        Access::Visitor => &[Code::Unauthenticated, Code::InvalidCredentials],
+        Access::Operator | Access::Tenant | Access::Chat => {
+            &[Code::Unauthenticated, Code::InvalidCredentials, Code::Forbidden]
+        }
+    }
+}
+
+fn path_parameters(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(|part| {
+        let inside = part.strip_prefix('{')?.strip_suffix('}')?;
+        Some(inside.split_once(':').map_or(inside, |(name, _)| name))
+    })
+}
+
+/// The path without the patterns of its parameters.
+fn plain_path(path: &str) -> String {
+    let parts = path.split('/').map(|part| match part.split_once(':') {
+        Some((name, _)) if name.starts_with('{') => format!("{name}}}"),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+fn path_words(name: &str) -> &'static str {
+    match name {
+        "key" => "The public key of the web channel, as in the address of the chat page.",
+        "plugin_id" => "The plugin's id, as in its manifest.",
+        "model" => "The model's name.",
+        _ => "The id.",
+    }
+}
+
+fn parameter(place: ParameterIn, name: &str, required: bool, words: &str) -> ParameterBuilder {
+    let kind = if name == "limit" { Type::Integer } else { Type::String };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(if required { Required::True } else { Required::False })
+        .description(Some(words))
+        .schema(Some(Schema::Object(ObjectBuilder::new().schema_type(kind).build())))
+}
+
+/// `GET /v1/tenants/{tenant_id}/wallet` becomes `get_tenants_tenant_id_wallet`: stable names for
+/// generated clients.
+fn operation_id(method: &Method, path: &str) -> String {
+    let words: String = path
+        .trim_start_matches("/v1")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { ' ' })
+        .collect();
+    let words: Vec<_> = words.split_whitespace().collect();
+    format!("{}_{}", method.as_str().to_ascii_lowercase(), words.join("_"))
+}
+
+const TAGS: &[(&str, &str)] = &[
+    ("Models", "The OpenAI-compatible API. Point any OpenAI client at `<this server>/v1`."),
+    ("Tenants", "Tenants, their credits, and what was charged."),
+    ("Assistants", "Personas, and the models that may serve them."),
+    ("Channels", "Where a tenant's end users write."),
+    ("API keys", "Credentials of a tenant."),
+    ("Conversations", "What was said."),
+    ("Web chat", "What the chat page speaks."),
+    ("Plugins", "The plugins of this node."),
+    ("Operations", "Health, metrics, and this description."),
+];
+
+/// The whole description.
+pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
+    let mut components = Components::new();
+    let mut schemas: Schemas = vec![
+        (Problem::name().into_owned(), <Problem<'_> as utoipa::PartialSchema>::schema()),
+        (
+            OpenAiProblem::name().into_owned(),
+            <OpenAiProblem<'_> as utoipa::PartialSchema>::schema(),
+        ),
+        (
+            OpenAiErrorBody::name().into_owned(),
+            <OpenAiErrorBody<'_> as utoipa::PartialSchema>::schema(),
+        ),
+        (FieldError::name().into_owned(), <FieldError as utoipa::PartialSchema>::schema()),
+    ];
+    let mut paths = PathsBuilder::new();
+    for endpoint in endpoints {
+        let Some(doc) = &endpoint.doc else { continue };
+        schemas.extend(doc.schemas.iter().cloned());
+        let item = PathItem::new(http_method(&endpoint.method), doc.operation(endpoint));
+        paths = paths.path(plain_path(endpoint.path), item);
+    }
+    components.schemas.extend(schemas);
+    for (name, words) in [
+        (OPERATOR, "The operator's key, `qo_…`, from `$QUDAO_HOME/operator_key`."),
+        (API_KEY, "A tenant's API key, `qk_live_…`, shown once when it was made."),
+        (VISITOR, "The visitor's token, `vt_…`, from `POST /v1/web/{key}/session`."),
+    ] {
+        let scheme =
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words)).build();
+        components.add_security_scheme(name, SecurityScheme::Http(scheme));
+    }
+    let tags = TAGS
+        .iter()
+        .map(|(name, words)| TagBuilder::new().name(*name).description(Some(*words)).build());
+    OpenApiBuilder::new()
+        .info(info())
+        .servers(Some([ServerBuilder::new().url("/").description(Some("This server")).build()]))
+        .tags(Some(tags))
+        .paths(paths)
+        .components(Some(components))
+        .build()
+}
+
+fn info() -> InfoBuilder {
+    InfoBuilder::new()
+        .title("Qudao")
+        .version(env!("CARGO_PKG_VERSION"))
+        .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
+        .description(Some(
+            "Customer service over many channels, with models that run in plugins.\n\n\
+             Refusals are `application/problem+json` with a stable `code`; the endpoints under *Models* \
+             use OpenAI's error shape. Amounts are decimal texts with a currency. Lists are read in \
+             pages. Every answer carries `X-Request-Id`, taken from the request if it has one.",
+        ))
+}
+
+fn http_method(method: &Method) -> HttpMethod {
+    match *method {
+        Method::POST => HttpMethod::Post,
+        Method::DELETE => HttpMethod::Delete,
+        _ => HttpMethod::Get,
+    }
+}

@@ -1,0 +1,186 @@
+//! What surrounds every request: its id and trace, its metrics, and the one place where a refusal
+//! becomes JSON.
+
+use std::time::Instant;
+
+use actix_web::{
+    Error, FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
+    body::{BoxBody, MessageBody},
+    dev::{Payload, ServiceRequest, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
+    middleware::Next,
+};
+use futures_util::future::{Ready, ready};
+use qudao_domain::{TurnId, key};
+
+use crate::{code::Code, error::ApiError};
+
+/// The header that carries the id of a request, in and out.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const MAX_REQUEST_ID: usize = 64;
+
+/// What names a request in logs, in other services and in errors.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestContext {
+    /// The client's own id if it sent a usable one.
+    pub(crate) request_id: HeaderValue,
+    /// W3C `traceparent`, handed down to the plugin.
+    pub(crate) traceparent: String,
+}
+
+impl RequestContext {
+    fn read(headers: &HeaderMap) -> Self {
+        let request_id = headers.get(REQUEST_ID).filter(|value| is_request_id(value)).cloned();
+        let traceparent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
+        Self {
+            request_id: request_id.unwrap_or_else(new_request_id),
+            traceparent: traceparent.unwrap_or_else(new_traceparent),
+        }
+    }
+
+    /// The id as text; it is ASCII by construction.
+    pub(crate) fn id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+}
+
+impl FromRequest for RequestContext {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let found = request.extensions().get::<Self>().cloned();
+        ready(Ok(found.unwrap_or_else(|| Self::read(request.headers()))))
+    }
+}
+
+/// The middleware.
+pub(crate) async fn scope<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let context = RequestContext::read(request.headers());
+    request.extensions_mut().insert(context.clone());
+    let response = next.call(request).await?;
+    let mut response = match take_failure(&response) {
+        Some(failure) => {
+            let body = render(&failure, &context, is_openai(response.request().path()));
+            log_failure(&failure, &context, response.request());
+            response.into_response(body)
+        }
+        None => response.map_into_boxed_body(),
+    };
+    response.headers_mut().insert(REQUEST_ID, context.request_id);
+    count(&response, started);
+    Ok(response)
+}
+
+/// The refusal that a handler, an extractor or actix itself left in the response.
+fn take_failure<B>(response: &ServiceResponse<B>) -> Option<ApiError> {
+    let inner = response.response();
+    if let Some(failure) = inner.extensions().get::<ApiError>() {
+        return Some(failure.clone());
+    }
+    let error = inner.error()?;
+    let detail = error.to_string();
+    Some(match inner.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(Code::BodyTooLarge, detail),
+        status if status.is_client_error() => ApiError::new(Code::BadRequest, detail),
+        _ => {
+            tracing::error!(error = detail, "a handler failed without saying how");
+            ApiError::new(Code::Internal, "the request could not be served")
+        }
+    })
+}
+
+/// Writes a refusal in the shape that the endpoint's clients understand.
+fn render(failure: &ApiError, context: &RequestContext, openai: bool) -> HttpResponse {
+    let status = if openai {
+        StatusCode::from_u16(failure.code().row().openai.status).unwrap_or(failure.status_code())
+    } else {
+        failure.status_code()
+    };
+    let mut builder = HttpResponse::build(status);
+    if let Some(seconds) = failure.retry_after_secs() {
+        builder.insert_header((header::RETRY_AFTER, seconds.to_string()));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        builder.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+    }
+    if let Some(methods) = failure.allow() {
+        builder.insert_header((header::ALLOW, methods));
+    }
+    builder.insert_header((header::CACHE_CONTROL, "no-store"));
+    if openai {
+        builder.json(failure.openai())
+    } else {
+        builder.content_type("application/problem+json");
+        builder.body(serde_json::to_vec(&failure.problem(context.id())).unwrap_or_default())
+    }
+}
+
+/// Whether the clients of this path expect OpenAI's error shape.
+fn is_openai(path: &str) -> bool {
+    path.starts_with("/v1/chat/") || path == "/v1/models" || path.starts_with("/v1/models/")
+}
+
+fn log_failure(failure: &ApiError, context: &RequestContext, request: &HttpRequest) {
+    let (id, path) = (context.id(), request.path());
+    if failure.code().row().status < 500 {
+        tracing::debug!(request_id = id, path, %failure, "refused");
+    } else {
+        tracing::warn!(request_id = id, path, %failure, "failed");
+    }
+}
+
+fn count(response: &ServiceResponse<BoxBody>, started: Instant) {
+    // The pattern and not the path: ids would make a time series each.
+    let endpoint = response.request().match_pattern().unwrap_or_else(|| "none".to_owned());
+    let labels = [
+        ("endpoint", endpoint),
+        ("method", response.request().method().to_string()),
+        ("status", response.status().as_u16().to_string()),
+    ];
+    metrics::counter!("qudao_http_requests_total", &labels).increment(1);
+    metrics::histogram!("qudao_http_response_head_seconds", &labels)
+        .record(started.elapsed().as_secs_f64());
+}
+
+fn is_request_id(value: &HeaderValue) -> bool {
+    let plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    (1..=MAX_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(plain)
+}
+
+fn new_request_id() -> HeaderValue {
+    // The domain's ids sort by time, which is what a person with two log files needs.
+    let id = format!("req_{}", TurnId::new().as_uuid().simple());
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req_unknown"))
+}
+
+/// `00-<32 hex>-<16 hex>-<2 hex>`, not all zero.
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let used = |part: &str| part.bytes().any(|byte| byte != b'0');
+    matches!(parts.as_slice(), [version, trace, parent, flags]
+        if hex(version, 2) && *version != "ff" && hex(trace, 32) && used(trace)
+            && hex(parent, 16) && used(parent) && hex(flags, 2))
+}
+
+fn new_traceparent() -> String {
+    let trace = TurnId::new().as_uuid().simple().to_string();
+    let parent = hex::encode(&key::SecretHash::of(&trace).as_bytes()[..8]);
+    format!("00-{trace}-{parent}-00")
+}
+
+#[cfg(test)]
+mod tests;

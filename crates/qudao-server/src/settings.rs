@@ -1,0 +1,88 @@
+//! What the composition root decides about the HTTP server.
+
+use std::{net::SocketAddr, time::Duration};
+
+use qudao_domain::key::SecretHash;
+
+/// How the server listens and what it bears.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// Where to listen. Port 0 takes a free one; [`crate::ServerHandle::addrs`] tells which.
+    pub bind: Vec<SocketAddr>,
+    /// Where `/metrics` is served; on `bind` when left out.
+    pub metrics_bind: Option<SocketAddr>,
+    /// Threads that serve HTTP.
+    pub workers: usize,
+    /// The hash of the whole operator key (`qo_…`).
+    pub operator_key: SecretHash,
+    /// How long [`crate::ServerHandle::drain`] lets replies finish, at most.
+    pub drain_timeout: Duration,
+    /// Bounds on what clients may do.
+    pub limits: Limits,
+}
+
+impl ServerSettings {
+    /// Settings with the default limits, for one address.
+    pub fn new(bind: SocketAddr, operator_key: SecretHash) -> Self {
+        Self {
+            bind: vec![bind],
+            metrics_bind: None,
+            workers: 2,
+            operator_key,
+            drain_timeout: Duration::from_secs(20),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Bounds on what clients may do. Each exists so that no client can take the server from the others.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a body of the admin and chat endpoints.
+    pub body_bytes: usize,
+    /// Bytes of a body of `/v1/chat/completions`, which may carry images.
+    pub completion_body_bytes: usize,
+    /// Bytes of one WebSocket message.
+    pub socket_message_bytes: usize,
+    /// Frames that wait for a slow reader of an event stream.
+    pub outgoing_frames: usize,
+    /// How long a full queue is waited for before its reader is disconnected. It resumes where it
+    /// was by its cursor.
+    pub slow_client_timeout: Duration,
+    /// Time for the head of a request to arrive.
+    pub request_head_timeout: Duration,
+    /// Time for a whole body to arrive.
+    pub request_body_timeout: Duration,
+    /// How long an idle keep-alive connection is kept.
+    pub keep_alive: Duration,
+    /// How often an open socket or event stream is probed.
+    pub heartbeat: Duration,
+    /// Silence after which a socket is closed.
+    pub socket_idle_timeout: Duration,
+    /// How often an open turn is read from the database, should its hint have been lost.
+    pub open_turn_poll: Duration,
+    /// The same while nothing is expected.
+    pub idle_poll: Duration,
+    /// Connections at one time, per thread.
+    pub connections_per_worker: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 256 * 1024,
+            completion_body_bytes: 20 * 1024 * 1024,
+            socket_message_bytes: 128 * 1024,
+            outgoing_frames: 64,
+            slow_client_timeout: Duration::from_secs(10),
+            request_head_timeout: Duration::from_secs(10),
+            request_body_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(75),
+            heartbeat: Duration::from_secs(15),
+            socket_idle_timeout: Duration::from_secs(60),
+            open_turn_poll: Duration::from_secs(2),
+            idle_poll: Duration::from_secs(30),
+            connections_per_worker: 25_000,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+use std::collections::HashSet;
+
+use actix_web::{dev::ServiceResponse, http::Method, test as client};
+use serde_json::Value;
+
+use super::*;
+
+fn header<'a, B>(response: &'a ServiceResponse<B>, name: &str) -> &'a str {
+    response.headers().get(name).unwrap().to_str().unwrap()
+}
+
+fn description() -> Value {
+    serde_json::from_str(&openapi_json()).unwrap()
+}
+
+fn operations(description: &Value) -> Vec<(String, Value)> {
+    let paths = description["paths"].as_object().unwrap();
+    paths
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().unwrap().iter();
+            methods.map(move |(method, operation)| {
+                (format!("{} {path}", method.to_uppercase()), operation.clone())
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn every_endpoint_but_pages_is_described_and_nothing_else_is() {
+    let served: HashSet<_> = list_endpoints()
+        .into_iter()
+        .filter(|endpoint| endpoint.doc.is_some())
+        .map(|endpoint| format!("{} {}", endpoint.method, endpoint.path.replace(":.+", "")))
+        .collect();
+    let described: HashSet<_> =
+        operations(&description()).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(served, described);
+}
+
+#[test]
+fn an_endpoint_that_is_not_public_names_its_credentials() {
+    for endpoint in list_endpoints() {
+        let Some(_) = endpoint.doc else {
+            assert_eq!((endpoint.access, endpoint.method), (Public, Method::GET));
+            continue;
+        };
+        let path = endpoint.path.replace(":.+", "");
+        let method = endpoint.method.as_str().to_lowercase();
+        let operation = &description()["paths"][&path][&method];
+        let schemes: Vec<_> = operation["security"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|requirement| requirement.as_object().unwrap().keys().cloned())
+            .collect();
+        let expected: &[&str] = match endpoint.access {
+            Public => &[],
+            Operator => &["operator_key"],
+            Tenant => &["operator_key", "api_key"],
+            Chat => &["api_key"],
+            Visitor => &["visitor_token"],
+        };
+        assert_eq!(schemes, expected, "{method} {path}");
+        assert_eq!(operation["responses"]["401"].is_object(), endpoint.access != Public, "{path}");
+    }
+}
+
+#[test]
+fn tenant_resources_are_closed_to_strangers_and_operator_resources_to_tenants() {
+    for endpoint in list_endpoints() {
+        let credits = endpoint.path.ends_with("/credits");
+        let expected = match endpoint.path {
+            path if credits || path == "/v1/tenants" || path.starts_with("/v1/plugins") => Operator,
+            path if path.starts_with("/v1/tenants/") => Tenant,
+            path if path.starts_with("/v1/chat/") || path.starts_with("/v1/models") => Chat,
+            _ => continue,
+        };
+        assert_eq!(endpoint.access, expected, "{}", endpoint.path);
+    }
+}
+
+#[test]
+fn the_description_is_complete_enough_for_generators_of_clients() {
+    let description = description();
+    assert_eq!(description["openapi"], "3.1.0");
+    let tags: HashSet<_> =
+        description["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    let mut ids = HashSet::new();
+    for (name, operation) in operations(&description) {
+        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{name}");
+        assert!(tags.contains(&operation["tags"][0]), "{name}");
+        assert!(!operation["summary"].as_str().unwrap().is_empty(), "{name}");
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let words = response["description"].as_str().unwrap_or_default();
+            assert!(!words.is_empty(), "{name} {status}");
+        }
+        if operation["requestBody"].is_object() {
+            let content = &operation["requestBody"]["content"]["application/json"];
+            assert!(content["example"].is_object(), "{name}");
+        }
+        for parameter in name.split('/').filter_map(|part| part.strip_prefix('{')) {
+            let parameter = parameter.trim_end_matches('}');
+            let listed = operation["parameters"].as_array().unwrap();
+            assert!(listed.iter().any(|listed| listed["name"] == parameter), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_reference_of_the_description_leads_somewhere() {
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|field| references(field, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let description = description();
+    let mut found = Vec::new();
+    references(&description, &mut found);
+    assert!(50 < found.len());
+    for reference in found {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(description.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+#[actix_web::test]
+async fn pages_run_nothing_that_this_server_did_not_send() {
+    let app = App::new()
+        .route("/chat/{key}", web::get().to(assets::chat_page))
+        .route("/docs", web::get().to(assets::docs_page))
+        .route("/assets/{path:.+}", web::get().to(assets::asset))
+        .wrap(from_fn(scope::scope));
+    let app = client::init_service(app).await;
+    for path in ["/chat/wk_any", "/docs"] {
+        let request = client::TestRequest::get().uri(path).to_request();
+        let response = client::call_service(&app, request).await;
+        assert_eq!(response.status(), 200);
+        let policy = header(&response, "content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(header(&response, "x-content-type-options"), "nosniff");
+    }
+    for path in ["/assets/chat/none.js", "/assets/../Cargo.toml", "/assets/%2e%2e/Cargo.toml"] {
+        let request = client::TestRequest::get().uri(path).to_request();
+        let response = client::call_service(&app, request).await;
+        assert_eq!(response.status(), 404, "{path}");
+        let body: Value = client::read_body_json(response).await;
+        assert_eq!(body["code"], "not_found");
+    }
+}
+
+#[actix_web::test]
+async fn every_refusal_is_a_problem_with_the_id_of_the_request() {
+    let app = App::new()
+        .route("/here", web::get().to(|| async { "here" }))
+        .default_service(web::to(nowhere))
+        .wrap(from_fn(scope::scope));
+    let app = client::init_service(app).await;
+    let request =
+        client::TestRequest::get().uri("/there").insert_header(("x-request-id", "mine-1"));
+    let response = client::call_service(&app, request.to_request()).await;
+    assert_eq!(header(&response, "content-type"), "application/problem+json");
+    assert_eq!(header(&response, "x-request-id"), "mine-1");
+    let body: Value = client::read_body_json(response).await;
+    assert_eq!((&body["request_id"], &body["status"]), (&"mine-1".into(), &404.into()));
+    let request = client::TestRequest::get().uri("/here").to_request();
+    let response = client::call_service(&app, request).await;
+    assert!(header(&response, "x-request-id").starts_with("req_"));
+    let request = client::TestRequest::get().uri("/v1/models/x").to_request();
+    let body: Value = client::read_body_json(client::call_service(&app, request).await).await;
+    assert_eq!(body["error"]["type"], "invalid_request_error");
+}
