@@ -74,9 +74,12 @@ CREATE FUNCTION app.settle_calls(
 ) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_tenant   uuid := app.tenant();
-    v_currency text;
-    v_total    bigint;
+    v_tenant    uuid := app.tenant();
+    v_currency  text;
+    v_turns     uuid[];
+    v_charges   bigint[];
+    v_absorbeds bigint[];
+    v_total     bigint;
 BEGIN
     IF p_block IS NOT NULL THEN
         SELECT h.currency INTO v_currency FROM holds h
@@ -94,23 +97,10 @@ BEGIN
             RAISE EXCEPTION 'block % is in %, and a call is not', p_block, v_currency
                 USING ERRCODE = 'QD001';
         END IF;
-        -- The ledger's foreign key looks at the wallet once per entry; a row that this
-        -- transaction has changed already costs it nothing.
-        SELECT COALESCE(sum(n.charge), 0) INTO v_total
-        FROM unnest(p_turns, p_charges) AS n (turn_id, charge)
-        WHERE NOT EXISTS (
-            SELECT 1 FROM usage_events u
-            WHERE u.tenant_id = v_tenant AND u.turn_id = n.turn_id);
-        IF v_total <> 0 THEN
-            UPDATE holds h
-            SET settled = h.settled + v_total
-            WHERE h.tenant_id = v_tenant AND h.hold_id = p_block;
-            UPDATE wallets w
-            SET held = w.held - v_total, posted = w.posted - v_total
-            WHERE w.tenant_id = v_tenant AND w.currency = v_currency;
-        END IF;
     END IF;
 
+    -- What is new is learnt from the insert itself: a look-up before it, planned while the table
+    -- is new, would read all usage of the tenant at every settlement.
     WITH fresh AS (
         INSERT INTO usage_events (
             tenant_id, turn_id, channel_id, api_key_id, conversation_id, model, price_version,
@@ -122,27 +112,33 @@ BEGIN
             p_inputs, p_outputs, p_delivereds, p_charges, p_absorbeds, p_currencies, p_policies,
             p_end_reasons) AS n
         ON CONFLICT ON CONSTRAINT usage_events_pk DO NOTHING
-        RETURNING turn_id, charge, absorbed, currency
-    ), booked AS (
-        INSERT INTO ledger_entries (tenant_id, txn_id, leg, account, amount, currency)
-        SELECT v_tenant, f.turn_id, l.leg, l.account, l.amount, f.currency
-        FROM fresh f
-        CROSS JOIN LATERAL (VALUES
-            (0::smallint, 'wallet', -f.charge),
-            (1::smallint, 'revenue', f.charge),
-            (2::smallint, 'platform_absorbed', -f.absorbed),
-            (3::smallint, 'revenue', f.absorbed)
-        ) AS l (leg, account, amount)
-        WHERE l.amount <> 0
+        RETURNING turn_id, charge, absorbed
     )
-    SELECT COALESCE(sum(f.charge), 0) - COALESCE(v_total, 0) INTO v_total
+    SELECT array_agg(f.turn_id), array_agg(f.charge), array_agg(f.absorbed), sum(f.charge)
+    INTO v_turns, v_charges, v_absorbeds, v_total
     FROM fresh f;
-    -- What was written must be what the block and the wallet paid: the same call settled at the
-    -- same moment through another block undoes the batch.
-    IF v_total <> 0 THEN
-        RAISE EXCEPTION 'the batch on block % disagrees with its charges by %', p_block, v_total
-            USING ERRCODE = '40001';
+
+    -- Before the ledger, whose foreign key looks at the wallet once per entry: a row that this
+    -- transaction has changed already costs it nothing.
+    IF v_total > 0 THEN
+        UPDATE holds h
+        SET settled = h.settled + v_total
+        WHERE h.tenant_id = v_tenant AND h.hold_id = p_block;
+        UPDATE wallets w
+        SET held = w.held - v_total, posted = w.posted - v_total
+        WHERE w.tenant_id = v_tenant AND w.currency = v_currency;
     END IF;
+
+    INSERT INTO ledger_entries (tenant_id, txn_id, leg, account, amount, currency)
+    SELECT v_tenant, f.turn_id, l.leg, l.account, l.amount, COALESCE(v_currency, p_currencies[1])
+    FROM unnest(v_turns, v_charges, v_absorbeds) AS f (turn_id, charge, absorbed)
+    CROSS JOIN LATERAL (VALUES
+        (0::smallint, 'wallet', -f.charge),
+        (1::smallint, 'revenue', f.charge),
+        (2::smallint, 'platform_absorbed', -f.absorbed),
+        (3::smallint, 'revenue', f.absorbed)
+    ) AS l (leg, account, amount)
+    WHERE l.amount <> 0;
     RETURN 'done';
 END $$;
 

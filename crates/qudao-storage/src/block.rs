@@ -153,12 +153,14 @@ impl Tx {
     }
 
     /// Records calls that the platform bears: for calls that were served, whose block is closed
-    /// and whose tenant has no credits for another. Every line must have a charge of zero.
+    /// and whose tenant has no credits for another. Every line must have a charge of zero, and
+    /// all the same currency.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] if a line has a charge.
+    /// [`StorageError::Refused`] if they do not.
     pub async fn absorb_calls(&mut self, lines: &[UsageLine]) -> Result<()> {
-        if lines.iter().any(|line| line.charge != Micros::ZERO) {
+        let mixed = lines.iter().any(|line| line.currency != lines[0].currency);
+        if mixed || lines.iter().any(|line| line.charge != Micros::ZERO) {
             return Err(StorageError::Refused { constraint: "absorbed_without_charge".to_owned() });
         }
         self.record_calls(None, lines).await.map(|_| ())

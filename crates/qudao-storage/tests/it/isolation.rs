@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use qudao_domain::{BlockId, Micros, TenantId};
 use qudao_storage::StorageError;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _, error::DatabaseError,
+};
 
 use crate::world::{LEASE, World};
 
@@ -48,7 +50,7 @@ async fn probe(connection: &mut PgConnection, tenant: Option<TenantId>, sql: &st
     let outcome = match connection.execute(AssertSqlSafe(sql.to_owned())).await {
         Ok(done) if done.rows_affected() == 0 => Outcome::Nothing,
         Ok(_) => Outcome::Reached,
-        Err(error) => match error.as_database_error().and_then(|e| e.code()).as_deref() {
+        Err(error) => match error.as_database_error().and_then(DatabaseError::code).as_deref() {
             Some("42501") => Outcome::Refused,
             other => panic!("{sql}: {other:?} {error}"),
         },

@@ -1,6 +1,6 @@
 use qudao_storage::{StorageError, Store};
 use qudao_testkit::TestDb;
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, error::DatabaseError};
 
 use crate::{accept::join_all, world::World};
 
@@ -131,7 +131,7 @@ async fn the_ledger_is_only_ever_added_to_and_every_addition_sums_to_zero() {
                 _ => sql,
             };
             let error = owner.execute(sqlx::AssertSqlSafe(sql.clone())).await.unwrap_err();
-            let code = error.as_database_error().and_then(|e| e.code()).map(|c| c.into_owned());
+            let code = error.as_database_error().and_then(DatabaseError::code);
             assert_eq!(code.as_deref(), Some("42501"), "{sql}: {error}");
         }
     }

@@ -159,7 +159,7 @@ impl World {
         let claims = self.store.claim_outbox(self.node, 64, LEASE).await.unwrap();
         let mut tx = self.store.begin(self.tenant.id).await.unwrap();
         let sent: Vec<_> = claims.iter().map(|claim| (claim.outbox_id, claim.epoch)).collect();
-        assert_eq!(tx.finish_outbox(&sent).await.unwrap() as usize, sent.len());
+        assert_eq!(usize::try_from(tx.finish_outbox(&sent).await.unwrap()), Ok(sent.len()));
         tx.commit().await.unwrap();
         sent.len()
     }
