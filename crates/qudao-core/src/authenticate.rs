@@ -58,8 +58,13 @@ impl Core {
     /// [`AuthError`] if the database did not answer.
     pub async fn authenticate(&self, key: &ApiKey) -> Result<Option<Principal>, AuthError> {
         let id = key.id();
-        let look_up = async { Ok(self.store.find_api_key(id).await?.map(Arc::new)) };
-        let found = self.keys.0.try_get_with(id, look_up).await.map_err(AuthError)?;
+        let found = match self.keys.0.get(&id).await {
+            Some(found) => found,
+            None => {
+                let look_up = async { Ok(self.store.find_api_key(id).await?.map(Arc::new)) };
+                self.keys.0.try_get_with(id, look_up).await.map_err(AuthError)?
+            }
+        };
         let Some(holder) = found else { return Ok(None) };
         let expired = holder.expires_at.is_some_and(|end| end <= self.clock.now());
         let revoked = holder.revoked_at.is_some();

@@ -148,6 +148,9 @@ impl Core {
     /// # Errors
     /// [`StorageError`], shared with whoever asked at the same moment.
     pub async fn tenant_models(&self, tenant: TenantId) -> Result<Arc<[String]>, ApiError> {
+        if let Some(models) = self.api.models.get(&tenant).await {
+            return Ok(models);
+        }
         let read = self.api.models.try_get_with(tenant, self.read_models(tenant));
         read.await.map_err(|error| storage_error(&error))
     }
@@ -176,7 +179,7 @@ impl Core {
         let unavailable = |detail: &str| ApiError::Unavailable { detail: detail.to_owned() };
         let model = self.plugins.model(name).ok_or_else(|| unavailable("no plugin offers it"))?;
         match &model.state {
-            ModelState::Ready | ModelState::Degraded { .. } => Ok(model),
+            ModelState::Ready | ModelState::Degraded => Ok(model),
             ModelState::Loading { note } => Err(unavailable(&format!("loading: {note}"))),
             // Why it failed is for the operator.
             ModelState::Failed { .. } => Err(unavailable("it failed")),

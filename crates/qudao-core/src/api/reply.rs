@@ -9,7 +9,7 @@ use qudao_domain::{
     state::{EndReason, FairCharging},
 };
 use qudao_plugin_api::wire::{FinishReason, Usage};
-use qudao_plugin_host::{Call, CallError, CallKind, Event, EventStream, ModelReport};
+use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelKind, ModelReport};
 use qudao_storage::{PriceRow, UsageLine};
 use tokio::time::{self, Instant};
 
@@ -97,11 +97,12 @@ impl OpenCall {
             detail: error.to_string(),
         })?;
         let timeout = self.core.settings.api.timeout;
-        let call = Call { kind: CallKind::Chat, payload, timeout, trace };
+        let call = Call { kind: ModelKind::Chat, payload, timeout, trace };
         let called = Instant::now();
-        let mut stream = self.core.plugins.call(&self.bill.model, call).map_err(api_error)?;
-        let first = first_event(&mut stream, &mut self.counts).await;
-        self.stream = Some(stream);
+        let stream = self.core.plugins.call(&self.bill.model, call).map_err(api_error)?;
+        // Kept before the wait: a caller who leaves now may owe what the model makes meanwhile.
+        let stream = self.stream.insert(stream);
+        let first = first_event(stream, &mut self.counts).await;
         self.core.api.meters.first_event.record(called.elapsed());
         match first {
             Event::Error(error) => {
@@ -332,7 +333,7 @@ pub(crate) fn end_reason(finish: FinishReason) -> EndReason {
 fn api_error(error: CallError) -> ApiError {
     let unavailable = |detail: &str| ApiError::Unavailable { detail: detail.to_owned() };
     match error {
-        CallError::UnknownModel => unavailable("no plugin offers it"),
+        CallError::UnknownModel(_) => unavailable("no plugin offers it"),
         CallError::NotReady { .. } => unavailable("it is not ready"),
         CallError::Overloaded => unavailable("it is busy"),
         CallError::Timeout { .. } => ApiError::Timeout,

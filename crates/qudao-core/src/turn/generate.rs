@@ -6,7 +6,7 @@ use metrics::{counter, histogram};
 use qudao_billing::{Charge, Metered, affordable_output, hold_amount, settle};
 use qudao_domain::{ConversationId, Micros, TurnId, state::EndReason};
 use qudao_plugin_api::wire::{ChatRequest, ErrorKind, FinishReason, Usage};
-use qudao_plugin_host::{Call, CallError, CallKind, Event, EventStream, ModelReport, ModelState};
+use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelKind, ModelReport, ModelState};
 use qudao_storage::{Hold, HoldTurn, PriceRow, StorageError, TurnContext, UsageLine};
 use tokio::time::{self, Instant};
 
@@ -128,7 +128,7 @@ impl Core {
         for name in &context.models {
             let Some(model) = self.plugins.model(name) else { continue };
             match model.state {
-                ModelState::Ready | ModelState::Degraded { .. } => {}
+                ModelState::Ready | ModelState::Degraded => {}
                 ModelState::Loading { .. } => {
                     loading = true;
                     continue;
@@ -172,7 +172,7 @@ impl Core {
             Err(error) => return Ok(Tried::Next { detail: error.to_string(), hopeless: true }),
         };
         let timeout = until.saturating_duration_since(Instant::now());
-        let call = Call { kind: CallKind::Chat, payload, timeout, trace: String::new() };
+        let call = Call { kind: ModelKind::Chat, payload, timeout, trace: String::new() };
         let stream = match self.plugins.call(&rung.model.name, call) {
             Ok(stream) => stream,
             Err(error) => return Ok(failed(&error)),

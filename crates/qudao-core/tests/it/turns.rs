@@ -1,0 +1,176 @@
+use std::time::Duration;
+
+use qudao_core::TurnOutcome;
+use qudao_domain::Micros;
+
+use crate::stage::{Script, Stage, done, tenant, units};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_answered_and_charged_once() {
+    let model = Script::says(&["Hi", " ", "there"]);
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    let first = stage.say("m1", "Hello").await;
+    let again = stage.say("m1", "Hello").await;
+    assert!(!first.duplicate && again.duplicate && first.seq == again.seq);
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await, ["Hello", "Hi there"]);
+    assert_eq!(stage.wallet().await, (Micros::new(units(100).get() - 3_000), Micros::ZERO));
+    assert_eq!(model.calls(), 1);
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_becomes_one_turn_and_later_turns_see_what_was_said() {
+    let model = Script::new(|request, sink| {
+        let said: Vec<_> = request
+            .messages
+            .iter()
+            .filter_map(|m| m.content.as_ref())
+            .map(|c| c.to_text())
+            .collect();
+        sink.token(&said.join("|"))?;
+        Ok(done(1))
+    });
+    let stage = Stage::new(tenant().prompt("P"), &[("fake", &model)]).await;
+    stage.say("1", "a").await;
+    stage.say("2", "b").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    stage.say("3", "c").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    let replies: Vec<_> = stage.texts().await.into_iter().filter(|t| t.contains('|')).collect();
+    assert_eq!(replies, ["P|a\nb", "P|a\nb|P|a\nb|c"]);
+    assert_eq!(model.calls(), 2);
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_affords_no_answer_gets_a_notice_and_no_model_call() {
+    let model = Script::says(&["Hi"]);
+    // Fifteen tokens' worth; an answer needs sixteen at least.
+    let poor = tenant().credits(Micros::new(15_000)).locale("zh");
+    let stage = Stage::new(poor, &[("fake", &model)]).await;
+    stage.say("1", "你好").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Rejected);
+    assert!(stage.texts().await[1].contains("抱歉"));
+    assert_eq!(model.calls(), 0);
+    assert_eq!(stage.wallet().await, (Micros::new(15_000), Micros::ZERO));
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_wallet_gets_a_shorter_answer() {
+    let model = Script::new(|request, sink| {
+        sink.token(&request.params.max_tokens.unwrap_or_default().to_string())?;
+        Ok(done(20))
+    });
+    let stage = Stage::new(tenant().credits(Micros::new(20_500)), &[("fake", &model)]).await;
+    stage.say("1", "Hello").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await[1], "20");
+    assert_eq!(stage.wallet().await, (Micros::new(500), Micros::ZERO));
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_failures_end_in_an_apology_and_give_the_hold_back() {
+    let model = Script::fails();
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    stage.say("1", "Hello").await;
+    for _ in 0..2 {
+        assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+        assert!(Micros::ZERO < stage.wallet().await.1, "the hold stays for the next attempt");
+        stage.skip_backoff();
+    }
+    assert_eq!(stage.answer().await, TurnOutcome::Buried);
+    assert!(stage.texts().await[1].starts_with("Sorry"));
+    assert_eq!(stage.wallet().await, (units(100), Micros::ZERO));
+    assert_eq!(model.calls(), 3);
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_route_falls_to_the_next_model_past_empty_and_unpriced_ones() {
+    let (broken, empty) = (Script::fails(), Script::says(&[]));
+    let (unpriced, good) = (Script::says(&["no"]), Script::says(&["yes"]));
+    let models = ["absent", "broken", "empty", "unpriced", "good"];
+    let stage = Stage::new(
+        tenant().models(&models),
+        &[("broken", &broken), ("empty", &empty), ("unpriced", &unpriced), ("good", &good)],
+    )
+    .await;
+    stage.sql("ALTER TABLE price_books DISABLE TRIGGER ALL");
+    stage.sql("DELETE FROM price_books WHERE model = 'unpriced'");
+    stage.say("1", "Hello").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await[1], "yes");
+    assert_eq!([&broken, &empty, &unpriced, &good].map(|m| m.calls()), [1, 1, 0, 1]);
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stop_button_keeps_and_charges_what_was_delivered() {
+    let model = Script::talks_on();
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    let said = stage.say("1", "Go on").await;
+    let core = stage.core.clone();
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        core.cancel_turn(said.conversation_id).await;
+    };
+    let (outcome, ()) = tokio::join!(stage.answer(), stop);
+    assert_eq!(outcome, TurnOutcome::Stopped);
+    let reply = &stage.texts().await[1];
+    assert!(!reply.is_empty() && reply.bytes().all(|byte| byte == b'x'), "{reply:?}");
+    let paid = i64::try_from(reply.len()).unwrap() * 1_000;
+    assert_eq!(stage.wallet().await, (Micros::new(units(100).get() - paid), Micros::ZERO));
+    assert_eq!(stage.sql("SELECT end_reason FROM usage_events"), "cancelled");
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_dies_after_the_hold_is_finished_by_another_node() {
+    let (stuck, model) = (Script::talks_on(), Script::says(&["done"]));
+    let stage = Stage::new(tenant(), &[("fake", &stuck)]).await;
+    stage.say("1", "Hello").await;
+    let claim = stage.claim().await;
+    // The worker is gone in the middle of the answer.
+    let dies = tokio::time::timeout(Duration::from_millis(300), stage.core.run_turn(claim));
+    dies.await.expect_err("it is still talking");
+    stage.expire_leases();
+    let other = stage.another_node(&[("fake", &model)]).await;
+    let taken = stage.claim().await;
+    assert_eq!(taken.epoch, claim.epoch + 1);
+    assert_eq!(other.run_turn(taken).await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await, ["Hello", "done"]);
+    assert_eq!(stage.wallet().await, (Micros::new(units(100).get() - 1_000), Micros::ZERO));
+    assert_eq!(stage.sql("SELECT count(*) FROM usage_events"), "1");
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_is_fenced_and_leaves_one_reply_and_one_charge() {
+    let (slow, model) = (
+        Script::new(|_, sink| {
+            std::thread::sleep(Duration::from_secs(1));
+            sink.token("late")?;
+            Ok(done(1))
+        }),
+        Script::says(&["in time"]),
+    );
+    let stage = Stage::new(tenant(), &[("fake", &slow)]).await;
+    stage.say("1", "Hello").await;
+    let claim = stage.claim().await;
+    let core = stage.core.clone();
+    let takeover = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stage.expire_leases();
+        let other = stage.another_node(&[("fake", &model)]).await;
+        let taken = stage.claim().await;
+        other.run_turn(taken).await
+    };
+    let (zombie, other) = tokio::join!(core.run_turn(claim), takeover);
+    assert_eq!((zombie, other), (TurnOutcome::Lost, TurnOutcome::Answered));
+    assert_eq!(stage.texts().await, ["Hello", "in time"]);
+    assert_eq!(stage.wallet().await, (Micros::new(units(100).get() - 1_000), Micros::ZERO));
+    stage.assert_sound().await;
+}

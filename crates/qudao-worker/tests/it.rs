@@ -1,0 +1,185 @@
+//! The loops against a real database: from an accepted message to a delivered one.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use qudao_billing::Rates;
+use qudao_core::{Channel, Core, CoreParts, CoreSettings, DeliverError};
+use qudao_domain::{Micros, NodeId, SystemClock, state::ChannelKind, text::ExternalId};
+use qudao_plugin_api::{Completion, Host, ModelPlugin, PluginError, Request, Sink, wire::Usage};
+use qudao_plugin_host::{HostSettings, InstanceSettings, PluginHost};
+use qudao_storage::{Bus, Inbound, MessageBody, OutboxClaim, OutboxKind};
+use qudao_testkit::{TestDb, TestTenant};
+use qudao_worker::{Worker, WorkerSettings};
+use tokio_util::task::TaskTracker;
+
+/// Says what it heard last, after a moment.
+struct Parrot;
+
+impl ModelPlugin for Parrot {
+    type Config = u64;
+
+    fn create(_: Host, _: u64) -> Result<Self, PluginError> {
+        Ok(Self)
+    }
+
+    fn run(&self, request: Request<'_>, sink: &Sink<'_>) -> Result<Completion, PluginError> {
+        let text = request.chat()?.last_user_text();
+        if text.contains("forever") {
+            while !sink.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            return Err(PluginError::cancelled());
+        }
+        sink.token(&text)?;
+        Ok(Completion::stop(Usage { input_tokens: 1, output_tokens: 1 }))
+    }
+}
+
+/// What came out, and how often the other side says no before it takes a message.
+#[derive(Default)]
+struct Outside {
+    got: Mutex<Vec<(String, i64, String)>>,
+    refusals: Mutex<u32>,
+    /// Never takes anything, and says so.
+    closed: bool,
+}
+
+#[async_trait]
+impl Channel for Outside {
+    fn kind(&self) -> ChannelKind {
+        ChannelKind::Web
+    }
+
+    async fn deliver(&self, message: &OutboxClaim) -> Result<(), DeliverError> {
+        if self.closed {
+            return Err(DeliverError { retryable: false, detail: "gone".to_owned() });
+        }
+        let mut refusals = self.refusals.lock().unwrap();
+        if 0 < *refusals {
+            *refusals -= 1;
+            return Err(DeliverError { retryable: true, detail: "later".to_owned() });
+        }
+        assert_eq!(message.kind, OutboxKind::Reply);
+        let said = (message.peer.clone(), message.out_seq, message.body.text.clone());
+        self.got.lock().unwrap().push(said);
+        Ok(())
+    }
+}
+
+struct Stage {
+    core: Arc<Core>,
+    tenant: TestTenant,
+    _state: tempfile::TempDir,
+    db: TestDb,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let db = TestDb::new().await;
+        let rates = Rates {
+            input_per_mtok: Micros::ZERO,
+            output_per_mtok: Micros::ZERO,
+            per_call: Micros::new(1_000),
+        };
+        let tenant = TestTenant::builder().rates(rates).create(&db.store()).await;
+        let state = tempfile::tempdir().unwrap();
+        let settings =
+            HostSettings { state_dir: state.path().to_owned(), ..HostSettings::default() };
+        let plugins = PluginHost::start(settings).await;
+        let mut instance = InstanceSettings::new("fake", "parrot", "fake");
+        instance.config = 0.into();
+        plugins.register_static::<Parrot>(instance);
+        let parts = CoreParts {
+            store: db.store(),
+            // Nobody listens there: the loops find their work without hints from outside.
+            bus: Bus::connect("redis://127.0.0.1:1").unwrap(),
+            plugins,
+            clock: Arc::new(SystemClock),
+            tasks: TaskTracker::new(),
+            node: NodeId::new(),
+        };
+        Self { core: Core::new(parts, CoreSettings::default()), tenant, _state: state, db }
+    }
+
+    async fn say(&self, peer: &str, id: &str, text: &str) {
+        let inbound = Inbound {
+            channel_id: self.tenant.channel_id,
+            external_id: ExternalId::parse(&format!("{peer}/{id}")).unwrap(),
+            peer: ExternalId::parse(peer).unwrap(),
+            body: MessageBody { text: text.to_owned() },
+        };
+        self.core.accept(self.tenant.id, inbound).await.unwrap();
+    }
+
+    async fn until(&self, sql: &str, expected: &str) {
+        for _ in 0..400 {
+            if self.db.psql(sql) == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{sql} is {} and not {expected}", self.db.psql(sql));
+    }
+
+    async fn assert_drained(&self) {
+        for finding in self.db.store().check().await.unwrap() {
+            assert_eq!(finding.violations, 0, "{finding:?}");
+        }
+    }
+}
+
+fn quick() -> WorkerSettings {
+    let backoff = vec![Duration::from_millis(20); 5];
+    WorkerSettings { delivery_backoff: backoff, ..WorkerSettings::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_many_people_are_answered_in_order_and_delivered_once() {
+    let stage = Stage::new().await;
+    let outside = Arc::new(Outside { refusals: Mutex::new(3), ..Outside::default() });
+    let worker = Worker::start(stage.core.clone(), vec![outside.clone()], quick());
+    for round in 0..3 {
+        for person in 0..8 {
+            stage.say(&format!("p{person}"), &round.to_string(), &format!("{round}")).await;
+        }
+        stage.until("SELECT count(*) FROM inbox WHERE state = 'accepted'", "0").await;
+    }
+    stage.until("SELECT count(*) FROM outbox WHERE state <> 'delivered'", "0").await;
+    worker.drain(Duration::from_secs(5)).await;
+    let got = outside.got.lock().unwrap().clone();
+    for person in 0..8 {
+        let peer = format!("p{person}");
+        let theirs: Vec<_> = got.iter().filter(|said| said.0 == peer).cloned().collect();
+        let expected: Vec<_> =
+            (0..3).map(|round| (peer.clone(), round + 1, round.to_string())).collect();
+        assert_eq!(theirs, expected);
+    }
+    stage.assert_drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_the_other_side_refuses_for_good_is_buried() {
+    let stage = Stage::new().await;
+    let outside = Arc::new(Outside { closed: true, ..Outside::default() });
+    let worker = Worker::start(stage.core.clone(), vec![outside], quick());
+    stage.say("p", "1", "Hello").await;
+    stage.until("SELECT state FROM outbox", "dead").await;
+    worker.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_releases_what_does_not_end_in_time() {
+    let stage = Stage::new().await;
+    let worker = Worker::start(stage.core.clone(), vec![Arc::new(Outside::default())], quick());
+    stage.say("p", "1", "talk forever").await;
+    stage.until("SELECT count(*) FROM holds WHERE state = 'held'", "1").await;
+    let began = std::time::Instant::now();
+    worker.drain(Duration::from_millis(200)).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let claims = stage.core.store.claim_conversations(NodeId::new(), 10, Duration::from_secs(30));
+    assert_eq!(claims.await.unwrap().len(), 1, "another node may take it at once");
+}
