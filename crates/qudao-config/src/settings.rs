@@ -121,11 +121,11 @@ pub struct Plugins {
     pub dirs: Vec<PathBuf>,
     /// The program that runs a plugin in a process of its own; beside this program when absent.
     pub host_binary: Option<PathBuf>,
-    /// Public keys, 64 hexadecimal digits each, whose signature on a manifest is accepted.
+    /// Public keys, 64 hexadecimal digits each, whose signature on a manifest is accepted. The key
+    /// that the shipped plugins were signed with (`signer.pub` beside them) is accepted as well.
     pub trusted_keys: Vec<String>,
-    /// Whether plugins without a signature run. When absent: only those under `dist/plugins`
-    /// of the source tree and those installed beside the program.
-    pub allow_unsigned: Option<bool>,
+    /// Whether plugins without a signature run. A wrong signature is refused all the same.
+    pub allow_unsigned: bool,
 }
 
 /// Where model files are.
@@ -241,13 +241,11 @@ pub struct Log {
     pub format: LogFormat,
     /// Levels, as `info` or `info,qudao_core=debug`. `QUDAO_LOG`.
     pub filter: String,
-    /// Whether each request gets a line.
-    pub access: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, filter: "info".to_owned(), access: true }
+        Self { format: LogFormat::Auto, filter: "info".to_owned() }
     }
 }
 

@@ -29,7 +29,7 @@ fn the_environment_goes_over_the_file() {
     let environment = [
         ("QUDAO_BIND", "127.0.0.1:2000"),
         ("QUDAO__LIMITS__BURST", "7"),
-        ("QUDAO__LOG__ACCESS", "false"),
+        ("QUDAO__PLUGINS__ALLOW_UNSIGNED", "true"),
         ("QUDAO__PLUGINS__DIRS", "/a,/b"),
         ("DATABASE_URL", "postgres://somewhere/db"),
         ("UNRELATED", "x"),
@@ -37,7 +37,7 @@ fn the_environment_goes_over_the_file() {
     let settings = from_text(text, &environment).unwrap();
     assert_eq!(settings.server.bind.port(), 2000);
     assert_eq!((settings.server.workers, settings.limits.burst), (3, 7));
-    assert!(!settings.log.access);
+    assert!(settings.plugins.allow_unsigned);
     assert_eq!(settings.plugins.dirs, [Path::new("/a"), Path::new("/b")]);
     assert_eq!(settings.database.url.unwrap().reveal(), "postgres://somewhere/db");
 }

@@ -1,0 +1,152 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// AI assistants for businesses: channels in front, models behind, every token accounted for.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 a program is not installed.
+#[derive(Debug, Parser)]
+#[command(name = "qudao", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// The settings' file; `config/qudao.toml` if it exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The directory of this instance.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Print for programs: JSON on standard output.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the platform.
+    Serve(ServeOptions),
+    /// Bring the database's schema up to date.
+    Migrate,
+    /// Find what would stop a start, and say how to mend it.
+    Doctor {
+        /// Ask the running instance for a sign of life only, as a container's health check does.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Check the invariants of the books and the pipeline on the live database.
+    Check,
+    /// Look at plugins and start new ones.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Look at models and fetch them.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// The key of the admin API.
+    #[command(subcommand)]
+    OperatorKey(OperatorKeyCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print what is generated from the code.
+    Print {
+        /// What to print.
+        what: Printable,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeOptions {
+    /// Which part of the platform this process is.
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    pub(crate) role: Role,
+    /// Make a demo tenant with credits, print how to reach it, and show a first answer.
+    #[arg(long)]
+    pub(crate) demo: bool,
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) bind: Option<SocketAddr>,
+}
+
+/// Which part of the platform a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Serves HTTP.
+    Api,
+    /// Runs turns and deliveries.
+    Worker,
+    /// Both.
+    All,
+}
+
+impl Role {
+    pub(crate) fn serves(self) -> bool {
+        self != Self::Worker
+    }
+
+    pub(crate) fn works(self) -> bool {
+        self != Self::Api
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// List the plugins that are found, and whether they would run.
+    List,
+    /// Start a plugin in a process of its own and show what it says of itself.
+    Probe {
+        /// Its id, or its directory.
+        plugin: String,
+    },
+    /// Start a new plugin in a directory.
+    New {
+        /// The directory; its last part becomes the plugin's id.
+        dir: PathBuf,
+    },
+    /// Have the running instance take up a new version of a plugin without an interruption.
+    Reload {
+        /// Its id.
+        plugin: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// List the models of the catalogue, and which of them are here.
+    List,
+    /// Fetch a model, verify it and prepare it.
+    Pull(PullOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullOptions {
+    /// Its name in the catalogue.
+    #[arg(required_unless_present = "default", conflicts_with = "default")]
+    pub(crate) name: Option<String>,
+    /// The first of the default models that can be had.
+    #[arg(long)]
+    pub(crate) default: bool,
+    /// Keep a file that no checksum of the catalogue vouches for.
+    #[arg(long)]
+    pub(crate) accept_unverified: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperatorKeyCommand {
+    /// Print it, making one if there is none yet.
+    Show,
+}
+
+/// What is generated from the code.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Printable {
+    /// The description of the HTTP API.
+    Openapi,
+    /// The JSON schema of the settings.
+    ConfigSchema,
+    /// The table of error codes.
+    Errors,
+}

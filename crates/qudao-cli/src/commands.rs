@@ -1,0 +1,9 @@
+//! One module per command; `serve` has its own place.
+
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod migrate;
+pub(crate) mod model;
+pub(crate) mod plugin;
+pub(crate) mod print;

@@ -1,0 +1,146 @@
+//! `qudao model list` and `qudao model pull`.
+
+use std::{
+    io::Write as _,
+    process::ExitCode,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use qudao_models::{Choice, Pulled, Puller, default_models};
+use serde_json::{Value, json};
+
+use crate::{
+    args::PullOptions,
+    context::Context,
+    instances::catalogue,
+    terminal,
+};
+
+pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
+    let catalogue = catalogue(context)?;
+    let dir = context.models_dir();
+    let rows: Vec<Value> = catalogue
+        .models
+        .iter()
+        .map(|model| {
+            let path = dir.join(model.file_name());
+            json!({
+                "name": model.name,
+                "title": model.title,
+                "languages": model.languages,
+                "licence": model.licence,
+                "context_tokens": model.context_tokens,
+                "bytes": model.bytes,
+                "notes": model.notes,
+                "path": path.is_file().then_some(path),
+            })
+        })
+        .collect();
+    if json {
+        terminal::print_json(&json!({ "models": rows }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (model, row) in catalogue.models.iter().zip(&rows) {
+        let here = if row["path"].is_null() { "-" } else { "here" };
+        let size = model.bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000));
+        terminal::print(&format!(
+            "{:<30} {here:<5} {size:>8}  {:<8} {}",
+            model.name,
+            model.languages.join(","),
+            model.licence
+        ));
+        if !model.notes.is_empty() {
+            terminal::print(&format!("{:<30} {}", "", model.notes));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn pull(
+    options: PullOptions,
+    context: &Context,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut puller = Puller::new(catalogue(context)?);
+    puller.accept_unverified = options.accept_unverified;
+    let (name, pulled) = match options.name {
+        Some(name) => {
+            let pulled = pull_one(&puller, &name, context).await?;
+            (name, pulled)
+        }
+        None => pull_default(&puller, context).await?,
+    };
+    if json {
+        terminal::print_json(&json!({
+            "name": name,
+            "path": pulled.path,
+            "sha256": pulled.sha256,
+            "source": pulled.source,
+            "verified": pulled.verified,
+        }));
+    } else {
+        let checked = if pulled.verified { "verified" } else { "not verified" };
+        terminal::print(&format!("{name}: {} ({}, {checked})", pulled.path.display(), pulled.source));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first of the defaults that can be had.
+async fn pull_default(puller: &Puller, context: &Context) -> anyhow::Result<(String, Pulled)> {
+    let mut failures = Vec::new();
+    for Choice { name, remark: (english, chinese) } in default_models() {
+        match pull_one(puller, &name, context).await {
+            Ok(pulled) => {
+                for line in [english, chinese] {
+                    if !line.is_empty() {
+                        terminal::say(line);
+                    }
+                }
+                return Ok((name, pulled));
+            }
+            Err(error) => {
+                terminal::say(&format!("{name}: not available, trying the next"));
+                failures.push(format!("{error:#}"));
+            }
+        }
+    }
+    bail!("no default model can be fetched:\n{}", failures.join("\n"))
+}
+
+async fn pull_one(puller: &Puller, name: &str, context: &Context) -> anyhow::Result<Pulled> {
+    let begun = Instant::now();
+    let last = Mutex::new(None::<Instant>);
+    let watched = terminal::is_watched();
+    let progress = move |what: &str, done: u64, total: Option<u64>| {
+        let pause = if watched { Duration::from_millis(200) } else { Duration::from_secs(10) };
+        let Ok(mut last) = last.lock() else { return };
+        if last.is_some_and(|at| at.elapsed() < pause) && Some(done) != total {
+            return;
+        }
+        *last = Some(Instant::now());
+        report(what, done, total, begun.elapsed(), watched);
+    };
+    let dir = context.models_dir();
+    let pulled = puller.pull(name, &dir, &progress).await;
+    if watched {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+    pulled.with_context(|| format!("pulling {name}"))
+}
+
+/// Bytes from a site, or parts of an archive.
+fn report(what: &str, done: u64, total: Option<u64>, elapsed: Duration, watched: bool) {
+    let amount = match total {
+        Some(total) if total < 10_000 => format!("{done} of {total}"),
+        Some(total) => format!("{} of {} MB", done / 1_000_000, total / 1_000_000),
+        None => format!("{} MB", done / 1_000_000),
+    };
+    let line = format!("{what}: {amount} ({} s)", elapsed.as_secs());
+    if watched {
+        let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+    } else {
+        terminal::say(&line);
+    }
+}
