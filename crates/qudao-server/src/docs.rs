@@ -4,7 +4,6 @@ use serde_json::json;
 
 use crate::{
     admin::{
-        List,
         api_keys::{ApiKeyBody, CreateApiKey, NewKey},
         assistants::{AssistantBody, CreateAssistant},
         books::{Entry, Usage},
@@ -79,7 +78,7 @@ pub(crate) fn create_tenant() -> Doc {
 pub(crate) fn list_tenants() -> Doc {
     Doc::new("Tenants", "List the tenants")
         .paged()
-        .returns::<List<TenantBody>>(200, "The tenants, the newest first.")
+        .lists::<TenantBody>("The tenants, the newest first.")
 }
 
 pub(crate) fn get_tenant() -> Doc {
@@ -112,7 +111,7 @@ pub(crate) fn create_route() -> Doc {
 pub(crate) fn list_routes() -> Doc {
     Doc::new("Assistants", "List the routes")
         .paged()
-        .returns::<List<RouteBody>>(200, "The routes, the newest first.")
+        .lists::<RouteBody>("The routes, the newest first.")
 }
 
 pub(crate) fn get_route() -> Doc {
@@ -134,7 +133,7 @@ pub(crate) fn create_assistant() -> Doc {
 pub(crate) fn list_assistants() -> Doc {
     Doc::new("Assistants", "List the assistants")
         .paged()
-        .returns::<List<AssistantBody>>(200, "The assistants, the newest first.")
+        .lists::<AssistantBody>("The assistants, the newest first.")
 }
 
 pub(crate) fn get_assistant() -> Doc {
@@ -155,7 +154,7 @@ pub(crate) fn create_channel() -> Doc {
 pub(crate) fn list_channels() -> Doc {
     Doc::new("Channels", "List the channels")
         .paged()
-        .returns::<List<ChannelBody>>(200, "The channels, the newest first.")
+        .lists::<ChannelBody>("The channels, the newest first.")
 }
 
 pub(crate) fn get_channel() -> Doc {
@@ -173,7 +172,7 @@ pub(crate) fn list_api_keys() -> Doc {
     Doc::new("API keys", "List the API keys")
         .about("Revoked and expired ones too.")
         .paged()
-        .returns::<List<ApiKeyBody>>(200, "The keys, the newest first.")
+        .lists::<ApiKeyBody>("The keys, the newest first.")
 }
 
 pub(crate) fn revoke_api_key() -> Doc {
@@ -185,27 +184,27 @@ pub(crate) fn revoke_api_key() -> Doc {
 pub(crate) fn list_conversations() -> Doc {
     Doc::new("Conversations", "List the conversations")
         .paged()
-        .returns::<List<ConversationBody>>(200, "The conversations, the newest first.")
+        .lists::<ConversationBody>("The conversations, the newest first.")
 }
 
 pub(crate) fn list_messages() -> Doc {
     Doc::new("Conversations", "Read a conversation")
         .paged()
-        .returns::<List<MessageBody>>(200, "The messages, the oldest first.")
+        .lists::<MessageBody>("The messages, the oldest first.")
 }
 
 pub(crate) fn usage() -> Doc {
     Doc::new("Tenants", "List the usage")
         .about("One row per reply or API call, with the charge that the ledger holds.")
         .paged()
-        .returns::<List<Usage>>(200, "The usage, the newest first.")
+        .lists::<Usage>("The usage, the newest first.")
 }
 
 pub(crate) fn ledger() -> Doc {
     Doc::new("Tenants", "Read the ledger")
         .about("Double entry: the amounts of each `txn_id` sum to zero.")
         .paged()
-        .returns::<List<Entry>>(200, "The entries, the newest first.")
+        .lists::<Entry>("The entries, the newest first.")
 }
 
 pub(crate) fn plugins() -> Doc {

@@ -92,6 +92,10 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
 /// a pointer, and so is U+0000 anywhere, which Postgres cannot keep.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    if !value.is_object() {
+        // Serde would take a list of the values in order for a struct.
+        return Err(ApiError::field("", "has to be an object"));
+    }
     if let Some(pointer) = find_nul(&value) {
         return Err(ApiError::field(pointer, "must not contain the character U+0000"));
     }

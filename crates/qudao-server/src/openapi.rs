@@ -19,6 +19,7 @@ use utoipa::{
 
 use crate::{
     access::Access,
+    admin::List,
     code::Code,
     endpoints::Endpoint,
     error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
@@ -80,6 +81,12 @@ impl Doc {
         let content = Content::new(Some(self.refer::<T>()));
         self.successes.push((status, description, vec![("application/json", content)]));
         self
+    }
+
+    /// Answers with a part of a list.
+    pub(crate) fn lists<T: ToSchema>(mut self, description: &'static str) -> Self {
+        self.refer::<T>();
+        self.returns::<List<T>>(200, description)
     }
 
     /// Answers with something that is no JSON.

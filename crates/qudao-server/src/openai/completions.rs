@@ -51,6 +51,10 @@ pub(crate) async fn create(
 
 /// Unknown fields are ignored here, as OpenAI does: its clients send new ones every month.
 fn decode(body: &[u8]) -> Result<CompletionRequest, ApiError> {
+    if body.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
+        // Serde would take a list of the values in order for a struct.
+        return Err(ApiError::field("", "has to be an object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let completion: CompletionRequest =
         serde_path_to_error::deserialize(&mut json).map_err(|error| {

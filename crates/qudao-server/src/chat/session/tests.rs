@@ -157,6 +157,7 @@ fn a_lost_hint_costs_one_poll_and_no_message() {
 #[test]
 fn while_nothing_is_expected_the_database_is_asked_rarely() {
     let mut world = World::open("", vec![inbound(1), outbound(1)]);
+    world.effects.clear();
     world.rows.push(inbound(2));
     assert_eq!(World::seen(&world.after(29 * SECOND)), Vec::<String>::new());
     assert_eq!(World::seen(&world.after(SECOND)), ["i:2"]);
