@@ -1,5 +1,7 @@
 //! The header compiles as C11 and C++17, and a C compiler sees the layout that Rust sees.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::{
     fmt::Write as _,
     mem::{offset_of, size_of},

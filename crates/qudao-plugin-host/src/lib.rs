@@ -1,1 +1,38 @@
-//! (to be written)
+//! Loads plugins and keeps their failures theirs.
+//!
+//! A plugin's manifest, signature, hash and ABI are checked before any of its code runs. It then
+//! runs in a child process (the default) or in this one; either way a caller sees a stream of
+//! events with exactly one end, whatever the plugin does.
+
+#![expect(unsafe_code, reason = "the C boundary and fork; every block says why it is sound")]
+
+mod artifact;
+pub mod child;
+mod crash;
+mod credit;
+mod engine;
+mod event;
+mod flight;
+mod frame;
+mod generation;
+mod host;
+mod instance;
+mod load;
+mod pack;
+mod probe;
+mod process;
+mod report;
+mod scaffold;
+mod settings;
+mod watch;
+
+pub use artifact::RefusalError;
+pub use event::{Call, CallError, Event, EventStream, TimeoutKind};
+pub use host::{HostError, PluginHost};
+pub use pack::{PackError, pack, signing_key};
+pub use probe::{ArtifactProbe, ProbeReport, probe};
+pub use report::{GenerationReport, ModelReport, ModelState, PluginReport, PluginState};
+pub use scaffold::{SdkSource, scaffold};
+pub use settings::{
+    DataClass, HostSettings, InstanceSettings, ModelEntry, ModelKind, Placement, Timeouts,
+};

@@ -1,0 +1,318 @@
+//! A created plugin instance and the callbacks it is given; the same in the child and in-process.
+
+use std::{
+    collections::VecDeque,
+    ffi::c_void,
+    ptr,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use qudao_plugin_api::abi::{
+    QD_ABI_MINOR, QD_E_INTERNAL, QD_E_INVALID, QD_EV_END, QD_EV_ERROR, QD_EV_TOKEN,
+    QD_EVENT_BYTES_MAX, QdBytes, QdError, QdEvent, QdHostApi, QdPluginApi, QdRequest,
+    SIZE_OF_EVENT, SIZE_OF_HOST_API, SIZE_OF_REQUEST,
+};
+
+use crate::credit::Credit;
+
+/// An event whose pointers and kind were checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) token_id: u32,
+    pub(crate) logprob: f32,
+    pub(crate) code: i32,
+    pub(crate) data: &'a [u8],
+    pub(crate) extra: &'a [u8],
+}
+
+impl Incoming<'_> {
+    pub(crate) const fn is_last(&self) -> bool {
+        self.kind == QD_EV_END || self.kind == QD_EV_ERROR
+    }
+
+    /// What is wrong with it, if anything.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        if !(QD_EV_TOKEN..=QD_EV_ERROR).contains(&self.kind) {
+            return Some("an event of unknown kind");
+        }
+        if QD_EVENT_BYTES_MAX < self.data.len() + self.extra.len() {
+            return Some("an event that is too large");
+        }
+        std::str::from_utf8(self.data).is_err().then_some("an event that is not UTF-8")
+    }
+}
+
+/// Where the events of an instance go.
+pub(crate) trait Outlet: Send + Sync + 'static {
+    fn log(&self, level: u32, message: &str);
+    /// The return value is that of the ABI's `emit`.
+    fn events(&self, id: u64, events: &[Incoming<'_>]) -> i32;
+    /// Ends a request that broke the rules, if it is still open.
+    fn violation(&self, id: u64, reason: &str);
+    fn wait_credit(&self, id: u64, timeout: Duration) -> i32;
+    /// Ends a request whose plugin returned, if it is still open.
+    fn returned(&self, id: u64, code: i32, message: &str);
+}
+
+/// A request on its way through an engine.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) id: u64,
+    pub(crate) kind: u32,
+    pub(crate) deadline_ns: u64,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) trace: String,
+    pub(crate) cancel: AtomicU32,
+    pub(crate) credit: Credit,
+}
+
+struct Context {
+    outlet: Arc<dyn Outlet>,
+}
+
+/// A created instance of a plugin.
+pub(crate) struct Engine {
+    api: QdPluginApi,
+    instance: *mut c_void,
+    // Both are what the plugin holds pointers to until `destroy` has returned.
+    context: Box<Context>,
+    _host: Box<QdHostApi>,
+    pool: Arc<Pool>,
+}
+
+// SAFETY: the ABI has every function of the table callable from any thread.
+unsafe impl Send for Engine {}
+// SAFETY: as above, and at the same time.
+unsafe impl Sync for Engine {}
+
+impl Engine {
+    /// Creates the instance; may take minutes.
+    pub(crate) fn create(
+        api: QdPluginApi,
+        config: &[u8],
+        outlet: Arc<dyn Outlet>,
+        threads: usize,
+    ) -> Result<Self, String> {
+        let mut context = Box::new(Context { outlet });
+        let host = Box::new(QdHostApi {
+            struct_size: SIZE_OF_HOST_API,
+            abi_minor: u32::from(QD_ABI_MINOR),
+            ctx: (&raw mut *context).cast(),
+            log: Some(log_entry),
+            emit: Some(emit_entry),
+            wait_credit: Some(wait_credit_entry),
+        });
+        let (mut instance, mut error) = (ptr::null_mut(), QdError::empty());
+        let Some(create) = api.create else { return Err("the plugin has no create".to_owned()) };
+        // SAFETY: every argument lives through the call, and the table until `destroy`.
+        let code = unsafe {
+            create(&raw const *host, QdBytes::new(config), &raw mut instance, &raw mut error)
+        };
+        if code < 0 {
+            return Err(format!("create failed ({code}): {}", error.message()));
+        }
+        let pool = Arc::new(Pool { threads, ..Pool::default() });
+        Ok(Self { api, instance, context, _host: host, pool })
+    }
+
+    /// Starts a request; what comes of it comes through the outlet.
+    pub(crate) fn start(self: &Arc<Self>, ticket: Arc<Ticket>) {
+        if self.api.submit.is_some() {
+            let (code, message) = self.enter(&ticket);
+            if code < 0 {
+                self.context.outlet.returned(ticket.id, code, &message);
+            }
+            return;
+        }
+        let engine = Arc::clone(self);
+        self.pool.push(Box::new(move || {
+            let (code, message) = engine.enter(&ticket);
+            engine.context.outlet.returned(ticket.id, code, &message);
+        }));
+    }
+
+    fn enter(&self, ticket: &Ticket) -> (i32, String) {
+        let request = QdRequest {
+            struct_size: SIZE_OF_REQUEST,
+            kind: ticket.kind,
+            id: ticket.id,
+            deadline_ns: ticket.deadline_ns,
+            payload: QdBytes::new(&ticket.payload),
+            cancel: &raw const ticket.cancel,
+            trace: QdBytes::new(ticket.trace.as_bytes()),
+        };
+        let mut error = QdError::empty();
+        let Some(function) = self.api.run.or(self.api.submit) else {
+            return (QD_E_INTERNAL, "the plugin serves nothing".to_owned());
+        };
+        // SAFETY: the instance came from `create`; the request and its flag outlive `run`, and
+        // after `submit` the ticket is kept until the last event.
+        let code = unsafe { function(self.instance, &raw const request, &raw mut error) };
+        (code, error.message())
+    }
+
+    pub(crate) fn cancel(&self, id: u64) {
+        if let Some(cancel) = self.api.cancel {
+            // SAFETY: the instance came from `create`; unknown ids are allowed.
+            unsafe { cancel(self.instance, id) };
+        }
+    }
+
+    pub(crate) fn resume(&self, id: u64, credit: u32) {
+        if let Some(resume) = self.api.resume {
+            // SAFETY: as in `cancel`.
+            unsafe { resume(self.instance, id, credit) };
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.pool.stop();
+        if let Some(destroy) = self.api.destroy {
+            // SAFETY: the last owner is here, so no call is under way.
+            unsafe { destroy(self.instance) };
+        }
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    idle: usize,
+    threads: usize,
+    stopped: bool,
+}
+
+/// Threads for `run`, made as needed and kept.
+#[derive(Default)]
+struct Pool {
+    queue: Mutex<Queue>,
+    news: Condvar,
+    threads: usize,
+}
+
+impl Pool {
+    fn push(self: &Arc<Self>, job: Job) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.jobs.push_back(job);
+        if queue.idle < queue.jobs.len() && queue.threads < self.threads.max(1) {
+            let pool = Arc::clone(self);
+            let spawned = std::thread::Builder::new()
+                .name("plugin-run".to_owned())
+                .spawn(move || pool.work());
+            queue.threads += usize::from(spawned.is_ok());
+        }
+        drop(queue);
+        self.news.notify_one();
+    }
+
+    fn work(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job();
+                queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            } else if queue.stopped {
+                return;
+            } else {
+                queue.idle += 1;
+                queue = self.news.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.idle -= 1;
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+        self.news.notify_all();
+    }
+}
+
+unsafe extern "C" fn log_entry(ctx: *mut c_void, level: u32, _: QdBytes, message: QdBytes) {
+    // SAFETY: the context lives until `destroy` has returned; bytes are borrowed for the call.
+    let (context, message) = unsafe { (&*ctx.cast::<Context>(), message.as_slice()) };
+    context.outlet.log(level, &String::from_utf8_lossy(message));
+}
+
+unsafe extern "C" fn emit_entry(ctx: *mut c_void, id: u64, events: *const QdEvent, n: u32) -> i32 {
+    // SAFETY: the context lives until `destroy` has returned.
+    let context = unsafe { &*ctx.cast::<Context>() };
+    if events.is_null() || n == 0 || 4096 < n {
+        context.outlet.violation(id, "an emit without events");
+        return QD_E_INVALID;
+    }
+    let first;
+    let many;
+    // The stride is the plugin's own struct size, which may be larger than ours.
+    // SAFETY: the plugin passes `n` events of the size that the first one names.
+    let checked: &[Incoming<'_>] = unsafe {
+        let stride = (*events).struct_size;
+        if stride < SIZE_OF_EVENT || 4096 < stride || stride % 8 != 0 {
+            context.outlet.violation(id, "an event with a wrong struct_size");
+            return QD_E_INVALID;
+        }
+        if n == 1 {
+            first = [read_event(events)];
+            &first
+        } else {
+            let base = events.cast::<u8>();
+            many = (0..n as usize)
+                .map(|at| read_event(base.add(at * stride as usize).cast()))
+                .collect::<Vec<_>>();
+            &many
+        }
+    };
+    if let Some(fault) = checked.iter().find_map(Incoming::fault) {
+        context.outlet.violation(id, fault);
+        return QD_E_INVALID;
+    }
+    context.outlet.events(id, checked)
+}
+
+/// # Safety
+/// `event` and what it points to are readable for `'a`.
+unsafe fn read_event<'a>(event: *const QdEvent) -> Incoming<'a> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let event = &*event;
+        Incoming {
+            kind: event.kind,
+            flags: event.flags,
+            token_id: event.token_id,
+            logprob: event.logprob,
+            code: event.code,
+            data: event.data.as_slice(),
+            extra: event.extra.as_slice(),
+        }
+    }
+}
+
+unsafe extern "C" fn wait_credit_entry(ctx: *mut c_void, id: u64, timeout_ms: u32) -> i32 {
+    // SAFETY: the context lives until `destroy` has returned.
+    let context = unsafe { &*ctx.cast::<Context>() };
+    context.outlet.wait_credit(id, Duration::from_millis(u64::from(timeout_ms)))
+}
+
+/// What a request that ends without END is told.
+pub(crate) fn ending(code: i32, message: &str) -> String {
+    if code == 0 {
+        return "it returned without an end".to_owned();
+    }
+    if message.is_empty() { format!("it returned {code}") } else { message.to_owned() }
+}
+
+impl Ticket {
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed) != 0
+    }
+}

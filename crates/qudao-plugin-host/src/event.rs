@@ -1,0 +1,172 @@
+//! A call and the stream of events that answers it.
+
+use std::{sync::Arc, time::Duration};
+
+use qudao_plugin_api::wire::{ErrorKind, FinishReason, Usage};
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::{flight::Flight, report::ModelState, settings::ModelKind};
+
+/// One request to a model.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What is asked.
+    pub kind: ModelKind,
+    /// JSON that names its schema.
+    pub payload: Vec<u8>,
+    /// The caller gives up after this long, or earlier if the instance's limit is lower.
+    pub timeout: Duration,
+    /// W3C traceparent, or empty.
+    pub trace: String,
+}
+
+/// What comes of a call: any number of events, then exactly one `End` or `Error`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Text.
+    Token {
+        /// Never empty, never a part of a character.
+        text: String,
+        /// Belongs to the reasoning, not to the answer.
+        reasoning: bool,
+        /// The vocabulary's id, or 0.
+        token_id: u32,
+        /// Natural logarithm of the probability, or 0.
+        logprob: f32,
+    },
+    /// A JSON delta, as `{"tool_calls":[…]}`.
+    Data(Value),
+    /// What was consumed so far.
+    Usage(Usage),
+    /// A line for the operator.
+    Progress(String),
+    /// The answer is complete.
+    End {
+        /// Why it ended.
+        finish_reason: FinishReason,
+        /// What was consumed.
+        usage: Usage,
+    },
+    /// There is no more.
+    Error(CallError),
+}
+
+/// Why a call has no complete answer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CallError {
+    /// No instance serves it.
+    #[error("no instance serves the model {0}")]
+    UnknownModel(String),
+    /// Try again later, or another model.
+    #[error("the model is not ready: {state:?}")]
+    NotReady {
+        /// What it does instead.
+        state: ModelState,
+    },
+    /// As many requests as allowed are under way.
+    #[error("the model has no room for another request")]
+    Overloaded,
+    /// The same request crashed the plugin twice.
+    #[error("this request crashed the plugin before and is refused")]
+    Poison,
+    /// The plugin's process ended.
+    #[error("the plugin's process ended{}", signal.map_or_else(String::new, |s| format!(" by signal {s}")))]
+    Crashed {
+        /// What killed it.
+        signal: Option<i32>,
+        /// Whether any of the answer had come.
+        delivered: bool,
+    },
+    /// A watchdog ended it.
+    #[error("the model took too long: {which:?}")]
+    Timeout {
+        /// Which one.
+        which: TimeoutKind,
+    },
+    /// The plugin says what is wrong.
+    #[error("{message}")]
+    Provider {
+        /// What kind of failure.
+        kind: ErrorKind,
+        /// For the operator.
+        message: String,
+        /// The provider's HTTP status.
+        status: Option<u16>,
+        /// When to try again.
+        retry_after_ms: Option<u64>,
+    },
+    /// The plugin broke the rules of the stream.
+    #[error("the plugin broke the protocol: {0}")]
+    Protocol(String),
+    /// The caller cancelled, and the plugin ended without a word.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Which watchdog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeoutKind {
+    /// No event came.
+    FirstToken,
+    /// The stream stopped.
+    BetweenTokens,
+    /// The whole took too long.
+    Total,
+}
+
+/// The events of one call. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct EventStream {
+    pub(crate) flight: Arc<Flight>,
+    pub(crate) events: UnboundedReceiver<Event>,
+    pub(crate) consumed: u32,
+    pub(crate) over: bool,
+}
+
+impl EventStream {
+    /// The next event; `None` after `End` or `Error`. May be dropped at any time.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.over {
+            return None;
+        }
+        let event = self.events.recv().await;
+        self.after(event)
+    }
+
+    /// As [`EventStream::next`], for a thread outside of any runtime.
+    pub fn blocking_next(&mut self) -> Option<Event> {
+        if self.over {
+            return None;
+        }
+        let event = self.events.blocking_recv();
+        self.after(event)
+    }
+
+    fn after(&mut self, event: Option<Event>) -> Option<Event> {
+        match event {
+            Some(Event::End { .. } | Event::Error(_)) | None => self.over = true,
+            Some(_) => {
+                self.consumed += 1;
+                if self.flight.window.div_ceil(2) <= self.consumed {
+                    self.flight.grant(self.consumed);
+                    self.consumed = 0;
+                }
+            }
+        }
+        event
+    }
+
+    /// Asks the plugin to stop; the stream still ends with `End` or `Error`.
+    pub fn cancel(&self) {
+        self.flight.cancel();
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if !self.over {
+            self.flight.abandon();
+        }
+    }
+}

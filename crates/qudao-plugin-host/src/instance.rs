@@ -1,0 +1,454 @@
+//! An instance over its generations: start, supervise, start again, swap.
+
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use qudao_plugin_api::{
+    abi::QdPluginApi,
+    manifest::{Limits as ResourceLimits, Runtime, TARGET},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    artifact::{RefusalError, SealedArtifact, VerifiedPlugin, seal},
+    child::Create,
+    crash::{self, CrashHistory, Verdict},
+    engine::{Engine, Outlet},
+    event::CallError,
+    flight::Flight,
+    frame::{self, Frames, Kind},
+    generation::{Generation, Link, log_line},
+    load::load,
+    process::{self, ChildLink},
+    report::ModelState,
+    settings::{InstanceSettings, Placement},
+    watch::Limits,
+};
+
+/// Where an instance's code comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Folder(Box<VerifiedPlugin>),
+    Static(&'static QdPluginApi),
+}
+
+/// What every instance of a host shares.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) host_binary: PathBuf,
+    pub(crate) state_dir: PathBuf,
+}
+
+pub(crate) struct Instance {
+    pub(crate) settings: InstanceSettings,
+    pub(crate) in_flight: Arc<AtomicUsize>,
+    pub(crate) crashes: AtomicU64,
+    pub(crate) violations: Arc<AtomicU64>,
+    pub(crate) history: Mutex<CrashHistory>,
+    ground: Arc<Ground>,
+    source: Mutex<Source>,
+    current: RwLock<Option<Arc<Generation>>>,
+    starting: Mutex<Vec<Arc<Generation>>>,
+    state: Mutex<ModelState>,
+    waiting: Mutex<Vec<Arc<Flight>>>,
+    generations: AtomicU64,
+    pub(crate) stopping: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A start that succeeded; the reader is absent in-process.
+struct Started {
+    generation: Arc<Generation>,
+    child: Option<(ChildLink, Frames<UnixStream>)>,
+}
+
+type Ready = oneshot::Sender<Result<Arc<Generation>, String>>;
+
+impl Instance {
+    pub(crate) fn new(settings: InstanceSettings, source: Source, ground: Arc<Ground>) -> Self {
+        Self {
+            settings,
+            in_flight: Arc::default(),
+            crashes: AtomicU64::new(0),
+            violations: Arc::default(),
+            history: Mutex::default(),
+            ground,
+            source: Mutex::new(source),
+            current: RwLock::new(None),
+            starting: Mutex::default(),
+            state: Mutex::new(ModelState::Loading { note: "starting".to_owned() }),
+            waiting: Mutex::default(),
+            generations: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Generation>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn state(&self) -> ModelState {
+        let state = lock(&self.state).clone();
+        let degraded = self.current().is_some_and(|g| g.degraded.load(Ordering::Relaxed));
+        if state == ModelState::Ready && degraded { ModelState::Degraded } else { state }
+    }
+
+    pub(crate) fn set_state(&self, state: ModelState) {
+        *lock(&self.state) = state;
+    }
+
+    pub(crate) fn set_source(&self, source: Source) {
+        *lock(&self.source) = source;
+    }
+
+    pub(crate) fn runtime(&self) -> Runtime {
+        match &*lock(&self.source) {
+            Source::Folder(plugin) => plugin.manifest.runtime.clone(),
+            Source::Static(_) => Runtime::default(),
+        }
+    }
+
+    pub(crate) fn max_concurrency(&self) -> u32 {
+        match self.settings.max_concurrency {
+            0 => self.runtime().max_concurrency,
+            set => set,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let (runtime, set) = (self.runtime(), &self.settings.timeouts);
+        let or = |set: Option<Duration>, ms| set.unwrap_or(Duration::from_millis(ms));
+        Limits {
+            load: or(set.load, runtime.load_timeout_ms),
+            first_token: or(set.first_token, runtime.first_token_timeout_ms),
+            inter_token: or(set.inter_token, runtime.inter_token_timeout_ms),
+            total: or(set.total, runtime.total_timeout_ms),
+            cancel_grace: or(set.cancel_grace, 2_000),
+            drain: or(set.drain, runtime.drain_timeout_ms),
+        }
+    }
+
+    /// Starts and supervises on a thread of its own. With `ready`, the caller installs the
+    /// generation; without, it is installed as soon as it serves.
+    pub(crate) fn launch(self: &Arc<Self>, ready: Option<Ready>) {
+        let instance = Arc::clone(self);
+        let spawned = std::thread::Builder::new()
+            .name(format!("plugin-{}", self.settings.name))
+            .spawn(move || instance.supervise(ready));
+        if let Err(error) = spawned {
+            self.set_state(ModelState::Failed { reason: format!("starting a thread: {error}") });
+        }
+    }
+
+    fn supervise(self: Arc<Self>, mut ready: Option<Ready>) {
+        while !self.stopping.load(Ordering::Relaxed) {
+            let staged = ready.is_some();
+            let started = match self.start() {
+                Ok(started) => started,
+                Err(reason) => {
+                    match ready.take() {
+                        Some(ready) => drop(ready.send(Err(reason))),
+                        None => self.give_up(&ModelState::Failed { reason }),
+                    }
+                    return;
+                }
+            };
+            let generation = Arc::clone(&started.generation);
+            match ready.take() {
+                Some(ready) => drop(ready.send(Ok(Arc::clone(&generation)))),
+                None => drop(self.install(&generation)),
+            }
+            let Some((link, mut frames)) = started.child else { return };
+            listen(&generation, &mut frames);
+            let signal = link.reap();
+            let installed = self.current().is_some_and(|now| Arc::ptr_eq(&now, &generation));
+            let wanted = installed && !self.stopping.load(Ordering::Relaxed);
+            if !wanted {
+                lose(&generation.take_all(), signal);
+                if staged || generation.retired.load(Ordering::Relaxed) || !installed {
+                    return;
+                }
+                continue;
+            }
+            if !self.after_crash(&generation, signal) {
+                return;
+            }
+        }
+    }
+
+    fn give_up(&self, state: &ModelState) {
+        self.set_state(state.clone());
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+        for flight in lock(&self.waiting).drain(..) {
+            flight.fail(CallError::NotReady { state: state.clone() });
+        }
+    }
+
+    /// Sorts the calls of a dead generation; true if another one shall start.
+    fn after_crash(&self, generation: &Arc<Generation>, signal: Option<i32>) -> bool {
+        self.crashes.fetch_add(1, Ordering::Relaxed);
+        let note = format!(
+            "restarting after a crash{}",
+            signal.map_or_else(String::new, |s| format!(" by signal {s}"))
+        );
+        tracing::error!(instance = self.settings.name, generation = generation.number, "{note}");
+        self.set_state(ModelState::Loading { note });
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let verdict = lock(&self.history).crashed(Instant::now());
+        for flight in generation.take_all() {
+            self.after_crash_of(flight, signal);
+        }
+        match verdict {
+            Verdict::RestartAfter(wait) => {
+                std::thread::sleep(wait);
+                true
+            }
+            Verdict::Quarantine => {
+                let reason = "5 crashes within 60 s".to_owned();
+                let plugin = &self.settings.plugin;
+                if let Err(error) = crash::quarantine(&self.ground.state_dir, plugin, &reason) {
+                    tracing::error!(plugin, %error, "the quarantine could not be written");
+                }
+                self.give_up(&ModelState::Quarantined { reason });
+                false
+            }
+        }
+    }
+
+    fn after_crash_of(&self, flight: Arc<Flight>, signal: Option<i32>) {
+        let poison = lock(&self.history).blame(flight.fingerprint);
+        let (delivered, attempts, over) = {
+            let progress = flight.progress();
+            let over = progress.closed || progress.cancelled_at.is_some();
+            (progress.delivered, progress.attempts, over)
+        };
+        if delivered || poison || over || attempts != 0 {
+            flight.fail(CallError::Crashed { signal, delivered });
+        } else {
+            flight.renew();
+            lock(&self.waiting).push(flight);
+        }
+    }
+
+    /// Makes `generation` the one that new calls go to; returns the one before.
+    pub(crate) fn install(&self, generation: &Arc<Generation>) -> Option<Arc<Generation>> {
+        lock(&self.starting).retain(|starting| !Arc::ptr_eq(starting, generation));
+        let old = self
+            .current
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(Arc::clone(generation));
+        self.set_state(ModelState::Ready);
+        for flight in lock(&self.waiting).drain(..) {
+            if flight.ticket().is_cancelled() {
+                flight.fail(CallError::Cancelled);
+            } else {
+                generation.submit(&flight);
+            }
+        }
+        old
+    }
+
+    /// Takes the current generation away, for `drain_first` upgrades and shutdown.
+    pub(crate) fn uninstall(&self) -> Option<Arc<Generation>> {
+        self.current.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Every generation that a watchdog should look at.
+    pub(crate) fn watched(&self) -> Vec<Arc<Generation>> {
+        let mut all: Vec<_> = self.current().into_iter().collect();
+        all.extend(lock(&self.starting).iter().cloned());
+        all
+    }
+
+    /// Keeps an eye on a generation that is not the current one.
+    pub(crate) fn watch(&self, generation: &Arc<Generation>) {
+        lock(&self.starting).push(Arc::clone(generation));
+    }
+
+    pub(crate) fn unwatch(&self, generation: &Arc<Generation>) {
+        lock(&self.starting).retain(|watched| !Arc::ptr_eq(watched, generation));
+    }
+
+    /// Calls that wait for the next generation may time out too.
+    pub(crate) fn expire_waiting(&self, now: Instant) {
+        lock(&self.waiting).retain(|flight| {
+            let which = crate::event::TimeoutKind::Total;
+            if flight.deadline <= now {
+                flight.fail(CallError::Timeout { which });
+            }
+            !flight.progress().closed
+        });
+    }
+
+    /// The best artifact that loads and starts.
+    fn start(&self) -> Result<Started, String> {
+        let source = lock(&self.source).clone();
+        let number = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        match source {
+            Source::Static(api) => self.start_local(*api, number, "static"),
+            Source::Folder(plugin) => {
+                let mut refusals = Vec::new();
+                for artifact in plugin.manifest.candidates(TARGET) {
+                    let started = seal(&plugin.folder, artifact)
+                        .map_err(|error| error.to_string())
+                        .and_then(|sealed| self.start_artifact(&plugin, &sealed, number));
+                    match started {
+                        Ok(started) => return Ok(started),
+                        Err(reason) => refusals.push(format!("{}: {reason}", artifact.variant)),
+                    }
+                }
+                if refusals.is_empty() {
+                    refusals.push(format!("none is for {TARGET}"));
+                }
+                Err(RefusalError::NoArtifact(refusals.join("; ")).to_string())
+            }
+        }
+    }
+
+    fn start_artifact(
+        &self,
+        plugin: &VerifiedPlugin,
+        sealed: &SealedArtifact,
+        number: u64,
+    ) -> Result<Started, String> {
+        match self.settings.placement {
+            Placement::Process => self.start_child(&plugin.manifest.limits, sealed, number),
+            Placement::Inproc => {
+                use std::os::fd::AsFd as _;
+                let api = load(sealed.memfd.as_fd()).map_err(|error| error.to_string())?;
+                self.start_local(api, number, &sealed.variant)
+            }
+        }
+    }
+
+    fn generation(&self, number: u64, variant: &str) -> Arc<Generation> {
+        let violations = Arc::clone(&self.violations);
+        Arc::new(Generation::new(&self.settings.name, number, variant, violations))
+    }
+
+    fn start_local(&self, api: QdPluginApi, number: u64, variant: &str) -> Result<Started, String> {
+        crate::load::check_table(&api).map_err(|error| error.to_string())?;
+        let generation = self.generation(number, variant);
+        let config = self.settings.config.to_string();
+        let threads = usize::try_from(self.max_concurrency()).unwrap_or(1);
+        let outlet: Arc<dyn Outlet> = Arc::<Generation>::clone(&generation);
+        let engine = Engine::create(api, config.as_bytes(), outlet, threads)?;
+        generation.connect(Link::Local(Arc::new(engine)));
+        Ok(Started { generation, child: None })
+    }
+
+    fn start_child(
+        &self,
+        limits: &ResourceLimits,
+        sealed: &SealedArtifact,
+        number: u64,
+    ) -> Result<Started, String> {
+        let create = Create {
+            config: Some(self.settings.config.clone()),
+            window: self.runtime().window,
+            max_concurrency: self.max_concurrency(),
+        };
+        let (name, env) = (&self.settings.name, &self.settings.env);
+        let (link, frames) =
+            open_child(&self.ground, sealed, name, env, limits, &create, self.limits().load)?;
+        let generation = self.generation(number, &sealed.variant);
+        generation.connect(Link::Child(link.clone()));
+        Ok(Started { generation, child: Some((link, frames)) })
+    }
+}
+
+/// Starts a child and waits until it has created its instance.
+pub(crate) fn open_child(
+    ground: &Ground,
+    sealed: &SealedArtifact,
+    name: &str,
+    env: &[String],
+    limits: &ResourceLimits,
+    create: &Create,
+    load_timeout: Duration,
+) -> Result<(ChildLink, Frames<UnixStream>), String> {
+    let failed = |error: io::Error| format!("starting the child: {error}");
+    let (link, reader) =
+        process::spawn(&ground.host_binary, sealed, name, env, limits).map_err(failed)?;
+    let body = serde_json::to_vec(create).map_err(|error| error.to_string())?;
+    link.send(|out| frame::put(out, Kind::Create, 0, |out| out.extend_from_slice(&body)));
+    reader.set_read_timeout(Some(load_timeout)).map_err(failed)?;
+    let timeout = reader.try_clone().map_err(failed)?;
+    let mut frames = Frames::new(reader);
+    loop {
+        let reason = match frames.next() {
+            Ok(Some(frame)) => match frame.kind {
+                Kind::Created => break,
+                Kind::Failed => String::from_utf8_lossy(frame.body).into_owned(),
+                Kind::Log => {
+                    log_frame(name, &frame);
+                    continue;
+                }
+                _ => "the child spoke out of turn".to_owned(),
+            },
+            Ok(None) => {
+                let signal = link.reap();
+                let by = signal.map_or_else(String::new, |signal| format!(" by signal {signal}"));
+                return Err(format!("the child ended while loading{by}"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                format!("loading took longer than {load_timeout:?}")
+            }
+            Err(error) => error.to_string(),
+        };
+        link.kill();
+        link.reap();
+        return Err(reason);
+    }
+    timeout.set_read_timeout(None).map_err(failed)?;
+    Ok((link, frames))
+}
+
+fn log_frame(name: &str, frame: &frame::Frame<'_>) {
+    let level = u32::try_from(frame.id).unwrap_or(4);
+    log_line(name, level, &String::from_utf8_lossy(frame.body));
+}
+
+/// Passes the child's frames on until it is gone or breaks the protocol.
+fn listen(generation: &Generation, frames: &mut Frames<UnixStream>) {
+    use qudao_plugin_api::abi::{QD_E_AGAIN, QD_E_INVALID};
+    while let Ok(Some(frame)) = frames.next() {
+        match frame.kind {
+            Kind::Events => {
+                let Some(events) = frame::read_events(frame.body) else { return generation.kill() };
+                let code = generation.events(frame.id, &events);
+                // The child's own bridge lets none of these through: it is no longer itself.
+                if code == QD_E_AGAIN
+                    || code == QD_E_INVALID && events.iter().any(|e| e.fault().is_some())
+                {
+                    tracing::error!(instance = generation.instance, "the child broke the protocol");
+                    return generation.kill();
+                }
+            }
+            Kind::Violation => {
+                generation.violation(frame.id, &String::from_utf8_lossy(frame.body));
+            }
+            Kind::Log => log_frame(&generation.instance, &frame),
+            _ => return generation.kill(),
+        }
+    }
+}
+
+fn lose(flights: &[Arc<Flight>], signal: Option<i32>) {
+    for flight in flights {
+        let delivered = flight.progress().delivered;
+        flight.fail(CallError::Crashed { signal, delivered });
+    }
+}
