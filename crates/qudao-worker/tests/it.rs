@@ -1,5 +1,7 @@
 //! The loops against a real database: from an accepted message to a delivered one.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,

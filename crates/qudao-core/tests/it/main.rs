@@ -1,5 +1,7 @@
 //! The use cases against a real database and a scripted model.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test reports")]
+
 mod api;
 mod stage;
 mod turns;

@@ -106,11 +106,15 @@ fn register(host: &PluginHost, model: &str, script: Arc<Script>) {
     host.register_static::<Scripted>(settings);
 }
 
+/// Nobody listens there: previews are lost, and nothing else.
+const NO_BUS: &str = "redis://127.0.0.1:1";
+
 /// A node.
 pub(crate) struct Stage {
     pub(crate) core: Arc<Core>,
     pub(crate) store: Store,
     pub(crate) tenant: TestTenant,
+    bus: String,
     _state: TempDir,
     // Last: the node must not outlive its database.
     db: TestDb,
@@ -140,21 +144,38 @@ impl Stage {
         Self::with(tenant, models, CoreSettings::default()).await
     }
 
+    pub(crate) async fn on_bus(
+        tenant: TenantBuilder,
+        models: &[(&str, &Arc<Script>)],
+        bus: &str,
+    ) -> Self {
+        Self::build(tenant, models, CoreSettings::default(), bus).await
+    }
+
     pub(crate) async fn with(
         tenant: TenantBuilder,
         models: &[(&str, &Arc<Script>)],
         settings: CoreSettings,
     ) -> Self {
+        Self::build(tenant, models, settings, NO_BUS).await
+    }
+
+    async fn build(
+        tenant: TenantBuilder,
+        models: &[(&str, &Arc<Script>)],
+        settings: CoreSettings,
+        bus: &str,
+    ) -> Self {
         let db = TestDb::new().await;
         let tenant = tenant.create(&db.store()).await;
         let state = tempfile::tempdir().unwrap();
-        let core = node(&db.store(), models, settings, state.path()).await;
-        Self { core, store: db.store(), tenant, _state: state, db }
+        let core = node(&db.store(), models, settings, state.path(), bus).await;
+        Self { bus: bus.to_owned(), core, store: db.store(), tenant, _state: state, db }
     }
 
     /// Another node over the same database.
     pub(crate) async fn another_node(&self, models: &[(&str, &Arc<Script>)]) -> Arc<Core> {
-        node(&self.store, models, CoreSettings::default(), self._state.path()).await
+        node(&self.store, models, CoreSettings::default(), self._state.path(), &self.bus).await
     }
 
     pub(crate) async fn say(&self, id: &str, text: &str) -> qudao_core::Accepted {
@@ -230,6 +251,7 @@ async fn node(
     models: &[(&str, &Arc<Script>)],
     settings: CoreSettings,
     state: &std::path::Path,
+    bus: &str,
 ) -> Arc<Core> {
     let host =
         PluginHost::start(HostSettings { state_dir: state.to_owned(), ..HostSettings::default() })
@@ -239,8 +261,7 @@ async fn node(
     }
     let parts = qudao_core::CoreParts {
         store: store.clone(),
-        // Nobody listens there: previews are lost, and nothing else.
-        bus: Bus::connect("redis://127.0.0.1:1").unwrap(),
+        bus: Bus::connect(bus).unwrap(),
         plugins: host,
         clock: Arc::new(SystemClock),
         tasks: TaskTracker::new(),

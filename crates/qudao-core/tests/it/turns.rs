@@ -1,7 +1,10 @@
 use std::time::Duration;
 
-use qudao_core::TurnOutcome;
+use qudao_core::{PreviewEvent, TurnOutcome};
 use qudao_domain::Micros;
+use qudao_plugin_api::wire::Content;
+use qudao_storage::{BusEvent, Topic};
+use qudao_testkit::TestRedis;
 
 use crate::stage::{Script, Stage, done, tenant, units};
 
@@ -26,7 +29,7 @@ async fn a_burst_becomes_one_turn_and_later_turns_see_what_was_said() {
             .messages
             .iter()
             .filter_map(|m| m.content.as_ref())
-            .map(|c| c.to_text())
+            .map(Content::to_text)
             .collect();
         sink.token(&said.join("|"))?;
         Ok(done(1))
@@ -172,5 +175,34 @@ async fn a_zombie_is_fenced_and_leaves_one_reply_and_one_charge() {
     assert_eq!((zombie, other), (TurnOutcome::Lost, TurnOutcome::Answered));
     assert_eq!(stage.texts().await, ["Hello", "in time"]);
     assert_eq!(stage.wallet().await, (Micros::new(units(100).get() - 1_000), Micros::ZERO));
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_the_answer_grow_and_stops_it_from_another_node() {
+    let redis = TestRedis::new().await;
+    let model = Script::talks_on();
+    let stage = Stage::on_bus(tenant(), &[("fake", &model)], redis.url()).await;
+    let other = stage.another_node(&[]).await;
+    let said = stage.say("1", "Go on").await;
+    let mut preview = other.bus.subscribe(&Topic::Preview(said.conversation_id));
+    assert_eq!(preview.next().await, BusEvent::Ready);
+    let watch = async {
+        let mut seen = String::new();
+        while seen.len() < 10 {
+            let BusEvent::Message(bytes) = preview.next().await else { continue };
+            if let PreviewEvent::Delta { offset, text, .. } =
+                serde_json::from_slice(&bytes).unwrap()
+            {
+                assert_eq!(offset, seen.len() as u64);
+                seen.push_str(&text);
+            }
+        }
+        other.cancel_turn(said.conversation_id).await;
+    };
+    let both = async { tokio::join!(stage.answer(), watch) };
+    let (outcome, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+    assert_eq!(outcome, TurnOutcome::Stopped);
+    assert!(10 <= stage.texts().await[1].len());
     stage.assert_sound().await;
 }
