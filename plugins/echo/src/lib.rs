@@ -1,1 +1,55 @@
-//! (to be written)
+//! The reference plugin: streams the person's last message back, word by word.
+
+use std::{thread, time::Duration};
+
+use qudao_plugin_api::{
+    Completion, Host, ModelPlugin, PluginError, Request, Sink, export_plugin, wire::Usage,
+};
+use serde::Deserialize;
+
+/// All of it may be absent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Config {
+    /// Before each word.
+    delay_ms: u64,
+    /// How many times the message is repeated; 0 counts as 1.
+    count: u32,
+}
+
+struct Echo {
+    config: Config,
+}
+
+impl ModelPlugin for Echo {
+    type Config = Config;
+
+    fn create(_: Host, config: Config) -> Result<Self, PluginError> {
+        Ok(Self { config })
+    }
+
+    fn run(&self, request: Request<'_>, sink: &Sink<'_>) -> Result<Completion, PluginError> {
+        let chat = request.chat()?;
+        let text = chat.last_user_text();
+        let mut usage = Usage { input_tokens: words(&text), output_tokens: 0 };
+        for round in 0..self.config.count.max(1) {
+            if round != 0 {
+                sink.token(" ")?;
+            }
+            for word in text.split_inclusive(' ') {
+                if self.config.delay_ms != 0 {
+                    thread::sleep(Duration::from_millis(self.config.delay_ms));
+                }
+                sink.token(word)?;
+                usage.output_tokens += 1;
+            }
+        }
+        Ok(Completion::stop(usage))
+    }
+}
+
+fn words(text: &str) -> u32 {
+    u32::try_from(text.split_whitespace().count()).unwrap_or(u32::MAX)
+}
+
+export_plugin!(Echo);

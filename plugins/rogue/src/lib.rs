@@ -1,1 +1,175 @@
-//! (to be written)
+//! Breaks one rule per request, named by the text of the last message. Speaks the C ABI by
+//! hand, since the SDK does not let an author do any of this.
+
+#![expect(unsafe_code, reason = "misbehaving takes it")]
+
+use std::{ffi::c_void, ptr, thread, time::Duration};
+
+use qudao_plugin_api::abi::{
+    QD_ABI_MAJOR, QD_ABI_MINOR, QD_E_AGAIN, QD_EV_END, QD_EV_TOKEN, QD_F_BLOCKING, QD_OK,
+    QdAbiInfo, QdBytes, QdError, QdEvent, QdHostApi, QdPluginApi, QdRequest, SIZE_OF_PLUGIN_API,
+};
+use qudao_plugin_api::{sdk, wire::ChatRequest};
+
+/// The block a host reads before it loads anything.
+#[unsafe(no_mangle)]
+pub static QUDAO_PLUGIN_ABI: QdAbiInfo = QdAbiInfo {
+    abi_major: if cfg!(feature = "wrong-abi") { QD_ABI_MAJOR + 1 } else { QD_ABI_MAJOR },
+    ..sdk::abi_info(QD_F_BLOCKING)
+};
+
+static API: QdPluginApi = QdPluginApi {
+    struct_size: SIZE_OF_PLUGIN_API,
+    abi_minor: QD_ABI_MINOR as u32,
+    create: Some(create),
+    destroy: Some(destroy),
+    run: Some(run),
+    submit: None,
+    cancel: None,
+    resume: None,
+    drain: None,
+};
+
+/// The handshake.
+#[unsafe(no_mangle)]
+pub extern "C" fn qudao_plugin_entry(_: u32, _: u32) -> *const QdPluginApi {
+    &raw const API
+}
+
+unsafe extern "C" fn create(
+    host: *const QdHostApi,
+    config: QdBytes,
+    instance: *mut *mut c_void,
+    error: *mut QdError,
+) -> i32 {
+    // SAFETY: the host's arguments, valid for the call.
+    unsafe {
+        let config: serde_json::Value =
+            serde_json::from_slice(config.as_slice()).unwrap_or_default();
+        match config.get("create").and_then(serde_json::Value::as_str) {
+            Some("fail") => {
+                (*error).set(-5, "told to fail");
+                return -5;
+            }
+            Some("abort") => std::process::abort(),
+            _ => {}
+        }
+        *instance = host.cast_mut().cast();
+    }
+    QD_OK
+}
+
+unsafe extern "C" fn destroy(_: *mut c_void) {}
+
+struct Line<'a> {
+    host: &'a QdHostApi,
+    id: u64,
+}
+
+impl Line<'_> {
+    fn emit(&self, event: QdEvent) -> i32 {
+        let Some(emit) = self.host.emit else { return -1 };
+        // SAFETY: the event is valid for the call.
+        unsafe { emit(self.host.ctx, self.id, &raw const event, 1) }
+    }
+
+    fn token(&self, text: &[u8]) -> i32 {
+        self.emit(QdEvent::new(QD_EV_TOKEN, text))
+    }
+
+    fn end(&self) -> i32 {
+        self.emit(QdEvent::new(QD_EV_END, b"stop"))
+    }
+}
+
+unsafe extern "C" fn run(
+    instance: *mut c_void,
+    request: *const QdRequest,
+    error: *mut QdError,
+) -> i32 {
+    // SAFETY: the instance is the host's table, which outlives it; the request is valid.
+    let (host, request) = unsafe { (&*instance.cast::<QdHostApi>(), &*request) };
+    // SAFETY: borrowed for the call.
+    let payload = unsafe { request.payload.as_slice() };
+    let chat: Option<ChatRequest> = serde_json::from_slice(payload).ok();
+    let mode = chat.map(|chat| chat.last_user_text()).unwrap_or_default();
+    let line = Line { host, id: request.id };
+    let panicked = std::panic::catch_unwind(|| misbehave(&mode, &line));
+    match panicked {
+        Ok(code) => code,
+        Err(_) => {
+            // SAFETY: the host's out parameter.
+            unsafe { (*error).set(-3, "the plugin panicked: told to") };
+            -3
+        }
+    }
+}
+
+/// Anything without a rule to break is answered with `ok`.
+fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
+    match mode {
+        "panic" => std::panic::resume_unwind(Box::new("told to")),
+        "abort" => std::process::abort(),
+        "abort midway" => {
+            line.token(b"half");
+            thread::sleep(Duration::from_millis(100));
+            std::process::abort();
+        }
+        // SAFETY: it is not; that is the point.
+        "segfault" => unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) },
+        "hang" => loop {
+            thread::sleep(Duration::from_secs(1));
+        },
+        "hang midway" => {
+            line.token(b"half");
+            loop {
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+        "flood" => {
+            // Ignores that there is no credit.
+            let mut refused = 0;
+            while refused < 1_000 {
+                match line.token(b"flood ") {
+                    QD_E_AGAIN => {
+                        refused += 1;
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    code if code < 0 => return QD_OK,
+                    _ => {}
+                }
+            }
+        }
+        "leak" => {
+            std::mem::forget(vec![1u8; 64 << 20]);
+        }
+        "bad kind" => {
+            line.emit(QdEvent::new(99, b"?"));
+        }
+        "bad utf8" => {
+            line.token(b"\xff\xfe");
+        }
+        "bad size" => {
+            line.emit(QdEvent { struct_size: 7, ..QdEvent::new(QD_EV_TOKEN, b"?") });
+        }
+        "huge event" => {
+            line.token(&vec![b'x'; 1 << 20]);
+        }
+        "after end" => {
+            line.end();
+            line.token(b"ghost");
+            return QD_OK;
+        }
+        "two ends" => {
+            line.end();
+            line.end();
+            return QD_OK;
+        }
+        "no end" => return QD_OK,
+        "error code" => return -5,
+        _ => {}
+    }
+    line.token(b"ok");
+    line.end();
+    QD_OK
+}
