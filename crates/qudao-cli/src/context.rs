@@ -78,8 +78,9 @@ impl Context {
         }
         let decode = |text: &String| {
             let mut key = [0; 32];
-            hex::decode_to_slice(text, &mut key)
-                .with_context(|| format!("{text:?} is not a public key of 64 hexadecimal digits"))?;
+            hex::decode_to_slice(text, &mut key).with_context(|| {
+                format!("{text:?} is not a public key of 64 hexadecimal digits")
+            })?;
             Ok(key)
         };
         texts.iter().map(decode).collect()

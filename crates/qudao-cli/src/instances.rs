@@ -96,9 +96,7 @@ fn openai() -> Option<Instance> {
         max_concurrency: None,
         env: key.iter().map(|_| OPENAI_KEY.to_owned()).collect(),
         config: object(config),
-        models: names
-            .map(|name| offered(name, 128_000, DataClass::Remote, "1.2", "4.8"))
-            .collect(),
+        models: names.map(|name| offered(name, 128_000, DataClass::Remote, "1.2", "4.8")).collect(),
     })
 }
 

@@ -38,7 +38,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Print { what } => print::run(what),
         Command::Plugin(PluginCommand::New { dir }) => plugin::new(&dir),
         // It reports bad settings instead of failing on them.
-        Command::Doctor { quick } => doctor::run(cli.config.as_deref(), cli.home, quick, json).await,
+        Command::Doctor { quick } => {
+            doctor::run(cli.config.as_deref(), cli.home, quick, json).await
+        }
         command => {
             let context = Context::load(cli.config.as_deref(), cli.home)?;
             match command {

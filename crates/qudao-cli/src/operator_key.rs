@@ -26,7 +26,10 @@ pub(crate) fn find_or_make(context: &Context) -> anyhow::Result<String> {
         Ok(text) => {
             let key = text.trim();
             if !is_operator_key(key) {
-                bail!("{} does not hold an operator key; remove it to have one made", path.display());
+                bail!(
+                    "{} does not hold an operator key; remove it to have one made",
+                    path.display()
+                );
             }
             Ok(key.to_owned())
         }

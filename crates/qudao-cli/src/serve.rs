@@ -142,7 +142,8 @@ impl Running {
 
     async fn show_demo(&self, context: &Context, wanted: demo::Wanted<'_>) -> anyhow::Result<()> {
         let model = wanted.models.first().cloned();
-        let demo = demo::prepare(&self.store, &context.home, &wanted).await.context("making the demo")?;
+        let demo =
+            demo::prepare(&self.store, &context.home, &wanted).await.context("making the demo")?;
         first_answer::show(Arc::clone(&self.core), &demo, model);
         Ok(())
     }

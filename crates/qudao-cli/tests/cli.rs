@@ -139,7 +139,8 @@ async fn check_names_the_violation_and_fails() {
     let home = home();
     let db = TestDb::new().await;
     TestTenant::builder().credits(Micros::UNIT).create(&db.store()).await;
-    let check = || qudao(home.path()).env("DATABASE_URL", db.url()).args(["check", "--json"]).output();
+    let check =
+        || qudao(home.path()).env("DATABASE_URL", db.url()).args(["check", "--json"]).output();
     let sound = check().unwrap();
     assert!(sound.status.success(), "{}", stdout(&sound));
     db.psql("UPDATE wallets SET posted = posted + 1");
@@ -210,7 +211,15 @@ fn the_demo_keeps_its_keys_and_links_over_restarts() {
     let serve = Serve::start(home.path(), &["--demo"]);
     let first = read();
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    for key in ["base_url", "operator_key", "tenant_id", "api_key", "assistant_id", "chat_url", "database_url"] {
+    for key in [
+        "base_url",
+        "operator_key",
+        "tenant_id",
+        "api_key",
+        "assistant_id",
+        "chat_url",
+        "database_url",
+    ] {
         assert!(first[key].as_str().is_some_and(|text| !text.is_empty()), "{key}");
     }
     let path = first["chat_url"].as_str().unwrap().strip_prefix(serve.base_url()).unwrap();
@@ -231,7 +240,8 @@ fn the_demo_keeps_its_keys_and_links_over_restarts() {
     for key in ["operator_key", "tenant_id", "api_key", "assistant_id"] {
         assert_eq!(first[key], second[key], "{key}");
     }
-    let key = |demo: &Value| demo["chat_url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    let key =
+        |demo: &Value| demo["chat_url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
     assert_eq!(key(&first), key(&second));
     assert!(serve.terminate().success());
 }
@@ -267,7 +277,8 @@ fn doctor_tells_a_server_that_is_not_there() {
 #[test]
 fn doctor_names_a_bad_setting() {
     let home = home();
-    let output = qudao(home.path()).env("QUDAO__LIMITS__BURST", "0").arg("doctor").output().unwrap();
+    let output =
+        qudao(home.path()).env("QUDAO__LIMITS__BURST", "0").arg("doctor").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("limits.burst"), "{}", stdout(&output));
 }
@@ -310,4 +321,14 @@ fn the_catalogue_is_listed_for_people_and_for_programs() {
 fn an_unknown_command_is_wrong_usage() {
     let home = home();
     assert_eq!(run(home.path(), &["fly"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_new_plugin_is_started_once() {
+    let home = home();
+    let output = run(home.path(), &["plugin", "new", "my-plugin"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(home.path().join("my-plugin/src/lib.rs").is_file());
+    assert_eq!(run(home.path(), &["plugin", "new", "my-plugin"]).status.code(), Some(1));
+    assert_eq!(run(home.path(), &["plugin", "new", "My Plugin"]).status.code(), Some(1));
 }

@@ -14,11 +14,13 @@
 mod clock;
 mod cluster;
 mod database;
+mod model;
 mod redis;
 mod tenant;
 
 pub use clock::FixedClock;
 pub use cluster::{DATABASE_VARIABLE, REDIS_VARIABLE};
 pub use database::TestDb;
+pub use model::{FakeModel, Script};
 pub use redis::TestRedis;
 pub use tenant::{TenantBuilder, TestTenant};

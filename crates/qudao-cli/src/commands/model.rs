@@ -11,12 +11,7 @@ use anyhow::{Context as _, bail};
 use qudao_models::{Choice, Pulled, Puller, default_models};
 use serde_json::{Value, json};
 
-use crate::{
-    args::PullOptions,
-    context::Context,
-    instances::catalogue,
-    terminal,
-};
+use crate::{args::PullOptions, context::Context, instances::catalogue, terminal};
 
 pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
     let catalogue = catalogue(context)?;
@@ -44,7 +39,8 @@ pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
     }
     for (model, row) in catalogue.models.iter().zip(&rows) {
         let here = if row["path"].is_null() { "-" } else { "here" };
-        let size = model.bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000));
+        let size =
+            model.bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000));
         terminal::print(&format!(
             "{:<30} {here:<5} {size:>8}  {:<8} {}",
             model.name,
@@ -82,7 +78,11 @@ pub(crate) async fn pull(
         }));
     } else {
         let checked = if pulled.verified { "verified" } else { "not verified" };
-        terminal::print(&format!("{name}: {} ({}, {checked})", pulled.path.display(), pulled.source));
+        terminal::print(&format!(
+            "{name}: {} ({}, {checked})",
+            pulled.path.display(),
+            pulled.source
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

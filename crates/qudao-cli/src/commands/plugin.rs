@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use qudao_plugin_host::{PluginHost, PluginReport, PluginState};
+use qudao_plugin_api::manifest::MANIFEST_FILE;
+use qudao_plugin_host::{
+    PluginHost, PluginReport, PluginState, SdkSource, probe as probe_plugin, scaffold,
+};
 use qudao_services::running_instance;
 use serde_json::{Value, json};
 
@@ -94,4 +97,49 @@ fn directory(plugin: &str, context: &Context) -> anyhow::Result<PathBuf> {
             context.plugin_dirs().iter().map(|dir| dir.display().to_string()).collect();
         format!("there is no plugin {plugin}: looked in {}", looked.join(", "))
     })
+}
+
+async fn probe(plugin: &str, context: &Context, json: bool) -> anyhow::Result<ExitCode> {
+    let manifest = directory(plugin, context)?.join(MANIFEST_FILE);
+    let settings = plugin_host(context, &[])?;
+    let looking = tokio::task::spawn_blocking(move || probe_plugin(&manifest, &settings));
+    let report = looking.await.context("probing the plugin")?;
+    let usable = report.is_usable();
+    if json {
+        terminal::print_json(&json!({ "usable": usable, "report": report }));
+    } else {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".to_owned());
+        terminal::print(&format!("{} {}", text(&report.id), text(&report.version)));
+        let signer = report.signer.as_deref().unwrap_or("nobody");
+        terminal::print(&format!("signed by {signer}"));
+        if let Some(reason) = &report.refusal {
+            terminal::print(&format!("refused: {reason}"));
+        }
+        for artifact in &report.artifacts {
+            let verdict = artifact.refusal.as_deref().unwrap_or("loads");
+            terminal::print(&format!("{:<8} {}: {verdict}", artifact.variant, artifact.path));
+        }
+    }
+    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `qudao plugin new`: a plugin that compiles, to start from.
+pub(crate) fn new(dir: &Path) -> anyhow::Result<ExitCode> {
+    let dir = std::path::absolute(dir).context("resolving the directory")?;
+    let name =
+        dir.file_name().and_then(|name| name.to_str()).context("a directory's name is needed")?;
+    let parent = dir.parent().context("a directory's name is needed")?;
+    // In the source tree the SDK beside it is taken, elsewhere the published one.
+    let tree = parent.ancestors().map(|dir| dir.join("crates/qudao-plugin-api"));
+    let sdk = match tree.into_iter().find(|sdk| sdk.join("Cargo.toml").is_file()) {
+        Some(path) => SdkSource::Path(path),
+        None => SdkSource::Version(env!("CARGO_PKG_VERSION").to_owned()),
+    };
+    let made = scaffold(parent, name, &sdk)
+        .with_context(|| format!("starting a plugin in {}", dir.display()))?;
+    terminal::print(&format!(
+        "{} is ready: docs/plugin-author.md goes on from there",
+        made.display()
+    ));
+    Ok(ExitCode::SUCCESS)
 }

@@ -144,11 +144,7 @@ async fn key_works(store: &Store, demo: &Demo) -> anyhow::Result<bool> {
 }
 
 /// Makes the demo; keeps the tenant and the key of the former one if they still work.
-async fn make(
-    store: &Store,
-    before: Option<&Demo>,
-    wanted: &Wanted<'_>,
-) -> anyhow::Result<Parts> {
+async fn make(store: &Store, before: Option<&Demo>, wanted: &Wanted<'_>) -> anyhow::Result<Parts> {
     let name = Name::parse("Demo").context("the demo's name")?;
     let kept = match before {
         Some(demo) if key_works(store, demo).await? => Some(demo),

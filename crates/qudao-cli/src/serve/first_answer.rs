@@ -1,6 +1,9 @@
 //! What a person who starts the demo sees: where to click, what to type, and a first answer.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use qudao_core::{ApiEvent, ApiRequest, Core};
@@ -34,7 +37,9 @@ pub(super) fn show(core: Arc<Core>, demo: &Demo, model: Option<String>) {
     print("");
     print("  first call:");
     print(&format!("  curl -N {base_url}/v1/chat/completions \\"));
-    print(&format!("    -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\"));
+    print(&format!(
+        "    -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\"
+    ));
     print(&format!("    -d '{body}'"));
     print("");
     let key = api_key.clone();

@@ -34,10 +34,9 @@ pub(super) fn home(context: &Context) -> Check {
 pub(super) fn sockets() -> Check {
     match preview_place(&Environment::read()) {
         Ok((parent, None)) => Check::ok("sockets", format!("below {}", parent.display())),
-        Ok((parent, Some(user))) => Check::ok(
-            "sockets",
-            format!("below {}; services run as {user}", parent.display()),
-        ),
+        Ok((parent, Some(user))) => {
+            Check::ok("sockets", format!("below {}; services run as {user}", parent.display()))
+        }
         Err(error) => Check::failed("sockets", error.to_string(), "set TMPDIR to a short path"),
     }
 }
@@ -103,7 +102,8 @@ fn taken(context: &Context, bind: SocketAddr) -> Check {
     if ours {
         return Check::ok("port", format!("{bind} is this home's running instance"));
     }
-    let fix = format!("stop who listens there (ss -ltnp 'sport = :{}'), or set QUDAO_BIND", bind.port());
+    let fix =
+        format!("stop who listens there (ss -ltnp 'sport = :{}'), or set QUDAO_BIND", bind.port());
     Check::failed("port", format!("{bind} is taken"), fix)
 }
 
