@@ -171,7 +171,8 @@ fn every_family_computes_what_candle_computes() {
         let tokens = prompt(23);
         let ours = logits(&decoder, &pool, &mut Cache::default(), &tokens);
         let found = difference(&ours, &oracle(&path, family, &tokens));
-        assert!(found < 1e-3, "{family}: {found}");
+        // Activations in 14 bits here, and in full there.
+        assert!(found < 3e-3, "{family}: {found}");
     }
 }
 
