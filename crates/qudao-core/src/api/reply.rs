@@ -250,9 +250,11 @@ impl Counts {
 }
 
 impl Bill {
-    /// What the model said, or what was seen of it.
+    /// What the model said, or what was seen of it. A model that was cancelled may end with
+    /// zeros for want of a count.
     fn usage(&self, counts: Counts) -> Usage {
-        counts.usage.unwrap_or(Usage {
+        let said = counts.usage.filter(|usage| counts.made == 0 || usage.output_tokens != 0);
+        said.unwrap_or(Usage {
             input_tokens: self.input_bound / BYTES_PER_TOKEN,
             output_tokens: counts.made,
         })

@@ -371,7 +371,9 @@ impl Listening {
         end: EndReason,
         stopped: bool,
     ) -> Generated {
-        let usage = self.usage.unwrap_or(Usage {
+        // A model that was cancelled may end with zeros for want of a count.
+        let said = self.usage.filter(|usage| self.made == 0 || usage.output_tokens != 0);
+        let usage = said.unwrap_or(Usage {
             input_tokens: input_bound / BYTES_PER_TOKEN,
             output_tokens: self.made,
         });

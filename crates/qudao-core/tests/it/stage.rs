@@ -16,7 +16,7 @@ use qudao_plugin_api::{
     Completion, Host, ModelPlugin, PluginError, Request, Sink,
     wire::{ChatRequest, FinishReason, Usage},
 };
-use qudao_plugin_host::{HostSettings, InstanceSettings, PluginHost};
+use qudao_plugin_host::{HostSettings, InstanceSettings, ModelState, PluginHost};
 use qudao_storage::{Bus, Claim, Inbound, MessageBody, Scope, Store, TimelineCursor, TimelineItem};
 use qudao_testkit::{TenantBuilder, TestDb, TestTenant};
 use tempfile::TempDir;
@@ -97,13 +97,17 @@ impl ModelPlugin for Scripted {
     }
 }
 
-fn register(host: &PluginHost, model: &str, script: Arc<Script>) {
+async fn register(host: &PluginHost, model: &str, script: Arc<Script>) {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let id = COUNT.fetch_add(1, Ordering::Relaxed);
     SCRIPTS.lock().unwrap().get_or_insert_default().insert(id, script);
     let mut settings = InstanceSettings::new(model, "scripted", model);
     settings.config = id.into();
+    settings.max_concurrency = 64;
     host.register_static::<Scripted>(settings);
+    while !host.model(model).is_some_and(|report| report.state == ModelState::Ready) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Nobody listens there: previews are lost, and nothing else.
@@ -257,7 +261,7 @@ async fn node(
         PluginHost::start(HostSettings { state_dir: state.to_owned(), ..HostSettings::default() })
             .await;
     for (model, script) in models {
-        register(&host, model, Arc::clone(script));
+        register(&host, model, Arc::clone(script)).await;
     }
     let parts = qudao_core::CoreParts {
         store: store.clone(),
