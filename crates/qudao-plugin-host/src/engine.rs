@@ -257,7 +257,7 @@ unsafe extern "C" fn emit_entry(ctx: *mut c_void, id: u64, events: *const QdEven
     // SAFETY: the plugin passes `n` events of the size that the first one names.
     let checked: &[Incoming<'_>] = unsafe {
         let stride = (*events).struct_size;
-        if stride < SIZE_OF_EVENT || 4096 < stride || stride % 8 != 0 {
+        if !(SIZE_OF_EVENT..=4096).contains(&stride) || !stride.is_multiple_of(8) {
             context.outlet.violation(id, "an event with a wrong struct_size");
             return QD_E_INVALID;
         }

@@ -206,9 +206,6 @@ impl PluginHost {
     pub fn call(&self, model: &str, call: Call) -> Result<EventStream, CallError> {
         let route = self.0.route(model).ok_or_else(|| CallError::UnknownModel(model.to_owned()))?;
         let instance = &route.instance;
-        let Some(generation) = instance.current() else {
-            return Err(CallError::NotReady { state: instance.state() });
-        };
         let mut hasher = DefaultHasher::new();
         call.payload.hash(&mut hasher);
         let fingerprint = hasher.finish();
@@ -217,6 +214,9 @@ impl PluginHost {
             return Err(CallError::Poison);
         }
         drop(history);
+        let Some(generation) = instance.current() else {
+            return Err(CallError::NotReady { state: instance.state() });
+        };
         self.0.submit(instance, &generation, call, fingerprint)
     }
 

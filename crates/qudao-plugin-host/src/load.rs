@@ -58,7 +58,7 @@ pub(crate) unsafe fn copy_table(table: *const QdPluginApi) -> Result<QdPluginApi
     // SAFETY: the first field is always there.
     let size = unsafe { ptr::read_unaligned(table.cast::<u32>()) };
     let size = usize::try_from(size).unwrap_or(0);
-    if size < SIZE_OF_PLUGIN_API_MIN || 4096 < size {
+    if !(SIZE_OF_PLUGIN_API_MIN..=4096).contains(&size) {
         return Err(LoadError::Table("its size"));
     }
     let mut ours = mem::MaybeUninit::<QdPluginApi>::zeroed();

@@ -1,0 +1,13 @@
+//! The host against real plugins: echo, rogue and the example in C, as libraries on disk.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
+
+mod loading;
+mod recovery;
+mod stage;
+mod violations;
