@@ -1,5 +1,5 @@
 //! The binary as its users meet it: commands, exit codes, what a running instance does.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failed expectation fails the test")]
 
 use std::{
     fs,

@@ -26,7 +26,7 @@ pub(crate) async fn run(context: &Context, json: bool) -> anyhow::Result<ExitCod
     let outcome = findings(&database.url).await;
     database.close().await;
     let findings = outcome?;
-    let violated = findings.iter().any(|finding| is_violation(finding));
+    let violated = findings.iter().any(is_violation);
     if json {
         let list: Vec<Value> = findings.iter().map(as_json).collect();
         terminal::print_json(&json!({ "ok": !violated, "findings": list }));
