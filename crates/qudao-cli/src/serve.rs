@@ -162,11 +162,12 @@ impl Running {
             }
         };
         tokio::join!(server, worker);
+        // Ends the core's own loops as well, for which the tasks would wait otherwise.
+        self.core.close().await;
         self.core.tasks.close();
         if tokio::time::timeout(deadline, self.core.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.core.tasks.len(), "left behind at the deadline");
         }
-        self.core.close().await;
         self.plugins.shutdown(Duration::from_secs(5)).await;
         self.store.close().await;
     }
