@@ -301,10 +301,12 @@ fn open_for_all(folder: &Path) {
 fn common_settings() -> String {
     let plugins = workspace().join("target/test-plugins");
     assert!(plugins.exists(), "{} is missing: run `make test`", plugins.display());
+    let signer = fs::read_to_string(plugins.join("signer.pub")).unwrap();
     format!(
         r#"
 [plugins]
 dirs = ["{}"]
+trusted_keys = ["{}"]
 
 [demo]
 model = "echo"
@@ -320,7 +322,8 @@ name = "echo"
 prices = [{{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }}]
 
 "#,
-        plugins.display()
+        plugins.display(),
+        signer.trim()
     )
 }
 

@@ -1,2 +1,67 @@
-//! Chores that CI or two people run.
-fn main() {}
+//! Chores that CI or two people run: `cargo xtask deps | tidy | plugins | generate | check | bench`.
+#![expect(clippy::print_stderr, reason = "a command-line tool talks on stderr")]
+
+mod bench;
+mod check;
+mod deps;
+mod generate;
+mod plugins;
+mod tidy;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+
+/// Chores of the Qudao workspace.
+#[derive(Parser)]
+enum Task {
+    /// The crate graph points downwards only, and each outside crate has one owner.
+    Deps,
+    /// Size ceilings, names and required comments.
+    Tidy,
+    /// Builds the plugins and lays them out, signed, under `dist/plugins`.
+    Plugins(plugins::Args),
+    /// Writes what is generated from code: OpenAPI, the settings' schema.
+    Generate(generate::Args),
+    /// What must hold before a commit: format, lints, deps, tidy, generated files.
+    Check,
+    /// Measures against a named reference in the same run.
+    Bench(bench::Args),
+}
+
+fn main() -> Result<()> {
+    match Task::parse() {
+        Task::Deps => deps::run(),
+        Task::Tidy => tidy::run(),
+        Task::Plugins(args) => plugins::run(&args),
+        Task::Generate(args) => generate::run(&args),
+        Task::Check => check::run(),
+        Task::Bench(args) => bench::run(&args),
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Runs a command in the workspace and fails when it fails.
+fn run(command: &mut Command) -> Result<()> {
+    let shown = format!("{command:?}").replace('"', "");
+    eprintln!("$ {shown}");
+    let status =
+        command.current_dir(root()).status().with_context(|| format!("starting {shown}"))?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    Ok(())
+}
+
+/// `cargo` as the one that runs us.
+fn cargo() -> Command {
+    Command::new(env!("CARGO"))
+}

@@ -1,0 +1,45 @@
+//! Starts the measuring programs of `benches/`, optimised.
+
+use anyhow::Result;
+
+/// `cargo xtask bench`
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to measure.
+    subject: Subject,
+    /// Handed to the measuring program.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Subject {
+    /// Tokens per second of the local engine beside llama.cpp, and the platform's own time per turn.
+    Chat,
+    /// The OpenAI-compatible door beside the bare upstream and a plain proxy.
+    Gateway,
+    /// A plugin call and a token, in process and in a child.
+    Plugin,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let name = match args.subject {
+        Subject::Chat => "chat",
+        Subject::Gateway => "gateway",
+        Subject::Plugin => "plugin",
+    };
+    crate::run(
+        crate::cargo()
+            .args([
+                "run",
+                "--release",
+                "--quiet",
+                "--package",
+                "qudao-benches",
+                "--bin",
+                name,
+                "--",
+            ])
+            .args(&args.rest),
+    )
+}

@@ -1,0 +1,170 @@
+//! The crate graph points downwards only.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+
+/// Who may import whom, lowest layer first. A crate absent from a list may not be named in
+/// `[dependencies]`; dev-dependencies are free.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("qudao-domain", &[]),
+    ("qudao-plugin-api", &[]),
+    ("qudao-config", &["qudao-domain"]),
+    ("qudao-billing", &["qudao-domain"]),
+    ("qudao-models", &["qudao-domain"]),
+    ("qudao-services", &["qudao-domain"]),
+    ("qudao-storage", &["qudao-domain", "qudao-billing"]),
+    ("qudao-plugin-host", &["qudao-plugin-api", "qudao-domain"]),
+    (
+        "qudao-core",
+        &[
+            "qudao-domain",
+            "qudao-billing",
+            "qudao-storage",
+            "qudao-plugin-host",
+            "qudao-plugin-api",
+        ],
+    ),
+    ("qudao-channels", &["qudao-core", "qudao-domain", "qudao-storage"]),
+    (
+        "qudao-server",
+        &[
+            "qudao-core",
+            "qudao-storage",
+            "qudao-billing",
+            "qudao-domain",
+            "qudao-channels",
+            "qudao-plugin-api",
+            "qudao-plugin-host",
+        ],
+    ),
+    ("qudao-worker", &["qudao-core", "qudao-storage", "qudao-domain", "qudao-channels"]),
+    (
+        "qudao-cli",
+        &[
+            "qudao-domain",
+            "qudao-plugin-api",
+            "qudao-config",
+            "qudao-billing",
+            "qudao-models",
+            "qudao-services",
+            "qudao-storage",
+            "qudao-plugin-host",
+            "qudao-core",
+            "qudao-channels",
+            "qudao-server",
+            "qudao-worker",
+        ],
+    ),
+    (
+        "qudao-testkit",
+        &[
+            "qudao-domain",
+            "qudao-plugin-api",
+            "qudao-config",
+            "qudao-billing",
+            "qudao-services",
+            "qudao-storage",
+            "qudao-plugin-host",
+            "qudao-core",
+        ],
+    ),
+    ("qudao-plugin-echo", &["qudao-plugin-api"]),
+    ("qudao-plugin-rogue", &["qudao-plugin-api"]),
+    ("qudao-plugin-candle-llm", &["qudao-plugin-api"]),
+    ("qudao-plugin-openai", &["qudao-plugin-api"]),
+    ("qudao-tests", &[]),
+    (
+        "qudao-benches",
+        &[
+            "qudao-domain",
+            "qudao-plugin-api",
+            "qudao-plugin-host",
+            "qudao-models",
+            // The chat bench calls the engine itself, beside its peer.
+            "qudao-plugin-candle-llm",
+            "qudao-plugin-echo",
+        ],
+    ),
+    ("xtask", &["qudao-plugin-api", "qudao-plugin-host"]),
+];
+
+/// Outside crates that these members alone may name.
+const OWNED: &[(&str, &[&str])] = &[
+    ("sqlx", &["qudao-storage"]),
+    ("redis", &["qudao-storage"]),
+    ("libloading", &["qudao-plugin-host"]),
+    ("teloxide", &["qudao-channels"]),
+    ("candle-core", &["qudao-plugin-candle-llm"]),
+    ("candle-nn", &["qudao-plugin-candle-llm"]),
+    ("candle-transformers", &["qudao-plugin-candle-llm"]),
+    ("tokenizers", &["qudao-plugin-candle-llm"]),
+    ("async-openai", &["qudao-plugin-openai"]),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let output = crate::cargo()
+        .args(["metadata", "--no-deps", "--format-version=1"])
+        .current_dir(crate::root())
+        .output()
+        .context("running cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let broken = forbidden(&metadata)?;
+    if !broken.is_empty() {
+        bail!("forbidden dependencies:\n  {}", broken.join("\n  "));
+    }
+    Ok(())
+}
+
+fn forbidden(metadata: &serde_json::Value) -> Result<Vec<String>> {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
+    let mut broken = Vec::new();
+    for package in metadata["packages"].as_array().context("cargo metadata lists no packages")? {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some(permitted) = allowed.get(name) else {
+            bail!("`{name}` is in no layer: add it to ALLOWED in xtask/src/deps.rs");
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            // Only `[dependencies]`: the kind of those is null.
+            if !dependency["kind"].is_null() {
+                continue;
+            }
+            let target = dependency["name"].as_str().unwrap_or_default();
+            let sideways = allowed.contains_key(target) && !permitted.contains(&target);
+            let owned = OWNED.iter().find(|(outside, _)| *outside == target);
+            let stolen = owned.is_some_and(|(_, owners)| !owners.contains(&name));
+            if sideways || stolen {
+                broken.push(format!("{name} -> {target}"));
+            }
+        }
+    }
+    Ok(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::forbidden;
+
+    fn graph(name: &str, dependency: &str, kind: Option<&str>) -> Vec<String> {
+        let dependency = json!({ "name": dependency, "kind": kind });
+        forbidden(&json!({ "packages": [{ "name": name, "dependencies": [dependency] }] })).unwrap()
+    }
+
+    #[test]
+    fn an_import_upwards_or_of_a_foreign_crate_is_reported() {
+        assert_eq!(graph("qudao-storage", "qudao-core", None), ["qudao-storage -> qudao-core"]);
+        assert_eq!(graph("qudao-server", "sqlx", None), ["qudao-server -> sqlx"]);
+        assert_eq!(
+            graph("qudao-cli", "qudao-plugin-candle-llm", None),
+            ["qudao-cli -> qudao-plugin-candle-llm"]
+        );
+    }
+
+    #[test]
+    fn an_import_downwards_and_a_dev_dependency_pass() {
+        assert!(graph("qudao-core", "qudao-storage", None).is_empty());
+        assert!(graph("qudao-storage", "qudao-testkit", Some("dev")).is_empty());
+    }
+}
