@@ -21,7 +21,7 @@ async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
         environment: vec![
             ("QUDAO__DEMO__MODEL", "slow".to_owned()),
             ("DATABASE_URL", worker.text("database_url").to_owned()),
-            ("REDIS_URL", worker.text("redis_url").to_owned()),
+            ("REDIS_URL", worker.redis_url()),
         ],
     })
     .await;

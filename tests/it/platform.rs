@@ -112,6 +112,13 @@ impl Platform {
         self.demo[field].as_str().unwrap()
     }
 
+    /// Where this node's private Redis listens.
+    pub(crate) fn redis_url(&self) -> String {
+        let text = fs::read_to_string(self.home.join("instance.lock")).unwrap();
+        let lock: Value = serde_json::from_str(&text).unwrap();
+        lock["redis_url"].as_str().unwrap().to_owned()
+    }
+
     /// The process id of the platform itself.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
