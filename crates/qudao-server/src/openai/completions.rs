@@ -92,7 +92,7 @@ async fn streamed(mut reply: ApiReply, mut writer: ChunkWriter) -> Result<HttpRe
     let mut head = BytesMut::with_capacity(1024);
     writer.write(&first, &mut head);
     let ended = matches!(first, ApiEvent::End { .. });
-    let body = Chunks { writer, buffer: head, reply: Waiting::Idle(reply), ended };
+    let body = Chunks { writer, buffer: head, reply: Waiting::Idle(Box::new(reply)), ended };
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream; charset=utf-8")
         .insert_header((CACHE_CONTROL, "no-cache"))
@@ -105,10 +105,10 @@ fn cut_off() -> ApiError {
 }
 
 type NextEvent =
-    LocalBoxFuture<'static, (ApiReply, Option<Result<ApiEvent, qudao_core::ApiError>>)>;
+    LocalBoxFuture<'static, (Box<ApiReply>, Option<Result<ApiEvent, qudao_core::ApiError>>)>;
 
 enum Waiting {
-    Idle(ApiReply),
+    Idle(Box<ApiReply>),
     Busy(NextEvent),
     Done,
 }
