@@ -24,20 +24,18 @@ async fn a_tampered_plugin_is_refused_with_the_reason_and_the_rest_serves() {
     bytes[last] ^= 1;
     fs::write(&library, bytes).unwrap();
 
-    let both = format!(
-        "[\"{}\",\"{}\"]",
-        folder.path().display(),
-        workspace().join("target/test-plugins").display()
-    );
     let platform = Platform::start_with(Wanted {
-        environment: vec![("QUDAO__PLUGINS__DIRS", both)],
+        plugin_dirs: vec![folder.path().to_owned()],
+        settings: "[[instances]]\nname = \"broken\"\nplugin = \"rogue\"\n\
+                   [[instances.models]]\nname = \"broken\"\n"
+            .to_owned(),
         ..Wanted::default()
     })
     .await;
     let (status, plugins) = platform.operator(Method::GET, "/v1/plugins", None).await;
     assert_eq!(status, StatusCode::OK);
     let text = plugins.to_string();
-    assert!(text.contains("refused") && text.contains("sha256"), "{text}");
+    assert!(text.contains("failed") && text.contains("sha256"), "{text}");
     let body = json!({ "model": "echo", "messages": [{ "role": "user", "content": "hi" }] });
     let (status, _) = platform.tenant(Method::POST, "/v1/chat/completions", Some(body)).await;
     assert_eq!(status, StatusCode::OK);

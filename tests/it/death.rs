@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
-use serde_json::Value;
-
 use crate::{
     platform::{Platform, Wanted, descendants, signal},
     visitor::Visitor,
@@ -30,12 +27,6 @@ async fn slow_platform() -> Platform {
     Platform::start_with(wanted).await
 }
 
-async fn usage_rows(platform: &Platform) -> Vec<Value> {
-    let path = format!("/v1/tenants/{}/usage", platform.text("tenant_id"));
-    let (_, usage) = platform.tenant(Method::GET, &path, None).await;
-    usage["data"].as_array().unwrap().clone()
-}
-
 const QUESTION: &str = "one two three four five six seven eight nine ten";
 
 #[tokio::test]
@@ -52,7 +43,7 @@ async fn a_plugin_host_killed_in_mid_stream_costs_the_person_nothing_but_time() 
     }
 
     assert_eq!(visitor.reply().await["text"], QUESTION);
-    assert_eq!(usage_rows(&platform).await.len(), 1);
+    assert_eq!(platform.charged_turns().await.len(), 1);
     platform.assert_books_balance();
 }
 
@@ -82,7 +73,7 @@ async fn a_platform_killed_in_mid_turn_answers_after_it_came_back() {
     let key = platform.text("chat_url").rsplit('/').next().unwrap().to_owned();
     let mut visitor = Visitor::connect(platform.text("base_url"), &key, token, cursor).await;
     assert_eq!(visitor.reply().await["text"], QUESTION);
-    assert_eq!(usage_rows(&platform).await.len(), 1);
+    assert_eq!(platform.charged_turns().await.len(), 1);
     platform.assert_books_balance();
 }
 
@@ -107,7 +98,7 @@ async fn a_postgres_that_dies_comes_back_and_nothing_acknowledged_is_lost() {
     let postmaster = descendants(platform.pid(), "postgres").into_iter().min().unwrap();
     signal("-QUIT", postmaster);
     assert_eq!(visitor.reply().await["text"], QUESTION);
-    assert_eq!(usage_rows(&platform).await.len(), 1);
+    assert_eq!(platform.charged_turns().await.len(), 1);
     platform.assert_books_balance();
 }
 
@@ -125,8 +116,8 @@ async fn a_platform_told_to_stop_lets_the_reply_finish_and_leaves_no_child() {
         assert!(!std::path::Path::new(&format!("/proc/{child}")).exists());
     }
     platform.restart().await;
-    let rows = usage_rows(&platform).await;
-    assert_eq!(rows.len(), 1);
+    let rows = platform.charged_turns().await;
+    assert_eq!(rows.len(), 1, "{}", platform.log());
     assert_eq!(rows[0]["end_reason"], "stop");
     platform.assert_books_balance();
 }

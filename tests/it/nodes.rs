@@ -13,6 +13,7 @@ async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
         words: vec!["--role", "worker"],
         settings: SLOW.to_owned(),
         environment: vec![("QUDAO__DEMO__MODEL", "slow".to_owned())],
+        ..Wanted::default()
     })
     .await;
     let api = Platform::start_with(Wanted {
@@ -23,6 +24,7 @@ async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
             ("DATABASE_URL", worker.text("database_url").to_owned()),
             ("REDIS_URL", worker.redis_url()),
         ],
+        ..Wanted::default()
     })
     .await;
     let mut visitor = Visitor::arrive(&api).await;

@@ -30,6 +30,8 @@ pub(crate) fn workspace() -> PathBuf {
 /// What a test wants of its platform beyond the demo tenant.
 #[derive(Default)]
 pub(crate) struct Wanted {
+    /// Looked in before the plugins that the tests built.
+    pub(crate) plugin_dirs: Vec<PathBuf>,
     /// Written after the common part of the settings file.
     pub(crate) settings: String,
     /// Set for the process.
@@ -63,7 +65,7 @@ impl Platform {
         // The private Postgres runs as another user when the tests run as root.
         open_for_all(folder.path());
         let settings = folder.path().join("qudao.toml");
-        fs::write(&settings, common_settings() + &wanted.settings).unwrap();
+        fs::write(&settings, common_settings(&wanted.plugin_dirs) + &wanted.settings).unwrap();
         let home = folder.path().join("home");
         let child = spawn(&home, &settings, &wanted.environment, &wanted.words);
         let mut platform = Self {
@@ -167,6 +169,20 @@ impl Platform {
         (status, body)
     }
 
+    /// The demo tenant's usage rows, the newest first.
+    pub(crate) async fn usage(&self) -> Vec<Value> {
+        let path = format!("/v1/tenants/{}/usage", self.text("tenant_id"));
+        let (status, usage) = self.tenant(Method::GET, &path, None).await;
+        assert_eq!(status, StatusCode::OK, "{usage}");
+        usage["data"].as_array().unwrap().clone()
+    }
+
+    /// Those of conversations; the greeting at the start is a call of the API.
+    pub(crate) async fn charged_turns(&self) -> Vec<Value> {
+        let rows = self.usage().await;
+        rows.into_iter().filter(|row| !row["conversation_id"].is_null()).collect()
+    }
+
     /// A stream of `/v1/chat/completions`, not read yet.
     pub(crate) async fn stream_completion(&self, model: &str, text: &str) -> reqwest::Response {
         self.http
@@ -209,7 +225,6 @@ impl Platform {
 
     /// Starts again on the same home.
     pub(crate) async fn restart(&mut self) {
-        fs::remove_file(self.home.join("demo.json")).unwrap();
         self.child = spawn(&self.home, &self.settings, &self.environment, &self.words);
         self.await_ready().await;
     }
@@ -305,14 +320,16 @@ fn open_for_all(folder: &Path) {
 }
 
 /// Echo answers, rogue misbehaves; both cost money in the demo tenant's currency.
-fn common_settings() -> String {
+fn common_settings(first: &[PathBuf]) -> String {
     let plugins = workspace().join("target/test-plugins");
     assert!(plugins.exists(), "{} is missing: run `make test`", plugins.display());
     let signer = fs::read_to_string(plugins.join("signer.pub")).unwrap();
+    let dirs: Vec<String> =
+        first.iter().chain([&plugins]).map(|dir| dir.display().to_string()).collect();
     format!(
         r#"
 [plugins]
-dirs = ["{}"]
+dirs = {dirs:?}
 trusted_keys = ["{}"]
 
 [demo]
@@ -329,7 +346,6 @@ name = "echo"
 prices = [{{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }}]
 
 "#,
-        plugins.display(),
         signer.trim()
     )
 }
