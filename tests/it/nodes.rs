@@ -1,7 +1,5 @@
 //! Two nodes over one Postgres and one Redis: the socket on one, the worker on the other.
 
-use serde_json::json;
-
 use crate::{
     platform::{Platform, Wanted},
     visitor::Visitor,
@@ -9,24 +7,16 @@ use crate::{
 
 #[tokio::test]
 async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
-    let worker = Platform::start_with(Wanted {
-        words: vec!["--role", "worker"],
+    let slow = || Wanted {
         settings: SLOW.to_owned(),
         environment: vec![("QUDAO__DEMO__MODEL", "slow".to_owned())],
         ..Wanted::default()
-    })
-    .await;
-    let api = Platform::start_with(Wanted {
-        words: vec!["--role", "api"],
-        settings: SLOW.to_owned(),
-        environment: vec![
-            ("QUDAO__DEMO__MODEL", "slow".to_owned()),
-            ("DATABASE_URL", worker.text("database_url").to_owned()),
-            ("REDIS_URL", worker.redis_url()),
-        ],
-        ..Wanted::default()
-    })
-    .await;
+    };
+    let api = Platform::start_with(Wanted { words: vec!["--role", "api"], ..slow() }).await;
+    let mut beside = Wanted { words: vec!["--role", "worker"], ..slow() };
+    beside.environment.push(("DATABASE_URL", api.text("database_url").to_owned()));
+    beside.environment.push(("REDIS_URL", api.redis_url()));
+    let _worker = Platform::start_with(beside).await;
     let mut visitor = Visitor::arrive(&api).await;
     visitor.say("m1", "one two three four").await;
     let mut preview = String::new();
@@ -41,8 +31,8 @@ async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
         }
     }
     assert!(preview.starts_with("one two"), "{preview:?}");
-    assert_eq!(json!(preview.contains("three")), json!(true), "{preview:?}");
-    worker.assert_books_balance();
+    assert!(preview.contains("three"), "{preview:?}");
+    api.assert_books_balance();
 }
 
 const SLOW: &str = r#"

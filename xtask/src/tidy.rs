@@ -13,6 +13,10 @@ use syn::{spanned::Spanned as _, visit::Visit};
 const FUNCTION_LINES_MAX: usize = 70;
 /// Lines of a file outside its test module.
 const FILE_LINES_MAX: usize = 500;
+/// Functions that may be longer, and why.
+const LONG_BY_DESIGN: &[(&str, &str)] =
+    // Every endpoint in one list is worth more than a short function.
+    &[("crates/qudao-server/src/lib.rs", "endpoints")];
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "common", "misc", "manager"];
 /// Where `unsafe` may stand: the C boundary, and the plugin that misbehaves on purpose.
@@ -85,7 +89,9 @@ struct Visitor<'a> {
 impl Visitor<'_> {
     fn function(&mut self, name: &syn::Ident, span: proc_macro2::Span) {
         let lines = span.end().line - span.start().line + 1;
-        if FUNCTION_LINES_MAX < lines {
+        let by_design =
+            LONG_BY_DESIGN.iter().any(|(path, long)| *path == self.path && name == long);
+        if FUNCTION_LINES_MAX < lines && !by_design {
             let line = span.start().line;
             self.faults.push(format!(
                 "{}:{line}: fn {name} has {lines} lines, at most {FUNCTION_LINES_MAX}",

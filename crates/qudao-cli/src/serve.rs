@@ -59,7 +59,8 @@ pub(crate) async fn serve(options: ServeOptions, mut context: Context) -> anyhow
         database_url: services.database_url.clone(),
         redis_url: services.redis_url.clone(),
     })?;
-    terminal::say(&format!("Qudao runs at {base_url} ({})", steps.line()));
+    let door = if base_url.is_empty() { "works" } else { &format!("runs at {base_url}") };
+    terminal::say(&format!("Qudao {door} ({})", steps.line()));
     if options.demo {
         let wanted = demo::Wanted::new(&context, &base_url, &operator_key, &services, &instances);
         running.show_demo(&context, wanted).await?;

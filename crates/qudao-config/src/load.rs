@@ -9,7 +9,10 @@ use std::{
 use config::{Config, Environment, File, FileFormat, Map};
 use qudao_domain::Micros;
 
-use crate::{Instance, Settings};
+use crate::{
+    Instance, Settings,
+    settings::{Limits, Worker},
+};
 
 /// Variables with a name of their own. The rest are `QUDAO__SECTION__KEY`.
 const NAMED: &[(&str, &str)] = &[
@@ -171,8 +174,7 @@ fn check(settings: &Settings) -> Vec<Problem> {
             problems.push(Problem { key: key.to_owned(), reason: reason.to_owned() });
         }
     };
-    let Settings { server, database, redis, plugins, worker, limits, operator, demo, .. } =
-        settings;
+    let Settings { server, database, redis, plugins, operator, demo, .. } = settings;
     require(!settings.home.as_os_str().is_empty(), "home", "must not be empty");
     require(server.workers <= 1024, "server.workers", "must be at most 1024");
     require(
@@ -215,6 +217,19 @@ fn check(settings: &Settings) -> Vec<Problem> {
         "operator.key",
         "must be qo_ and 43 letters, digits, - or _",
     );
+    require(Micros::ZERO < demo.credits, "demo.credits", "must be more than nothing");
+    problems.extend(check_numbers(&settings.worker, &settings.limits));
+    problems.extend(check_instances(&settings.instances));
+    problems
+}
+
+fn check_numbers(worker: &Worker, limits: &Limits) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut require = |holds: bool, key: &str, reason: &str| {
+        if !holds {
+            problems.push(Problem { key: key.to_owned(), reason: reason.to_owned() });
+        }
+    };
     for (value, key) in [
         (worker.turns_in_flight, "worker.turns_in_flight"),
         (worker.deliveries_in_flight, "worker.deliveries_in_flight"),
@@ -234,8 +249,6 @@ fn check(settings: &Settings) -> Vec<Problem> {
     ] {
         require((1..=86_400).contains(&value), key, "must be from 1 to 86400");
     }
-    require(Micros::ZERO < demo.credits, "demo.credits", "must be more than nothing");
-    problems.extend(check_instances(&settings.instances));
     problems
 }
 

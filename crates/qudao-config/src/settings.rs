@@ -245,7 +245,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, filter: "info".to_owned() }
+        Self { format: LogFormat::Auto, filter: "info,actix_server=warn,sqlx=warn".to_owned() }
     }
 }
 
