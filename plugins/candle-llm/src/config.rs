@@ -26,7 +26,7 @@ pub struct Config {
     /// Seed for requests that bring none; default: a new one for each.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// `cpu`, `cuda:0`, or `auto`.
+    /// `cpu`, `cuda:0` and so on, or `auto`.
     #[serde(default = "default_device")]
     pub device: String,
 }
@@ -37,6 +37,15 @@ fn default_sequences() -> usize {
 
 fn default_device() -> String {
     "auto".to_owned()
+}
+
+/// Where a model computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The processor.
+    Cpu,
+    /// A GPU, by its number.
+    Cuda(usize),
 }
 
 /// Contexts above this cost more memory than a chat is worth, unless they are asked for.
@@ -73,12 +82,29 @@ impl Config {
         if !(1..=256).contains(&self.max_sequences) {
             return wrong("max_sequences", "must be from 1 to 256");
         }
+        self.target().map(drop)
+    }
+
+    /// Where to compute. `auto` means the first GPU in an artifact that was built for one, so
+    /// that a machine without a GPU refuses that artifact and takes the next.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] for a name nobody knows, or a GPU in an artifact without support.
+    pub fn target(&self) -> Result<Target, LoadError> {
+        let gpu = cfg!(feature = "cuda");
+        let wrong = |reason: &str| {
+            Err(LoadError::Device { device: self.device.clone(), reason: reason.to_owned() })
+        };
         match self.device.as_str() {
-            "auto" | "cpu" => Ok(()),
-            other => Err(LoadError::Device {
-                device: other.to_owned(),
-                reason: "this artifact computes on the CPU; use `cpu` or `auto`".to_owned(),
-            }),
+            "cpu" => Ok(Target::Cpu),
+            "auto" => Ok(if gpu { Target::Cuda(0) } else { Target::Cpu }),
+            other => match other.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(number)) if gpu => Ok(Target::Cuda(number)),
+                Some(Ok(_)) => {
+                    wrong("this artifact computes on the processor; use `cpu` or `auto`")
+                }
+                _ => wrong("devices are `auto`, `cpu`, and `cuda:0`, `cuda:1` and so on"),
+            },
         }
     }
 
@@ -114,32 +140,26 @@ fn physical_cores() -> usize {
     if cores.is_empty() { usable } else { cores.len().min(usable) }
 }
 
-/// Compares what the model will take with what the system has.
-///
-/// # Errors
-/// [`LoadError::Memory`].
-pub fn check_memory(
-    gguf: &Gguf,
-    shape: &Shape,
-    context: usize,
-    sequences: usize,
-) -> Result<(), LoadError> {
+/// Bytes of the machine's memory that a model on the processor takes.
+pub fn memory(gguf: &Gguf, shape: &Shape, context: usize, sequences: usize) -> u64 {
     let weights = gguf.parameters() * 9 / 8;
     // While a matrix is put together its pieces exist twice.
     let largest = (shape.vocabulary.max(2 * shape.inner) * shape.hidden) as u64 * 9 / 8;
-    // Finished replies keep their caches until the place is needed, hence twice.
-    let caches = 2 * (shape.cache_bytes_per_token() * context * sequences) as u64;
-    let needed = weights + largest + caches + OVERHEAD;
-    match available_memory() {
-        Some(available) if needed > available => {
-            Err(LoadError::Memory { needed_mib: needed >> 20, available_mib: available >> 20 })
-        }
-        _ => Ok(()),
-    }
+    weights + largest + caches(shape, context, sequences) + OVERHEAD
+}
+
+/// Bytes of a GPU's memory that a model on it takes.
+pub fn device_memory(gguf: &Gguf, shape: &Shape, context: usize, sequences: usize) -> u64 {
+    gguf.tensor_bytes() + caches(shape, context, sequences) + OVERHEAD
+}
+
+/// Finished replies keep their caches until the place is needed, hence twice.
+fn caches(shape: &Shape, context: usize, sequences: usize) -> u64 {
+    2 * (shape.cache_bytes_per_token() * context * sequences) as u64
 }
 
 /// Bytes the system can still give, or the container's limit if that is lower.
-fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let available = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10;
@@ -166,6 +186,8 @@ mod tests {
         assert!(wrong(|c| c.context_tokens = Some(3)).contains("context_tokens"));
         assert!(wrong(|c| c.threads = Some(0)).contains("threads"));
         assert!(wrong(|c| c.max_sequences = 0).contains("max_sequences"));
+        assert!(wrong(|c| c.device = "tpu".to_owned()).contains("`tpu`"));
+        #[cfg(not(feature = "cuda"))]
         assert!(wrong(|c| c.device = "cuda:0".to_owned()).contains("cuda:0"));
         assert!(Config::new("x.gguf").check().is_ok());
     }

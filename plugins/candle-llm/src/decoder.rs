@@ -12,6 +12,7 @@ use crate::gguf::Gguf;
 use crate::ops::{self, Angles, Attend};
 use crate::pool::{Cursor, Pool, Task};
 use crate::shape::Shape;
+use crate::tensors::Placed;
 use crate::tiles::{Activations, Matrix, ROWS, multiply};
 
 /// Below this many multiplications attention is not worth waking the threads for.
@@ -48,6 +49,8 @@ struct Layer {
 #[derive(Default)]
 pub struct Cache {
     layers: Vec<LayerCache>,
+    /// The same on a device, per layer.
+    pub(crate) placed: Vec<Placed>,
     length: usize,
 }
 
@@ -66,6 +69,11 @@ impl Cache {
     /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Counts tokens whose keys and values a device has taken.
+    pub(crate) fn grow(&mut self, tokens: usize) {
+        self.length += tokens;
     }
 
     /// Forgets everything after the first `length` tokens.
@@ -432,4 +440,4 @@ impl Task for Convert {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

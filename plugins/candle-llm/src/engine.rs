@@ -8,11 +8,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::config::{self, Config};
-use crate::decoder::{Cache, Decoder, Span};
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::decoder::{Cache, Span};
 use crate::error::LoadError;
 use crate::gguf::Gguf;
-use crate::pool::Pool;
 use crate::prompt;
 use crate::sampling::{Sampler, Settings};
 use crate::shape::Shape;
@@ -108,10 +108,9 @@ impl Running {
 
 /// A loaded model with its replies.
 pub struct Engine {
-    decoder: Decoder,
+    backend: Backend,
     tokens: Tokens,
     template: ChatTemplate,
-    pool: Pool,
     context: usize,
     places: usize,
     running: Vec<Running>,
@@ -129,7 +128,6 @@ impl Engine {
         let gguf = Arc::new(Gguf::open(&config.path)?);
         let shape = Arc::new(Shape::read(&gguf)?);
         let context = config.context(shape.trained_context);
-        config::check_memory(&gguf, &shape, context, config.max_sequences)?;
         let tokens = Tokens::load(&gguf)?;
         let id = |key: &str| gguf.number(key).and_then(|id| u32::try_from(id).ok());
         let name = |key: &str| id(key).map_or("", |id| tokens.name(id)).to_owned();
@@ -139,24 +137,20 @@ impl Engine {
             &name("tokenizer.ggml.bos_token_id"),
             &name("tokenizer.ggml.eos_token_id"),
         )?;
-        let pool = Pool::new(config.threads()).map_err(LoadError::Thread)?;
         let mut report = |done: usize, all: usize| {
             if done == all || done.is_multiple_of(8) {
-                progress(&format!("converted {done} of {all} layers to 8 bits"));
+                progress(&format!("loaded {done} of {all} layers"));
             }
         };
-        let decoder = Decoder::load(&gguf, shape, &pool, &mut report)?;
+        let backend = Backend::load(config, &gguf, shape, context, &mut report)?;
         let warm_up = tokens.encode("hello", crate::tokens::Origin::Message);
-        decoder.forward(
-            &pool,
-            &mut [Span { tokens: &warm_up, cache: &mut Cache::default(), logits: true }],
-        );
+        let mut cache = Cache::default();
+        backend.forward(&mut [Span { tokens: &warm_up, cache: &mut cache, logits: true }])?;
         progress("ready");
         Ok(Self {
-            decoder,
+            backend,
             tokens,
             template,
-            pool,
             context,
             places: config.max_sequences,
             running: Vec::new(),
@@ -255,7 +249,10 @@ impl Engine {
     }
 
     /// One token for every running reply, or a piece of its prompt. Returns what came of it.
-    pub fn step(&mut self) -> Vec<(u64, Output)> {
+    ///
+    /// # Errors
+    /// What the device says. No reply has moved on then.
+    pub fn step(&mut self) -> Result<Vec<(u64, Output)>, candle_core::Error> {
         let reading = self.running.iter().position(|reply| !reply.parked && reply.is_reading());
         let mut taking: Vec<(usize, Vec<u32>)> = Vec::new();
         for (index, reply) in self.running.iter().enumerate() {
@@ -276,7 +273,7 @@ impl Engine {
                 next = tokens.next();
             }
         }
-        let logits = self.decoder.forward(&self.pool, &mut spans);
+        let logits = self.backend.forward(&mut spans)?;
         drop(spans);
         let mut outputs = Vec::new();
         for ((index, _), logits) in taking.iter().zip(logits) {
@@ -285,7 +282,7 @@ impl Engine {
             }
         }
         self.remove_finished(&outputs);
-        outputs
+        Ok(outputs)
     }
 
     fn take_token(&mut self, index: usize, logits: &mut [f32], outputs: &mut Vec<(u64, Output)>) {

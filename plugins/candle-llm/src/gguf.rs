@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Shape};
 
@@ -96,6 +96,27 @@ impl Gguf {
     /// Number of values in all tensors.
     pub fn parameters(&self) -> u64 {
         self.content.tensor_infos.values().map(|info| info.shape.elem_count() as u64).sum()
+    }
+
+    /// Bytes of all tensors as the file has them.
+    pub fn tensor_bytes(&self) -> u64 {
+        let bytes = |info: &TensorInfo| bytes_of(info.ggml_dtype, info.shape.elem_count());
+        self.content.tensor_infos.values().map(bytes).sum()
+    }
+
+    /// Reads a tensor as it is to a device.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`] without that tensor, [`LoadError::Read`], [`LoadError::Weights`].
+    pub fn quantised(&self, name: &str, device: &Device) -> Result<QTensor, LoadError> {
+        let info = self
+            .content
+            .tensor_infos
+            .get(name)
+            .ok_or_else(|| LoadError::Missing(name.to_owned()))?;
+        let read = |source| LoadError::Read { path: self.path.clone(), source };
+        let mut file = File::open(&self.path).map_err(read)?;
+        Ok(info.read(&mut file, self.content.tensor_data_offset, device)?)
     }
 
     /// Reads rows `from .. from + count` of a tensor as plain numbers.

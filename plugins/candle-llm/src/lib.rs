@@ -1,6 +1,7 @@
 //! A language model on the machine's own processor: GGUF files of the llama, qwen2, qwen3 and
 //! gemma3 families.
 
+pub mod backend;
 pub mod config;
 pub mod decoder;
 pub mod engine;
@@ -14,6 +15,7 @@ pub mod sampling;
 pub mod shape;
 pub mod stream;
 pub mod template;
+pub mod tensors;
 pub mod tiles;
 pub mod tokens;
 

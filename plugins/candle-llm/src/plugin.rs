@@ -57,7 +57,9 @@ impl BatchPlugin for CandleLlm {
         if !self.engine.has_work() {
             return Ok(Step::Idle);
         }
-        for (id, output) in self.engine.step() {
+        let outputs =
+            self.engine.step().map_err(|error| PluginError::internal(error.to_string()))?;
+        for (id, output) in outputs {
             match output {
                 Output::Text { text, token } => sink.token(id, text, token, 0.0),
                 Output::End { finish, input_tokens, output_tokens } => {

@@ -37,7 +37,12 @@ impl Random {
 
 /// Writes a model. `head` is the width of a head, `kind` the quantisation of the matrices;
 /// without one they have values of 8 bits, written in full, so that nobody rounds anything.
-fn write_model(path: &Path, family: &str, head: usize, kind: impl Into<Option<GgmlDType>>) {
+pub(crate) fn write_model(
+    path: &Path,
+    family: &str,
+    head: usize,
+    kind: impl Into<Option<GgmlDType>>,
+) {
     let kind = kind.into();
     let mut random = Random(7919);
     let mut tensors: BTreeMap<String, QTensor> = BTreeMap::new();
@@ -134,28 +139,34 @@ fn oracle(path: &Path, family: &str, tokens: &[u32]) -> Vec<f32> {
     logits.unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn load(path: &Path, pool: &Pool, change: fn(&mut Shape)) -> Decoder {
+pub(crate) fn load(path: &Path, pool: &Pool, change: fn(&mut Shape)) -> Decoder {
     let gguf = Arc::new(Gguf::open(path).unwrap());
     let mut shape = Shape::read(&gguf).unwrap();
     change(&mut shape);
     Decoder::load(&gguf, Arc::new(shape), pool, &mut |_, _| ()).unwrap()
 }
 
-fn logits(decoder: &Decoder, pool: &Pool, cache: &mut Cache, tokens: &[u32]) -> Vec<f32> {
+pub(crate) fn logits(
+    decoder: &Decoder,
+    pool: &Pool,
+    cache: &mut Cache,
+    tokens: &[u32],
+) -> Vec<f32> {
     decoder.forward(pool, &mut [Span { tokens, cache, logits: true }]).remove(0).unwrap()
 }
 
 /// Largest difference, in proportion to the largest logit.
-fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let scale = b.iter().fold(0f32, |m, v| m.max(v.abs()));
     assert!(scale > 0.1, "the logits are all about zero");
     a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / scale
 }
 
-const FAMILIES: [(&str, usize); 4] = [("llama", 16), ("qwen2", 16), ("qwen3", 32), ("gemma3", 32)];
+pub(crate) const FAMILIES: [(&str, usize); 4] =
+    [("llama", 16), ("qwen2", 16), ("qwen3", 32), ("gemma3", 32)];
 
-fn prompt(length: u32) -> Vec<u32> {
+pub(crate) fn prompt(length: u32) -> Vec<u32> {
     (0..length).map(|i| (i * 37 + 11) % 80).collect()
 }
 

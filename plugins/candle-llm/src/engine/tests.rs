@@ -73,7 +73,7 @@ fn run(engine: &mut Engine, jobs: Vec<Job>) -> Vec<Reply> {
         engine.admit(id, job).unwrap();
     }
     while engine.running() > 0 {
-        for (id, output) in engine.step() {
+        for (id, output) in engine.step().unwrap() {
             let index = usize::try_from(id).unwrap();
             assert!(replies[index].is_none(), "something came after the end");
             match output {
@@ -128,16 +128,16 @@ fn both_of_two_replies_advance_in_every_step() {
     engine.admit(1, ask("Tell me a story about a cat.")).unwrap();
     engine.admit(2, ask("Tell me a story about a dog.")).unwrap();
     while engine.running.iter().any(|reply| reply.reply.is_empty()) {
-        engine.step();
+        engine.step().unwrap();
     }
     let lengths =
         |engine: &Engine| engine.running.iter().map(|reply| reply.reply.len()).collect::<Vec<_>>();
     let before = lengths(&engine);
-    engine.step();
+    engine.step().unwrap();
     assert_eq!(lengths(&engine), before.iter().map(|length| length + 1).collect::<Vec<_>>());
     engine.park(1, true);
     let before = lengths(&engine);
-    engine.step();
+    engine.step().unwrap();
     assert_eq!(lengths(&engine), [before[0], before[1] + 1]);
     engine.cancel(1);
     engine.cancel(2);
@@ -294,6 +294,8 @@ fn a_context_that_memory_cannot_hold_is_refused() {
     let gguf = Gguf::open(&config.path).unwrap();
     let shape = Shape::read(&gguf).unwrap();
     // A terabyte of caches, whatever the machine.
-    let error = crate::config::check_memory(&gguf, &shape, 1 << 20, 256).unwrap_err();
+    let needed = crate::config::memory(&gguf, &shape, 1 << 20, 256);
+    let available = crate::config::available_memory();
+    let error = crate::backend::check_room(available, needed).unwrap_err();
     assert!(error.to_string().contains("max_sequences"), "{error}");
 }
