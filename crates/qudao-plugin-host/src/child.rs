@@ -9,7 +9,7 @@ use std::{
         unix::net::UnixStream,
     },
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -76,7 +76,7 @@ fn serve(socket: UnixStream, artifact: &OwnedFd) -> Option<()> {
         let Some(config) = &create.config else { return Ok(None) };
         let config = config.to_string();
         let threads = usize::try_from(create.max_concurrency).unwrap_or(1);
-        let outlet: Arc<dyn Outlet> = Arc::<ChildOutlet>::clone(&outlet);
+        let outlet: Weak<dyn Outlet> = Arc::<ChildOutlet>::downgrade(&outlet);
         Engine::create(api, config.as_bytes(), outlet, threads).map(|made| Some(Arc::new(made)))
     });
     match made {
@@ -85,8 +85,8 @@ fn serve(socket: UnixStream, artifact: &OwnedFd) -> Option<()> {
             while let Ok(Some(frame)) = frames.next() {
                 outlet.obey(&engine, &frame);
             }
-            // The host is done with this process: not even a hanging `destroy` may keep it.
-            std::mem::forget(engine);
+            // The host is done with this process: not even a hanging `destroy` may keep it, so
+            // none is made. The outlet stays for callbacks that come meanwhile.
         }
         Ok(None) => outlet.write(|out| frame::put(out, Kind::Created, 0, |_| ())),
         Err(reason) => outlet.write(|out| {
@@ -145,6 +145,7 @@ impl ChildOutlet {
                     engine.resume(frame.id, left);
                 }
             }
+            Kind::Drain => engine.drain(frame::number(frame.body, 0, 8)),
             _ => {}
         }
     }

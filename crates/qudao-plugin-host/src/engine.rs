@@ -3,16 +3,17 @@
 use std::{
     collections::VecDeque,
     ffi::c_void,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     ptr,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        Arc, Condvar, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use qudao_plugin_api::abi::{
-    QD_ABI_MINOR, QD_E_INTERNAL, QD_E_INVALID, QD_EV_END, QD_EV_ERROR, QD_EV_TOKEN,
+    QD_ABI_MINOR, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_EV_END, QD_EV_ERROR, QD_EV_TOKEN,
     QD_EVENT_BYTES_MAX, QdBytes, QdError, QdEvent, QdHostApi, QdPluginApi, QdRequest,
     SIZE_OF_EVENT, SIZE_OF_HOST_API, SIZE_OF_REQUEST,
 };
@@ -72,18 +73,58 @@ pub(crate) struct Ticket {
     pub(crate) credit: Credit,
 }
 
+/// What the plugin's callbacks are given. The outlet owns the engine, so this may not own it.
 struct Context {
-    outlet: Arc<dyn Outlet>,
+    outlet: Weak<dyn Outlet>,
 }
 
 /// A created instance of a plugin.
 pub(crate) struct Engine {
     api: QdPluginApi,
     instance: *mut c_void,
-    // Both are what the plugin holds pointers to until `destroy` has returned.
-    context: Box<Context>,
-    _host: Box<QdHostApi>,
+    // Both are what the plugin holds pointers to until `destroy` has returned; freed after that
+    // and never if it was not called.
+    context: *mut Context,
+    host: *mut QdHostApi,
+    gate: Gate,
+    destroyed: AtomicBool,
     pool: Arc<Pool>,
+}
+
+/// Counts who is inside of the plugin, so that `destroy` comes when nobody is and nobody enters
+/// afterwards.
+#[derive(Default)]
+struct Gate(AtomicUsize);
+
+/// One visit to the plugin.
+struct Visit<'a>(&'a AtomicUsize);
+
+impl Gate {
+    const SHUT: usize = 1 << (usize::BITS - 1);
+
+    fn enter(&self) -> Option<Visit<'_>> {
+        let visit = (self.0.fetch_add(1, Ordering::Acquire), Visit(&self.0));
+        (visit.0 & Self::SHUT == 0).then_some(visit.1)
+    }
+
+    /// Lets nobody in any more; false if somebody is still inside after `patience`.
+    fn shut(&self, patience: Duration) -> bool {
+        self.0.fetch_or(Self::SHUT, Ordering::AcqRel);
+        let until = Instant::now() + patience;
+        while self.0.load(Ordering::Acquire) != Self::SHUT {
+            if until <= Instant::now() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 // SAFETY: the ABI has every function of the table callable from any thread.
@@ -96,29 +137,29 @@ impl Engine {
     pub(crate) fn create(
         api: QdPluginApi,
         config: &[u8],
-        outlet: Arc<dyn Outlet>,
+        outlet: Weak<dyn Outlet>,
         threads: usize,
     ) -> Result<Self, String> {
-        let mut context = Box::new(Context { outlet });
-        let host = Box::new(QdHostApi {
+        let Some(create) = api.create else { return Err("the plugin has no create".to_owned()) };
+        // A plugin whose `create` failed may have left threads behind: they keep these.
+        let context = Box::into_raw(Box::new(Context { outlet }));
+        let host = Box::into_raw(Box::new(QdHostApi {
             struct_size: SIZE_OF_HOST_API,
             abi_minor: u32::from(QD_ABI_MINOR),
-            ctx: (&raw mut *context).cast(),
+            ctx: context.cast(),
             log: Some(log_entry),
             emit: Some(emit_entry),
             wait_credit: Some(wait_credit_entry),
-        });
+        }));
         let (mut instance, mut error) = (ptr::null_mut(), QdError::empty());
-        let Some(create) = api.create else { return Err("the plugin has no create".to_owned()) };
         // SAFETY: every argument lives through the call, and the table until `destroy`.
-        let code = unsafe {
-            create(&raw const *host, QdBytes::new(config), &raw mut instance, &raw mut error)
-        };
+        let code = unsafe { create(host, QdBytes::new(config), &raw mut instance, &raw mut error) };
         if code < 0 {
             return Err(format!("create failed ({code}): {}", error.message()));
         }
         let pool = Arc::new(Pool { threads, ..Pool::default() });
-        Ok(Self { api, instance, context, _host: host, pool })
+        let (gate, destroyed) = (Gate::default(), AtomicBool::new(false));
+        Ok(Self { api, instance, context, host, gate, destroyed, pool })
     }
 
     /// Starts a request; what comes of it comes through the outlet.
@@ -126,18 +167,28 @@ impl Engine {
         if self.api.submit.is_some() {
             let (code, message) = self.enter(&ticket);
             if code < 0 {
-                self.context.outlet.returned(ticket.id, code, &message);
+                self.returned(ticket.id, code, &message);
             }
             return;
         }
         let engine = Arc::clone(self);
         self.pool.push(Box::new(move || {
             let (code, message) = engine.enter(&ticket);
-            engine.context.outlet.returned(ticket.id, code, &message);
+            engine.returned(ticket.id, code, &message);
         }));
     }
 
+    fn returned(&self, id: u64, code: i32, message: &str) {
+        // SAFETY: the context lives as long as this.
+        if let Some(outlet) = unsafe { (*self.context).outlet.upgrade() } {
+            outlet.returned(id, code, message);
+        }
+    }
+
     fn enter(&self, ticket: &Ticket) -> (i32, String) {
+        let Some(_visit) = self.gate.enter() else {
+            return (QD_E_CANCELLED, "the instance is gone".to_owned());
+        };
         let request = QdRequest {
             struct_size: SIZE_OF_REQUEST,
             kind: ticket.kind,
@@ -158,26 +209,64 @@ impl Engine {
     }
 
     pub(crate) fn cancel(&self, id: u64) {
-        if let Some(cancel) = self.api.cancel {
-            // SAFETY: the instance came from `create`; unknown ids are allowed.
+        if let (Some(cancel), Some(_visit)) = (self.api.cancel, self.gate.enter()) {
+            // SAFETY: the instance came from `create` and is not destroyed during a visit;
+            // unknown ids are allowed.
             unsafe { cancel(self.instance, id) };
         }
     }
 
     pub(crate) fn resume(&self, id: u64, credit: u32) {
-        if let Some(resume) = self.api.resume {
+        if let (Some(resume), Some(_visit)) = (self.api.resume, self.gate.enter()) {
             // SAFETY: as in `cancel`.
             unsafe { resume(self.instance, id, credit) };
         }
     }
+
+    /// Tells the plugin to finish what is under way. On a thread of its own: a plugin may wait
+    /// in there.
+    pub(crate) fn drain(self: &Arc<Self>, deadline_ns: u64) {
+        let Some(drain) = self.api.drain else { return };
+        let engine = Arc::clone(self);
+        let spawned =
+            std::thread::Builder::new().name("plugin-drain".to_owned()).spawn(move || {
+                let Some(_visit) = engine.gate.enter() else { return };
+                // SAFETY: as in `cancel`.
+                unsafe { drain(engine.instance, deadline_ns) };
+            });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "the plugin is not told that it is drained");
+        }
+    }
+
+    /// Destroys the instance, at most once; false if a request is still inside of the plugin
+    /// after `patience`: then it stays.
+    pub(crate) fn destroy(&self, patience: Duration) -> bool {
+        self.pool.stop();
+        if !self.gate.shut(patience) {
+            return false;
+        }
+        if self.destroyed.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        if let Some(destroy) = self.api.destroy {
+            // SAFETY: nobody is inside, and the shut gate lets nobody in.
+            unsafe { destroy(self.instance) };
+        }
+        true
+    }
 }
 
 impl Drop for Engine {
+    /// Does not destroy: the last owner may be one of the plugin's own threads.
     fn drop(&mut self) {
         self.pool.stop();
-        if let Some(destroy) = self.api.destroy {
-            // SAFETY: the last owner is here, so no call is under way.
-            unsafe { destroy(self.instance) };
+        if self.destroyed.load(Ordering::Acquire) {
+            // SAFETY: made by `Box::into_raw`; after `destroy` the plugin uses neither.
+            unsafe {
+                drop(Box::from_raw(self.context));
+                drop(Box::from_raw(self.host));
+            }
         }
     }
 }
@@ -241,14 +330,17 @@ impl Pool {
 unsafe extern "C" fn log_entry(ctx: *mut c_void, level: u32, _: QdBytes, message: QdBytes) {
     // SAFETY: the context lives until `destroy` has returned; bytes are borrowed for the call.
     let (context, message) = unsafe { (&*ctx.cast::<Context>(), message.as_slice()) };
-    context.outlet.log(level, &String::from_utf8_lossy(message));
+    if let Some(outlet) = context.outlet.upgrade() {
+        outlet.log(level, &String::from_utf8_lossy(message));
+    }
 }
 
 unsafe extern "C" fn emit_entry(ctx: *mut c_void, id: u64, events: *const QdEvent, n: u32) -> i32 {
     // SAFETY: the context lives until `destroy` has returned.
     let context = unsafe { &*ctx.cast::<Context>() };
+    let Some(outlet) = context.outlet.upgrade() else { return QD_E_CANCELLED };
     if events.is_null() || n == 0 || 4096 < n {
-        context.outlet.violation(id, "an emit without events");
+        outlet.violation(id, "an emit without events");
         return QD_E_INVALID;
     }
     let first;
@@ -258,7 +350,7 @@ unsafe extern "C" fn emit_entry(ctx: *mut c_void, id: u64, events: *const QdEven
     let checked: &[Incoming<'_>] = unsafe {
         let stride = (*events).struct_size;
         if !(SIZE_OF_EVENT..=4096).contains(&stride) || !stride.is_multiple_of(8) {
-            context.outlet.violation(id, "an event with a wrong struct_size");
+            outlet.violation(id, "an event with a wrong struct_size");
             return QD_E_INVALID;
         }
         if n == 1 {
@@ -273,10 +365,10 @@ unsafe extern "C" fn emit_entry(ctx: *mut c_void, id: u64, events: *const QdEven
         }
     };
     if let Some(fault) = checked.iter().find_map(Incoming::fault) {
-        context.outlet.violation(id, fault);
+        outlet.violation(id, fault);
         return QD_E_INVALID;
     }
-    context.outlet.events(id, checked)
+    outlet.events(id, checked)
 }
 
 /// # Safety
@@ -300,7 +392,8 @@ unsafe fn read_event<'a>(event: *const QdEvent) -> Incoming<'a> {
 unsafe extern "C" fn wait_credit_entry(ctx: *mut c_void, id: u64, timeout_ms: u32) -> i32 {
     // SAFETY: the context lives until `destroy` has returned.
     let context = unsafe { &*ctx.cast::<Context>() };
-    context.outlet.wait_credit(id, Duration::from_millis(u64::from(timeout_ms)))
+    let Some(outlet) = context.outlet.upgrade() else { return QD_E_CANCELLED };
+    outlet.wait_credit(id, Duration::from_millis(u64::from(timeout_ms)))
 }
 
 /// What a request that ends without END is told.
@@ -312,7 +405,19 @@ pub(crate) fn ending(code: i32, message: &str) -> String {
 }
 
 impl Ticket {
+    /// The same for requests of the same words.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        fingerprint(&self.payload)
+    }
+
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed) != 0
     }
+}
+
+/// See [`Ticket::fingerprint`].
+pub(crate) fn fingerprint(payload: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    payload.hash(&mut hasher);
+    hasher.finish()
 }

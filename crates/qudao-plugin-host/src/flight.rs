@@ -55,7 +55,6 @@ pub(crate) struct Flight {
     /// Replaced when the call is tried again: credit and flag start anew.
     ticket: Mutex<Arc<Ticket>>,
     pub(crate) window: u32,
-    pub(crate) fingerprint: u64,
     pub(crate) deadline: Instant,
     progress: Mutex<Progress>,
     events: UnboundedSender<Event>,
@@ -66,7 +65,6 @@ impl Flight {
     pub(crate) fn new(
         ticket: Ticket,
         window: u32,
-        fingerprint: u64,
         deadline: Instant,
         events: UnboundedSender<Event>,
         slot: Slot,
@@ -84,7 +82,6 @@ impl Flight {
         Self {
             ticket: Mutex::new(Arc::new(ticket)),
             window,
-            fingerprint,
             deadline,
             progress: Mutex::new(progress),
             events,

@@ -22,12 +22,13 @@ pub(crate) enum Kind {
     Events = 7,
     Violation = 8,
     Log = 9,
+    Drain = 10,
 }
 
 impl Kind {
     fn find(number: u16) -> Option<Self> {
-        use Kind::{Cancel, Create, Created, Credit, Events, Failed, Log, Run, Violation};
-        let all = [Create, Created, Failed, Run, Cancel, Credit, Events, Violation, Log];
+        use Kind::{Cancel, Create, Created, Credit, Drain, Events, Failed, Log, Run, Violation};
+        let all = [Create, Created, Failed, Run, Cancel, Credit, Events, Violation, Log, Drain];
         all.into_iter().find(|kind| *kind as u16 == number)
     }
 }

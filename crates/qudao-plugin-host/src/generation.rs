@@ -23,6 +23,7 @@ use crate::{
     event::{CallError, Event},
     flight::Flight,
     process::ChildLink,
+    terms::Terms,
 };
 
 pub(crate) enum Link {
@@ -30,14 +31,24 @@ pub(crate) enum Link {
     Child(ChildLink),
 }
 
+#[derive(Default)]
+struct Table {
+    flights: HashMap<u64, Arc<Flight>>,
+    /// Takes nothing new.
+    closed: bool,
+}
+
 /// One start of an instance.
 pub(crate) struct Generation {
     pub(crate) instance: String,
     pub(crate) number: u64,
     pub(crate) variant: String,
+    pub(crate) terms: Arc<Terms>,
+    /// Its child has ended; changed under the lock of the instance's current generation.
+    pub(crate) gone: AtomicBool,
     pub(crate) retired: AtomicBool,
     pub(crate) degraded: AtomicBool,
-    table: Mutex<HashMap<u64, Arc<Flight>>>,
+    table: Mutex<Table>,
     link: OnceLock<Link>,
     violations: Arc<AtomicU64>,
 }
@@ -53,12 +64,15 @@ impl Generation {
         instance: &str,
         number: u64,
         variant: &str,
+        terms: Arc<Terms>,
         violations: Arc<AtomicU64>,
     ) -> Self {
         Self {
             instance: instance.to_owned(),
             number,
             variant: variant.to_owned(),
+            terms,
+            gone: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             table: Mutex::default(),
@@ -78,35 +92,74 @@ impl Generation {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Flight>>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.lock().len()
+        self.lock().flights.len()
     }
 
     pub(crate) fn flights(&self) -> Vec<Arc<Flight>> {
-        self.lock().values().cloned().collect()
+        self.lock().flights.values().cloned().collect()
     }
 
     /// Every call under way; the table is empty afterwards.
     pub(crate) fn take_all(&self) -> Vec<Arc<Flight>> {
-        std::mem::take(&mut *self.lock()).into_values().collect()
+        std::mem::take(&mut self.lock().flights).into_values().collect()
     }
 
     pub(crate) fn forget(&self, id: u64) {
-        self.lock().remove(&id);
+        self.lock().flights.remove(&id);
     }
 
-    pub(crate) fn submit(self: &Arc<Self>, flight: &Arc<Flight>) {
+    /// Starts a call; false when the generation takes nothing new.
+    pub(crate) fn submit(self: &Arc<Self>, flight: &Arc<Flight>) -> bool {
         let ticket = flight.ticket();
         flight.progress().home = Arc::downgrade(self);
-        self.lock().insert(ticket.id, Arc::clone(flight));
+        let mut table = self.lock();
+        if table.closed {
+            return false;
+        }
+        table.flights.insert(ticket.id, Arc::clone(flight));
+        drop(table);
         match self.link.get() {
             Some(Link::Local(engine)) => engine.start(ticket),
             Some(Link::Child(link)) => link.run(&ticket),
             None => flight.fail(CallError::Crashed { signal: None, delivered: false }),
+        }
+        true
+    }
+
+    /// Takes nothing new from now on, and tells the plugin.
+    pub(crate) fn close(&self, deadline_ns: u64) {
+        self.lock().closed = true;
+        match self.link.get() {
+            Some(Link::Local(engine)) => engine.drain(deadline_ns),
+            Some(Link::Child(link)) => link.drain(deadline_ns),
+            None => {}
+        }
+    }
+
+    /// Ends the plugin. In this process that may take as long as its `destroy` does.
+    pub(crate) fn end(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        for flight in self.flights() {
+            flight.cancel();
+        }
+        let ended = match self.link.get() {
+            Some(Link::Local(engine)) => engine.destroy(self.terms.limits.cancel_grace),
+            Some(Link::Child(link)) => {
+                link.hang_up();
+                true
+            }
+            None => true,
+        };
+        if !ended {
+            tracing::warn!(generation = ?self, "a request does not end: never destroyed");
+        }
+        for flight in self.take_all() {
+            flight.fail(CallError::Cancelled);
         }
     }
 
@@ -135,12 +188,12 @@ impl Generation {
     }
 
     fn find(&self, id: u64) -> Option<Arc<Flight>> {
-        self.lock().get(&id).cloned()
+        self.lock().flights.get(&id).cloned()
     }
 
     fn one(&self, id: u64, flight: &Flight, event: &Incoming<'_>) -> Result<(), &'static str> {
         if event.is_last() {
-            self.lock().remove(&id);
+            self.lock().flights.remove(&id);
             flight.ticket().credit.close();
             let event = last_event(flight, event)?;
             flight.close(event);

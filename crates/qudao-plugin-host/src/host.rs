@@ -2,36 +2,29 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use qudao_plugin_api::{
-    ModelPlugin,
-    manifest::{MANIFEST_FILE, SelfTest, Strategy},
-    sdk,
-    wire::{ChatMessage, ChatRequest, Role},
-};
-use tokio::sync::{mpsc, oneshot};
+use qudao_plugin_api::{ModelPlugin, sdk};
+use tokio::sync::mpsc;
 
 use crate::{
-    artifact::{VerifiedPlugin, verify_plugin},
     crash,
     credit::Credit,
-    engine::Ticket,
+    discover::{Known, discover, plugin_report},
+    engine::{Ticket, fingerprint},
     event::{Call, CallError, Event, EventStream},
     flight::{Flight, Slot},
     generation::Generation,
-    instance::{Ground, Instance, Source},
-    report::{GenerationReport, ModelReport, ModelState, PluginReport, PluginState},
-    settings::{HostSettings, InstanceSettings, ModelEntry, ModelKind, Placement},
+    instance::{Ground, Instance},
+    report::{GenerationReport, ModelReport, ModelState, PluginReport},
+    settings::{HostSettings, InstanceSettings, ModelEntry, Placement},
+    terms::Source,
     watch,
 };
 
@@ -56,29 +49,21 @@ pub enum HostError {
 
 /// All plugins and instances of this process. Cheap to clone.
 #[derive(Clone)]
-pub struct PluginHost(Arc<Inner>);
+pub struct PluginHost(pub(crate) Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     settings: HostSettings,
-    ground: Arc<Ground>,
+    pub(crate) ground: Arc<Ground>,
     plugins: Mutex<Vec<Known>>,
     instances: RwLock<Vec<Arc<Instance>>>,
-    routes: RwLock<HashMap<String, Route>>,
+    routes: RwLock<HashMap<String, Arc<Route>>>,
     calls: AtomicU64,
-    stopped: AtomicBool,
+    pub(crate) stopped: AtomicBool,
 }
 
-#[derive(Clone)]
 struct Route {
     instance: Arc<Instance>,
-    entry: ModelEntry,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    id: String,
-    folder: PathBuf,
-    verified: Result<VerifiedPlugin, String>,
+    entry: Arc<ModelEntry>,
 }
 
 impl std::fmt::Debug for PluginHost {
@@ -132,26 +117,24 @@ impl PluginHost {
         };
         let quarantined = crash::find_quarantine(&self.0.ground.state_dir, &settings.plugin);
         let (source, failure) = match verified {
-            Ok(plugin) => (Some(Source::Folder(Box::new(plugin))), None),
-            Err(reason) => (None, Some(ModelState::Failed { reason })),
+            Ok(plugin) => (Source::Folder(Box::new(plugin)), None),
+            Err(reason) => (Source::Absent, Some(ModelState::Failed { reason })),
         };
-        // Without code the instance still exists, so that its models report why they fail.
-        let source = source.unwrap_or(Source::Static(&EMPTY_API));
         let ground = Arc::clone(&self.0.ground);
         let instance = Arc::new(Instance::new(settings, source, ground));
         self.register(&instance);
         match (failure, quarantined) {
             (Some(state), _) => instance.set_state(state),
             (None, Some(reason)) => instance.set_state(ModelState::Quarantined { reason }),
-            (None, None) => instance.launch(None),
+            (None, None) => instance.launch(),
         }
     }
 
     fn register(&self, instance: &Arc<Instance>) {
         let mut routes = self.0.routes.write().unwrap_or_else(PoisonError::into_inner);
         for entry in &instance.settings.models {
-            let route = Route { instance: Arc::clone(instance), entry: entry.clone() };
-            routes.insert(entry.name.clone(), route);
+            let (instance, entry) = (Arc::clone(instance), Arc::new(entry.clone()));
+            routes.insert(entry.name.clone(), Arc::new(Route { instance, entry }));
         }
         drop(routes);
         let mut instances = self.0.instances.write().unwrap_or_else(PoisonError::into_inner);
@@ -165,7 +148,7 @@ impl PluginHost {
         let source = Source::Static(sdk::blocking::api::<P>());
         let instance = Arc::new(Instance::new(settings, source, Arc::clone(&self.0.ground)));
         self.register(&instance);
-        instance.launch(None);
+        instance.launch();
     }
 
     /// Every plugin found in the folders.
@@ -180,12 +163,26 @@ impl PluginHost {
     #[must_use]
     pub fn models(&self) -> Vec<ModelReport> {
         let routes = self.0.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut reports: Vec<_> = routes.values().map(Route::report).collect();
+        let mut reports: Vec<_> = routes.values().map(|route| route.report()).collect();
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         reports
     }
 
-    /// One model.
+    /// What a caller needs to know of a model that serves now. For every request: copies
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`CallError::UnknownModel`] and [`CallError::NotReady`].
+    pub fn ready(&self, name: &str) -> Result<Arc<ModelEntry>, CallError> {
+        let routes = self.0.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let route = routes.get(name).ok_or_else(|| CallError::UnknownModel(name.to_owned()))?;
+        if route.instance.serves() {
+            return Ok(Arc::clone(&route.entry));
+        }
+        Err(CallError::NotReady { state: route.instance.state() })
+    }
+
+    /// One model as operators see it.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<ModelReport> {
         self.0.route(name).map(|route| route.report())
@@ -206,18 +203,23 @@ impl PluginHost {
     pub fn call(&self, model: &str, call: Call) -> Result<EventStream, CallError> {
         let route = self.0.route(model).ok_or_else(|| CallError::UnknownModel(model.to_owned()))?;
         let instance = &route.instance;
-        let mut hasher = DefaultHasher::new();
-        call.payload.hash(&mut hasher);
-        let fingerprint = hasher.finish();
         let history = instance.history.lock().unwrap_or_else(PoisonError::into_inner);
-        if history.is_poison(fingerprint) {
+        if history.is_poison(|| fingerprint(&call.payload)) {
             return Err(CallError::Poison);
         }
         drop(history);
-        let Some(generation) = instance.current() else {
-            return Err(CallError::NotReady { state: instance.state() });
-        };
-        self.0.submit(instance, &generation, call, fingerprint)
+        let not_ready = || CallError::NotReady { state: instance.state() };
+        let mut generation = instance.current().ok_or_else(not_ready)?;
+        let (flight, events) = self.0.flight(instance, &generation, call)?;
+        // A generation that takes nothing new was replaced a moment ago.
+        while !generation.submit(&flight) {
+            let next = instance.current().ok_or_else(not_ready)?;
+            if Arc::ptr_eq(&next, &generation) {
+                return Err(not_ready());
+            }
+            generation = next;
+        }
+        Ok(EventStream { flight, events, consumed: 0, over: false })
     }
 
     /// Verifies the plugin anew and swaps each of its instances to a new generation; calls
@@ -238,84 +240,6 @@ impl PluginHost {
         Ok(reports)
     }
 
-    async fn reload_instance(
-        &self,
-        instance: &Arc<Instance>,
-        verified: &VerifiedPlugin,
-    ) -> Result<GenerationReport, HostError> {
-        let refused =
-            |reason| HostError::Reload { instance: instance.settings.name.clone(), reason };
-        let probed = crate::probe::probe_child(&self.0.ground, verified);
-        let probed = tokio::task::spawn_blocking(probed).await;
-        probed.map_err(|error| error.to_string()).and_then(|result| result).map_err(refused)?;
-        let early = match verified.manifest.upgrade.strategy {
-            Strategy::DrainFirst => instance.uninstall(),
-            Strategy::SideBySide => None,
-        };
-        let limits = instance.limits();
-        if let Some(old) = &early {
-            instance.watch(old);
-            retire(instance, old, limits.drain).await;
-        }
-        instance.set_source(Source::Folder(Box::new(verified.clone())));
-        let (ready, started) = oneshot::channel();
-        instance.launch(Some(ready));
-        let generation =
-            started.await.map_err(|error| error.to_string()).and_then(|started| started);
-        let generation = generation.map_err(refused)?;
-        if let Some(selftest) = &verified.manifest.selftest {
-            instance.watch(&generation);
-            let tested = self.selftest(instance, &generation, selftest).await;
-            if let Err(reason) = tested {
-                instance.unwatch(&generation);
-                end(&generation);
-                return Err(refused(format!("the self-test failed: {reason}")));
-            }
-        }
-        let old = instance.install(&generation);
-        let mut drained = 0;
-        if let Some(old) = &old {
-            drained = old.in_flight();
-            instance.watch(old);
-            retire(instance, old, limits.drain).await;
-        }
-        Ok(GenerationReport {
-            instance: instance.settings.name.clone(),
-            from: old.or(early).map_or(0, |old| old.number),
-            to: generation.number,
-            variant: generation.variant.clone(),
-            drained,
-        })
-    }
-
-    async fn selftest(
-        &self,
-        instance: &Arc<Instance>,
-        generation: &Arc<Generation>,
-        selftest: &SelfTest,
-    ) -> Result<(), String> {
-        let model = instance.settings.models.first();
-        let model = model.map_or("", |entry| entry.upstream.as_deref().unwrap_or(&entry.name));
-        let message = ChatMessage::text(Role::User, selftest.message.clone());
-        let request = ChatRequest::new(model, vec![message]);
-        let call = Call {
-            kind: ModelKind::Chat,
-            payload: serde_json::to_vec(&request).map_err(|error| error.to_string())?,
-            timeout: Duration::from_millis(selftest.timeout_ms),
-            trace: String::new(),
-        };
-        let submitted = self.0.submit(instance, generation, call, 0);
-        let mut stream = submitted.map_err(|error| error.to_string())?;
-        while let Some(event) = stream.next().await {
-            match event {
-                Event::End { .. } => return Ok(()),
-                Event::Error(error) => return Err(error.to_string()),
-                _ => {}
-            }
-        }
-        Err("no end".to_owned())
-    }
-
     /// Lets a quarantined plugin start again.
     ///
     /// # Errors
@@ -331,64 +255,10 @@ impl PluginHost {
             if matches!(instance.state(), ModelState::Quarantined { .. }) {
                 instance.history.lock().unwrap_or_else(PoisonError::into_inner).forgive();
                 instance.set_state(ModelState::Loading { note: "starting".to_owned() });
-                instance.launch(None);
+                instance.launch();
             }
         }
         Ok(())
-    }
-
-    /// Waits up to `deadline` for calls under way, then ends every child.
-    pub async fn shutdown(&self, deadline: Duration) {
-        self.0.stopped.store(true, Ordering::Relaxed);
-        let until = Instant::now() + deadline;
-        let mut generations = Vec::new();
-        for instance in self.0.instances() {
-            instance.stopping.store(true, Ordering::Relaxed);
-            if let Some(generation) = instance.uninstall() {
-                instance.watch(&generation);
-                generations.push(generation);
-            }
-            instance.set_state(ModelState::Failed { reason: "shutting down".to_owned() });
-        }
-        for generation in generations {
-            drain(&generation, until).await;
-            end(&generation);
-        }
-    }
-}
-
-static EMPTY_API: qudao_plugin_api::abi::QdPluginApi = qudao_plugin_api::abi::QdPluginApi {
-    struct_size: 0,
-    abi_minor: 0,
-    create: None,
-    destroy: None,
-    run: None,
-    submit: None,
-    cancel: None,
-    resume: None,
-    drain: None,
-};
-
-async fn drain(generation: &Generation, until: Instant) {
-    while generation.in_flight() != 0 && Instant::now() < until {
-        tokio::time::sleep(watch::TICK).await;
-    }
-}
-
-/// Lets the calls of an old generation finish, then ends it.
-async fn retire(instance: &Instance, old: &Arc<Generation>, timeout: Duration) {
-    drain(old, Instant::now() + timeout).await;
-    end(old);
-    instance.unwatch(old);
-}
-
-fn end(generation: &Generation) {
-    generation.retired.store(true, Ordering::Relaxed);
-    for flight in generation.flights() {
-        flight.cancel();
-    }
-    if let Some(link) = generation.child() {
-        link.hang_up();
     }
 }
 
@@ -401,11 +271,11 @@ impl Inner {
         self.plugins().iter().find(|known| known.id == plugin).cloned()
     }
 
-    fn instances(&self) -> Vec<Arc<Instance>> {
+    pub(crate) fn instances(&self) -> Vec<Arc<Instance>> {
         self.instances.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn route(&self, model: &str) -> Option<Route> {
+    fn route(&self, model: &str) -> Option<Arc<Route>> {
         self.routes.read().unwrap_or_else(PoisonError::into_inner).get(model).cloned()
     }
 
@@ -417,28 +287,26 @@ impl Inner {
     fn watch(&self) {
         let now = Instant::now();
         for instance in self.instances() {
-            let limits = instance.limits();
             instance.expire_waiting(now);
             for generation in instance.watched() {
-                if watch::look(&generation, &limits, now) {
+                if watch::look(&generation, &generation.terms.limits, now) {
                     tracing::warn!(?generation, "a request ignored its cancellation");
                 }
             }
         }
     }
 
-    fn submit(
+    pub(crate) fn flight(
         &self,
         instance: &Instance,
-        generation: &Arc<Generation>,
+        generation: &Generation,
         call: Call,
-        fingerprint: u64,
-    ) -> Result<EventStream, CallError> {
-        let max = usize::try_from(instance.max_concurrency()).unwrap_or(usize::MAX);
+    ) -> Result<(Arc<Flight>, mpsc::UnboundedReceiver<Event>), CallError> {
+        let terms = &generation.terms;
+        let max = usize::try_from(terms.max_concurrency).unwrap_or(usize::MAX);
         let slot = Slot::take(&instance.in_flight, max).ok_or(CallError::Overloaded)?;
-        let timeout = call.timeout.min(instance.limits().total);
+        let timeout = call.timeout.min(terms.limits.total);
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        let window = instance.runtime().window;
         let ticket = Ticket {
             id: self.calls.fetch_add(1, Ordering::Relaxed),
             kind: call.kind.code(),
@@ -446,19 +314,17 @@ impl Inner {
             payload: call.payload,
             trace: call.trace,
             cancel: AtomicU32::new(0),
-            credit: Credit::new(window),
+            credit: Credit::new(terms.window),
         };
         let (sender, events) = mpsc::unbounded_channel();
         let deadline = Instant::now() + timeout;
-        let flight = Arc::new(Flight::new(ticket, window, fingerprint, deadline, sender, slot));
-        generation.submit(&flight);
-        Ok(EventStream { flight, events, consumed: 0, over: false })
+        Ok((Arc::new(Flight::new(ticket, terms.window, deadline, sender, slot)), events))
     }
 }
 
 impl Route {
     fn report(&self) -> ModelReport {
-        let (instance, entry) = (&self.instance, self.entry.clone());
+        let (instance, entry) = (&self.instance, ModelEntry::clone(&self.entry));
         let current = instance.current();
         ModelReport {
             name: entry.name,
@@ -477,50 +343,5 @@ impl Route {
             crashes: instance.crashes.load(Ordering::Relaxed),
             violations: instance.violations.load(Ordering::Relaxed),
         }
-    }
-}
-
-fn discover(settings: &HostSettings) -> Vec<Known> {
-    let mut found = Vec::new();
-    for folder in settings.plugin_dirs.iter().flat_map(|dir| folders(dir)) {
-        let verified = verify_plugin(&folder, &settings.trusted_keys, settings.allow_unsigned);
-        let verified = verified.map_err(|error| error.to_string());
-        let id = match &verified {
-            Ok(plugin) => plugin.manifest.plugin.id.clone(),
-            Err(reason) => {
-                tracing::warn!(folder = %folder.display(), reason, "a plugin is refused");
-                folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
-            }
-        };
-        found.push(Known { id, folder, verified });
-    }
-    found
-}
-
-fn folders(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut folders: Vec<_> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.join(MANIFEST_FILE).is_file())
-        .collect();
-    folders.sort();
-    folders
-}
-
-fn plugin_report(ground: &Ground, known: &Known, instances: &[Arc<Instance>]) -> PluginReport {
-    let state = match (&known.verified, crash::find_quarantine(&ground.state_dir, &known.id)) {
-        (Err(reason), _) => PluginState::Refused { reason: reason.clone() },
-        (Ok(_), Some(reason)) => PluginState::Quarantined { reason },
-        (Ok(_), None) => PluginState::Accepted,
-    };
-    let verified = known.verified.as_ref().ok();
-    let own = instances.iter().filter(|instance| instance.settings.plugin == known.id);
-    PluginReport {
-        id: known.id.clone(),
-        version: verified.map_or_else(String::new, |plugin| plugin.manifest.plugin.version.clone()),
-        path: known.folder.display().to_string(),
-        state,
-        signer: verified.and_then(|plugin| plugin.signer).map(hex::encode),
-        instances: own.map(|instance| instance.settings.name.clone()).collect(),
     }
 }

@@ -5,7 +5,7 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -13,12 +13,12 @@ use std::{
 
 use qudao_plugin_api::{
     abi::QdPluginApi,
-    manifest::{Limits as ResourceLimits, Runtime, TARGET},
+    manifest::{Limits as ResourceLimits, TARGET},
 };
 use tokio::sync::oneshot;
 
 use crate::{
-    artifact::{RefusalError, SealedArtifact, VerifiedPlugin, seal},
+    artifact::{RefusalError, SealedArtifact, VerifiedPlugin},
     child::Create,
     crash::{self, CrashHistory, Verdict},
     engine::{Engine, Outlet},
@@ -30,15 +30,8 @@ use crate::{
     process::{self, ChildLink},
     report::ModelState,
     settings::{InstanceSettings, Placement},
-    watch::Limits,
+    terms::{Source, Terms},
 };
-
-/// Where an instance's code comes from.
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    Folder(Box<VerifiedPlugin>),
-    Static(&'static QdPluginApi),
-}
 
 /// What every instance of a host shares.
 #[derive(Debug)]
@@ -54,7 +47,7 @@ pub(crate) struct Instance {
     pub(crate) violations: Arc<AtomicU64>,
     pub(crate) history: Mutex<CrashHistory>,
     ground: Arc<Ground>,
-    source: Mutex<Source>,
+    terms: RwLock<Arc<Terms>>,
     current: RwLock<Option<Arc<Generation>>>,
     starting: Mutex<Vec<Arc<Generation>>>,
     state: Mutex<ModelState>,
@@ -73,10 +66,16 @@ struct Started {
     child: Option<(ChildLink, Frames<UnixStream>)>,
 }
 
+/// A generation whose child ended before it was installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its process ended before it served")]
+pub(crate) struct Gone;
+
 type Ready = oneshot::Sender<Result<Arc<Generation>, String>>;
 
 impl Instance {
     pub(crate) fn new(settings: InstanceSettings, source: Source, ground: Arc<Ground>) -> Self {
+        let terms = Arc::new(Terms::new(source, &settings));
         Self {
             settings,
             in_flight: Arc::default(),
@@ -84,7 +83,7 @@ impl Instance {
             violations: Arc::default(),
             history: Mutex::default(),
             ground,
-            source: Mutex::new(source),
+            terms: RwLock::new(terms),
             current: RwLock::new(None),
             starting: Mutex::default(),
             state: Mutex::new(ModelState::Loading { note: "starting".to_owned() }),
@@ -98,6 +97,10 @@ impl Instance {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(crate) fn serves(&self) -> bool {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     pub(crate) fn state(&self) -> ModelState {
         let state = lock(&self.state).clone();
         let degraded = self.current().is_some_and(|g| g.degraded.load(Ordering::Relaxed));
@@ -108,53 +111,32 @@ impl Instance {
         *lock(&self.state) = state;
     }
 
-    pub(crate) fn set_source(&self, source: Source) {
-        *lock(&self.source) = source;
+    /// What the next start goes by.
+    pub(crate) fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn runtime(&self) -> Runtime {
-        match &*lock(&self.source) {
-            Source::Folder(plugin) => plugin.manifest.runtime.clone(),
-            Source::Static(_) => Runtime::default(),
-        }
+    /// Starts and supervises on a thread of its own.
+    pub(crate) fn launch(self: &Arc<Self>) {
+        self.launch_with(self.terms(), None);
     }
 
-    pub(crate) fn max_concurrency(&self) -> u32 {
-        match self.settings.max_concurrency {
-            0 => self.runtime().max_concurrency,
-            set => set,
-        }
-    }
-
-    pub(crate) fn limits(&self) -> Limits {
-        let (runtime, set) = (self.runtime(), &self.settings.timeouts);
-        let or = |set: Option<Duration>, ms| set.unwrap_or(Duration::from_millis(ms));
-        Limits {
-            load: or(set.load, runtime.load_timeout_ms),
-            first_token: or(set.first_token, runtime.first_token_timeout_ms),
-            inter_token: or(set.inter_token, runtime.inter_token_timeout_ms),
-            total: or(set.total, runtime.total_timeout_ms),
-            cancel_grace: or(set.cancel_grace, 2_000),
-            drain: or(set.drain, runtime.drain_timeout_ms),
-        }
-    }
-
-    /// Starts and supervises on a thread of its own. With `ready`, the caller installs the
-    /// generation; without, it is installed as soon as it serves.
-    pub(crate) fn launch(self: &Arc<Self>, ready: Option<Ready>) {
+    /// As [`Instance::launch`], by other terms. With `ready`, the caller installs the
+    /// generation and the terms with it; without, it is installed as soon as it serves.
+    pub(crate) fn launch_with(self: &Arc<Self>, terms: Arc<Terms>, ready: Option<Ready>) {
         let instance = Arc::clone(self);
         let spawned = std::thread::Builder::new()
             .name(format!("plugin-{}", self.settings.name))
-            .spawn(move || instance.supervise(ready));
+            .spawn(move || instance.supervise(terms, ready));
         if let Err(error) = spawned {
             self.set_state(ModelState::Failed { reason: format!("starting a thread: {error}") });
         }
     }
 
-    fn supervise(self: Arc<Self>, mut ready: Option<Ready>) {
+    fn supervise(self: Arc<Self>, terms: Arc<Terms>, mut ready: Option<Ready>) {
         while !self.stopping.load(Ordering::Relaxed) {
             let staged = ready.is_some();
-            let started = match self.start() {
+            let started = match self.start(&terms) {
                 Ok(started) => started,
                 Err(reason) => {
                     match ready.take() {
@@ -167,12 +149,13 @@ impl Instance {
             let generation = Arc::clone(&started.generation);
             match ready.take() {
                 Some(ready) => drop(ready.send(Ok(Arc::clone(&generation)))),
+                // One that is gone already is dealt with below.
                 None => drop(self.install(&generation)),
             }
             let Some((link, mut frames)) = started.child else { return };
             listen(&generation, &mut frames);
             let signal = link.reap();
-            let installed = self.current().is_some_and(|now| Arc::ptr_eq(&now, &generation));
+            let installed = self.note_end(&generation);
             let wanted = installed && !self.stopping.load(Ordering::Relaxed);
             if !wanted {
                 lose(&generation.take_all(), signal);
@@ -185,6 +168,13 @@ impl Instance {
                 return;
             }
         }
+    }
+
+    /// Remembers that a generation's child is gone; whether new calls went to it.
+    fn note_end(&self, generation: &Arc<Generation>) -> bool {
+        let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        generation.gone.store(true, Ordering::Relaxed);
+        current.as_ref().is_some_and(|now| Arc::ptr_eq(now, generation))
     }
 
     fn give_up(&self, state: &ModelState) {
@@ -227,7 +217,7 @@ impl Instance {
     }
 
     fn after_crash_of(&self, flight: Arc<Flight>, signal: Option<i32>) {
-        let poison = lock(&self.history).blame(flight.fingerprint);
+        let poison = lock(&self.history).blame(flight.ticket().fingerprint());
         let (delivered, attempts, over) = {
             let progress = flight.progress();
             let over = progress.closed || progress.cancelled_at.is_some();
@@ -242,22 +232,31 @@ impl Instance {
     }
 
     /// Makes `generation` the one that new calls go to; returns the one before.
-    pub(crate) fn install(&self, generation: &Arc<Generation>) -> Option<Arc<Generation>> {
-        lock(&self.starting).retain(|starting| !Arc::ptr_eq(starting, generation));
-        let old = self
-            .current
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(Arc::clone(generation));
+    ///
+    /// # Errors
+    /// Its child has ended meanwhile, and nothing was changed.
+    pub(crate) fn install(
+        &self,
+        generation: &Arc<Generation>,
+    ) -> Result<Option<Arc<Generation>>, Gone> {
+        self.unwatch(generation);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock of `note_end`: its supervisor knows by now whether it is installed.
+        if generation.gone.load(Ordering::Relaxed) {
+            return Err(Gone);
+        }
+        let old = current.replace(Arc::clone(generation));
+        drop(current);
+        *self.terms.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&generation.terms);
         self.set_state(ModelState::Ready);
         for flight in lock(&self.waiting).drain(..) {
             if flight.ticket().is_cancelled() {
                 flight.fail(CallError::Cancelled);
-            } else {
-                generation.submit(&flight);
+            } else if !generation.submit(&flight) {
+                flight.fail(CallError::NotReady { state: self.state() });
             }
         }
-        old
+        Ok(old)
     }
 
     /// Takes the current generation away, for `drain_first` upgrades and shutdown.
@@ -293,57 +292,67 @@ impl Instance {
     }
 
     /// The best artifact that loads and starts.
-    fn start(&self) -> Result<Started, String> {
-        let source = lock(&self.source).clone();
+    fn start(&self, terms: &Arc<Terms>) -> Result<Started, String> {
         let number = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        match source {
-            Source::Static(api) => self.start_local(*api, number, "static"),
-            Source::Folder(plugin) => {
-                let mut refusals = Vec::new();
-                for artifact in plugin.manifest.candidates(TARGET) {
-                    let started = seal(&plugin.folder, artifact)
-                        .map_err(|error| error.to_string())
-                        .and_then(|sealed| self.start_artifact(&plugin, &sealed, number));
-                    match started {
-                        Ok(started) => return Ok(started),
-                        Err(reason) => refusals.push(format!("{}: {reason}", artifact.variant)),
-                    }
-                }
-                if refusals.is_empty() {
-                    refusals.push(format!("none is for {TARGET}"));
-                }
-                Err(RefusalError::NoArtifact(refusals.join("; ")).to_string())
+        let plugin = match &terms.source {
+            Source::Static(api) => return self.start_local(**api, terms, number, "static"),
+            Source::Absent => return Err("there is no code to start".to_owned()),
+            Source::Folder(plugin) => plugin,
+        };
+        let mut refusals = Vec::new();
+        for artifact in plugin.manifest.candidates(TARGET) {
+            let sealed = terms.seal(plugin, artifact).map_err(|error| error.to_string());
+            let started = sealed.and_then(|sealed| {
+                let started = self.start_artifact(plugin, &sealed, terms, number)?;
+                terms.prove(artifact, sealed);
+                Ok(started)
+            });
+            match started {
+                Ok(started) => return Ok(started),
+                Err(reason) => refusals.push(format!("{}: {reason}", artifact.variant)),
             }
         }
+        if refusals.is_empty() {
+            refusals.push(format!("none is for {TARGET}"));
+        }
+        Err(RefusalError::NoArtifact(refusals.join("; ")).to_string())
     }
 
     fn start_artifact(
         &self,
         plugin: &VerifiedPlugin,
         sealed: &SealedArtifact,
+        terms: &Arc<Terms>,
         number: u64,
     ) -> Result<Started, String> {
         match self.settings.placement {
-            Placement::Process => self.start_child(&plugin.manifest.limits, sealed, number),
+            Placement::Process => self.start_child(&plugin.manifest.limits, sealed, terms, number),
             Placement::Inproc => {
                 use std::os::fd::AsFd as _;
                 let api = load(sealed.memfd.as_fd()).map_err(|error| error.to_string())?;
-                self.start_local(api, number, &sealed.variant)
+                self.start_local(api, terms, number, &sealed.variant)
             }
         }
     }
 
-    fn generation(&self, number: u64, variant: &str) -> Arc<Generation> {
+    fn generation(&self, terms: &Arc<Terms>, number: u64, variant: &str) -> Arc<Generation> {
         let violations = Arc::clone(&self.violations);
-        Arc::new(Generation::new(&self.settings.name, number, variant, violations))
+        let terms = Arc::clone(terms);
+        Arc::new(Generation::new(&self.settings.name, number, variant, terms, violations))
     }
 
-    fn start_local(&self, api: QdPluginApi, number: u64, variant: &str) -> Result<Started, String> {
+    fn start_local(
+        &self,
+        api: QdPluginApi,
+        terms: &Arc<Terms>,
+        number: u64,
+        variant: &str,
+    ) -> Result<Started, String> {
         crate::load::check_table(&api).map_err(|error| error.to_string())?;
-        let generation = self.generation(number, variant);
+        let generation = self.generation(terms, number, variant);
         let config = self.settings.config.to_string();
-        let threads = usize::try_from(self.max_concurrency()).unwrap_or(1);
-        let outlet: Arc<dyn Outlet> = Arc::<Generation>::clone(&generation);
+        let threads = usize::try_from(terms.max_concurrency).unwrap_or(1);
+        let outlet: Weak<dyn Outlet> = Arc::<Generation>::downgrade(&generation);
         let engine = Engine::create(api, config.as_bytes(), outlet, threads)?;
         generation.connect(Link::Local(Arc::new(engine)));
         Ok(Started { generation, child: None })
@@ -353,17 +362,18 @@ impl Instance {
         &self,
         limits: &ResourceLimits,
         sealed: &SealedArtifact,
+        terms: &Arc<Terms>,
         number: u64,
     ) -> Result<Started, String> {
         let create = Create {
             config: Some(self.settings.config.clone()),
-            window: self.runtime().window,
-            max_concurrency: self.max_concurrency(),
+            window: terms.window,
+            max_concurrency: terms.max_concurrency,
         };
         let (name, env) = (&self.settings.name, &self.settings.env);
         let (link, frames) =
-            open_child(&self.ground, sealed, name, env, limits, &create, self.limits().load)?;
-        let generation = self.generation(number, &sealed.variant);
+            open_child(&self.ground, sealed, name, env, limits, &create, terms.limits.load)?;
+        let generation = self.generation(terms, number, &sealed.variant);
         generation.connect(Link::Child(link.clone()));
         Ok(Started { generation, child: Some((link, frames)) })
     }

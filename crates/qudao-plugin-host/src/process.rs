@@ -186,6 +186,13 @@ impl ChildLink {
         });
     }
 
+    pub(crate) fn drain(&self, deadline_ns: u64) {
+        self.send(|out| {
+            let deadline = deadline_ns.to_le_bytes();
+            frame::put(out, Kind::Drain, 0, |out| out.extend_from_slice(&deadline));
+        });
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child().id()
     }

@@ -1,0 +1,75 @@
+//! Which plugins lie in the folders, and what operators read about them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use qudao_plugin_api::manifest::MANIFEST_FILE;
+
+use crate::{
+    artifact::{VerifiedPlugin, verify_plugin},
+    crash,
+    instance::{Ground, Instance},
+    report::{PluginReport, PluginState},
+    settings::HostSettings,
+};
+
+/// A folder with a manifest.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) id: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) verified: Result<VerifiedPlugin, String>,
+}
+
+/// Verifies every plugin of the folders.
+pub(crate) fn discover(settings: &HostSettings) -> Vec<Known> {
+    let mut found = Vec::new();
+    for folder in settings.plugin_dirs.iter().flat_map(|dir| folders(dir)) {
+        let verified = verify_plugin(&folder, &settings.trusted_keys, settings.allow_unsigned);
+        let verified = verified.map_err(|error| error.to_string());
+        let id = match &verified {
+            Ok(plugin) => plugin.manifest.plugin.id.clone(),
+            Err(reason) => {
+                tracing::warn!(folder = %folder.display(), reason, "a plugin is refused");
+                folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+            }
+        };
+        found.push(Known { id, folder, verified });
+    }
+    found
+}
+
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut folders: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.join(MANIFEST_FILE).is_file())
+        .collect();
+    folders.sort();
+    folders
+}
+
+pub(crate) fn plugin_report(
+    ground: &Ground,
+    known: &Known,
+    instances: &[Arc<Instance>],
+) -> PluginReport {
+    let state = match (&known.verified, crash::find_quarantine(&ground.state_dir, &known.id)) {
+        (Err(reason), _) => PluginState::Refused { reason: reason.clone() },
+        (Ok(_), Some(reason)) => PluginState::Quarantined { reason },
+        (Ok(_), None) => PluginState::Accepted,
+    };
+    let verified = known.verified.as_ref().ok();
+    let own = instances.iter().filter(|instance| instance.settings.plugin == known.id);
+    PluginReport {
+        id: known.id.clone(),
+        version: verified.map_or_else(String::new, |plugin| plugin.manifest.plugin.version.clone()),
+        path: known.folder.display().to_string(),
+        state,
+        signer: verified.and_then(|plugin| plugin.signer).map(hex::encode),
+        instances: own.map(|instance| instance.settings.name.clone()).collect(),
+    }
+}
