@@ -36,6 +36,10 @@ pub struct ChatRequest {
     /// Whom it is for, opaque; lets a provider tell abuse apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// False if nobody reads the answer before it is complete: a plugin may then ask its
+    /// provider for the whole at once. Absent counts as true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<bool>,
 }
 
 impl ChatRequest {
@@ -50,6 +54,7 @@ impl ChatRequest {
             tool_choice: None,
             response_format: None,
             user: None,
+            stream: None,
         }
     }
 

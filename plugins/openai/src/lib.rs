@@ -17,7 +17,6 @@ pub mod transport;
 use qudao_plugin_api::{
     AsyncModelPlugin, AsyncSink, Completion, Host, OwnedRequest, PluginError, abi::QD_KIND_CHAT,
 };
-use serde_json::value::RawValue;
 
 use crate::{
     failure::Failure,
@@ -67,19 +66,17 @@ struct Reader<'a>(&'a AsyncSink);
 
 impl Output for Reader<'_> {
     async fn take(&mut self, pieces: Vec<Piece>) -> Result<(), Gone> {
-        for piece in pieces {
-            let taken = match piece {
-                Piece::Text(text) => self.0.token(&text).await,
-                Piece::Reasoning(text) => self.0.reasoning(&text).await,
-                Piece::Data(json) => match RawValue::from_string(json) {
-                    Ok(json) => self.0.data(&json).await,
-                    Err(_) => Ok(()),
-                },
-            };
-            // The sink fails for one reason only: the caller left.
-            taken.map_err(|_| Gone)?;
-        }
-        Ok(())
+        let pieces: Vec<_> = pieces.iter().map(lend).collect();
+        // The sink fails for one reason only: the caller left.
+        self.0.pieces(&pieces).await.map_err(|_| Gone)
+    }
+}
+
+fn lend(piece: &Piece) -> qudao_plugin_api::Piece<'_> {
+    match piece {
+        Piece::Text(text) => qudao_plugin_api::Piece::Text(text),
+        Piece::Reasoning(text) => qudao_plugin_api::Piece::Reasoning(text),
+        Piece::Data(json) => qudao_plugin_api::Piece::Json(json),
     }
 }
 

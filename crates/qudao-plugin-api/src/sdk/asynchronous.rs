@@ -28,6 +28,9 @@ use crate::{
     wire::Usage,
 };
 
+/// Events of one batch: a part of the window, so that a reader who is a little behind does not
+/// hold up the whole.
+const BATCH_EVENTS_MAX: usize = 64;
 /// How long `destroy` waits for tasks to stop.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -63,6 +66,44 @@ pub trait AsyncModelPlugin: Send + Sync + Sized + 'static {
 struct Signals {
     credit: Notify,
     cancel: Notify,
+}
+
+/// One piece of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Text of the answer.
+    Text(&'a str),
+    /// Text of the model's reasoning.
+    Reasoning(&'a str),
+    /// A delta, as JSON.
+    Json(&'a str),
+}
+
+impl<'a> Piece<'a> {
+    /// Cut to what one event may hold.
+    fn parts(&self) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        let (text, json, flags) = match *self {
+            Self::Text(text) => (text, None, 0),
+            Self::Reasoning(text) => (text, None, QD_EF_REASONING),
+            Self::Json(json) => ("", Some(json), 0),
+        };
+        let token = move |text| Part { kind: QD_EV_TOKEN, flags, text };
+        let data = |text| Part { kind: QD_EV_DATA, flags: 0, text };
+        parts(text).map(token).chain(json.map(data))
+    }
+}
+
+/// What becomes one event. Unlike an event it holds no pointers and may live across a wait.
+struct Part<'a> {
+    kind: u16,
+    flags: u16,
+    text: &'a str,
+}
+
+impl Part<'_> {
+    const fn event(&self) -> QdEvent {
+        QdEvent { flags: self.flags, ..QdEvent::new(self.kind, self.text.as_bytes()) }
+    }
 }
 
 /// Where an asynchronous plugin writes its answer. Waits for credit when the reader is slow.
@@ -121,6 +162,39 @@ impl AsyncSink {
     /// As [`AsyncSink::token`].
     pub async fn progress(&self, note: &str) -> Result<(), PluginError> {
         self.send(QD_EV_PROGRESS, 0, note.as_bytes()).await
+    }
+
+    /// Streams several pieces with as few crossings of the boundary as the reader's credit
+    /// allows: what one network read brought costs one.
+    ///
+    /// # Errors
+    /// As [`AsyncSink::token`].
+    pub async fn pieces(&self, pieces: &[Piece<'_>]) -> Result<(), PluginError> {
+        let parts: Vec<_> = pieces.iter().flat_map(Piece::parts).collect();
+        let mut rest = parts.as_slice();
+        while !rest.is_empty() {
+            match self.emit_some(rest) {
+                Ok(0) => self.signals.credit.notified().await,
+                Ok(taken) => rest = &rest[taken..],
+                Err(code) => return Err(emit_error(code)),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of `parts` were taken; 0 when there is no credit.
+    fn emit_some(&self, parts: &[Part<'_>]) -> Result<usize, i32> {
+        let parts = parts.iter().take(BATCH_EVENTS_MAX);
+        let events: Vec<_> = parts.map(Part::event).collect();
+        let mut count = events.len();
+        while 0 < count {
+            match self.host.emit(self.id, &events[..count]) {
+                QD_E_AGAIN => count /= 2,
+                code if code < 0 => return Err(code),
+                _ => break,
+            }
+        }
+        Ok(count)
     }
 
     async fn send(&self, kind: u16, flags: u16, data: &[u8]) -> Result<(), PluginError> {

@@ -114,6 +114,7 @@ impl CompletionRequest {
                 check.refuse(&format!("/messages/{at}/content"), "is missing");
             }
         }
+        let stream = Some(self.is_stream());
         check.finish(Some(ChatRequest {
             schema: CHAT_SCHEMA.to_owned(),
             model: self.model,
@@ -136,6 +137,7 @@ impl CompletionRequest {
             tool_choice: self.tool_choice,
             response_format: self.response_format,
             user: self.user,
+            stream,
         }))
     }
 
