@@ -100,6 +100,7 @@ impl CompletionRequest {
             check.refuse("/model", "must not be empty");
         }
         self.check_ranges(&mut check);
+        let stream = Some(self.is_stream());
         let stop = match self.stop {
             None => Vec::new(),
             Some(Stop::One(text)) => vec![text],
@@ -114,7 +115,6 @@ impl CompletionRequest {
                 check.refuse(&format!("/messages/{at}/content"), "is missing");
             }
         }
-        let stream = Some(self.is_stream());
         check.finish(Some(ChatRequest {
             schema: CHAT_SCHEMA.to_owned(),
             model: self.model,
