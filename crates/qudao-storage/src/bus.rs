@@ -4,26 +4,33 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
 use metrics::counter;
 use qudao_domain::ConversationId;
 use redis::{
-    Client, RedisResult,
-    aio::{ConnectionManager, ConnectionManagerConfig, PubSubStream},
+    Client,
+    aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
 
 use crate::{Result, StorageError, error::BusUrlError};
 
+mod hub;
+mod mailbox;
+
+use hub::{Hub, Watch};
+
 /// How long a publication or a connection may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a subscription waits before it tries to come back.
+/// How long a lost connection is let rest before the next try.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// What a message on the bus is about.
@@ -62,6 +69,10 @@ struct Shared {
     client: Client,
     /// Connects at the first use, so that a node starts without Redis, and again by itself.
     publisher: ConnectionManager,
+    /// All subscriptions listen through it; it starts with the first.
+    hub: OnceLock<Hub>,
+    /// The runtime of whoever connected, which outlives those of the subscribers.
+    runtime: Option<Handle>,
     dropped: AtomicU64,
     /// When a publication last failed: for a moment after that, others do not wait.
     failed_at: Mutex<Option<Instant>>,
@@ -70,8 +81,8 @@ struct Shared {
 /// What a subscription sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusEvent {
-    /// From now on nothing is missed. What was published before, or while Redis was gone, is
-    /// lost: read the truth from the database now.
+    /// From now on nothing is missed. What was published before, while Redis was gone, or faster
+    /// than this subscription was read, is lost: read the truth from the database now.
     Ready,
     /// A message.
     Message(Vec<u8>),
@@ -79,13 +90,12 @@ pub enum BusEvent {
 
 /// A view of one topic. Dropping it ends it.
 pub struct Subscription {
-    client: Client,
-    name: String,
-    stream: Option<PubSubStream>,
+    watch: Watch,
 }
 
 impl Bus {
-    /// The bus at `redis://…` or `redis+unix:///path`. Succeeds while Redis is away.
+    /// The bus at `redis://…` or `redis+unix:///path`. Succeeds while Redis is away. The runtime
+    /// within which it is called does the listening for all subscriptions.
     ///
     /// # Errors
     /// [`StorageError::BadBusUrl`].
@@ -97,8 +107,14 @@ impl Bus {
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
         let publisher = client.get_connection_manager_lazy(config).map_err(bad)?;
-        let shared =
-            Shared { client, publisher, dropped: AtomicU64::new(0), failed_at: Mutex::new(None) };
+        let shared = Shared {
+            client,
+            publisher,
+            hub: OnceLock::new(),
+            runtime: Handle::try_current().ok(),
+            dropped: AtomicU64::new(0),
+            failed_at: Mutex::new(None),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -135,9 +151,17 @@ impl Bus {
         matches!(timeout(PATIENCE, command.query_async::<String>(&mut connection)).await, Ok(Ok(_)))
     }
 
-    /// Watches a topic. [`Subscription::next`] does the connecting.
+    /// Watches a topic. All subscriptions of a bus share one connection.
+    ///
+    /// # Panics
+    /// Outside of a runtime, if the bus was made outside of one too.
     pub fn subscribe(&self, topic: &Topic) -> Subscription {
-        Subscription { client: self.shared.client.clone(), name: topic.name(), stream: None }
+        let Shared { client, hub, runtime, .. } = &*self.shared;
+        let hub = hub.get_or_init(|| {
+            let runtime = runtime.clone().unwrap_or_else(Handle::current);
+            Hub::start(client.clone(), &runtime)
+        });
+        Subscription { watch: hub.watch(topic.name()) }
     }
 
     fn failed_lately(&self) -> bool {
@@ -153,29 +177,8 @@ impl Subscription {
     /// The next event. Waits for ever while Redis is away. Safe to cancel: an event is either
     /// returned or seen by the next call.
     pub async fn next(&mut self) -> BusEvent {
-        loop {
-            let Some(stream) = &mut self.stream else {
-                match timeout(PATIENCE, open(&self.client, &self.name)).await {
-                    Ok(Ok(stream)) => {
-                        self.stream = Some(stream);
-                        return BusEvent::Ready;
-                    }
-                    Ok(Err(_)) | Err(_) => sleep(RETRY).await,
-                }
-                continue;
-            };
-            match stream.next().await {
-                Some(message) => return BusEvent::Message(message.get_payload_bytes().to_vec()),
-                None => self.stream = None,
-            }
-        }
+        self.watch.next().await
     }
-}
-
-async fn open(client: &Client, name: &str) -> RedisResult<PubSubStream> {
-    let mut pubsub = client.get_async_pubsub().await?;
-    pubsub.subscribe(name).await?;
-    Ok(pubsub.into_on_message())
 }
 
 impl std::fmt::Debug for Bus {
@@ -186,6 +189,6 @@ impl std::fmt::Debug for Bus {
 
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscription").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Subscription").field("name", &self.watch.name()).finish_non_exhaustive()
     }
 }

@@ -55,6 +55,87 @@ async fn a_node_starts_without_redis() {
     assert!(timeout(Duration::from_millis(300), watcher.next()).await.is_err());
 }
 
+#[tokio::test]
+async fn two_hundred_subscriptions_share_one_connection() {
+    let redis = TestRedis::new().await;
+    let bus = Bus::connect(redis.url()).unwrap();
+    let topics: Vec<_> = (0..100).map(|_| Topic::Preview(ConversationId::new())).collect();
+    let mut watchers: Vec<_> = (0..200).map(|at| bus.subscribe(&topics[at % 100])).collect();
+    for watcher in &mut watchers {
+        assert_eq!(timeout(SOON, watcher.next()).await.unwrap(), BusEvent::Ready);
+    }
+    for (at, topic) in topics.iter().enumerate() {
+        bus.publish(topic, at.to_string().into_bytes()).await;
+    }
+    for (at, watcher) in watchers.iter_mut().enumerate() {
+        let event = timeout(SOON, watcher.next()).await.unwrap();
+        assert_eq!(event, BusEvent::Message((at % 100).to_string().into_bytes()));
+    }
+    let mut probe = Probe::connect(redis.url()).await;
+    assert_eq!(probe.listeners().await, 1);
+    assert_eq!(probe.topics().await, 100);
+
+    // The first half of the watchers goes: every topic has one left. Then the rest.
+    watchers.drain(..100);
+    bus.publish(&topics[7], b"still".to_vec()).await;
+    let event = timeout(SOON, watchers[7].next()).await.unwrap();
+    assert_eq!(event, BusEvent::Message(b"still".to_vec()));
+    assert_eq!(probe.topics().await, 100);
+    drop(watchers);
+    let mut later = bus.subscribe(&topics[7]);
+    assert_eq!(timeout(SOON, later.next()).await.unwrap(), BusEvent::Ready);
+    assert_eq!(probe.topics().await, 1);
+}
+
+#[tokio::test]
+async fn after_a_lost_connection_every_subscription_is_told_and_hears_again() {
+    let redis = TestRedis::new().await;
+    let bus = Bus::connect(redis.url()).unwrap();
+    let topics = [Topic::WakeTurns, Topic::Preview(ConversationId::new())];
+    let mut watchers = topics.map(|topic| bus.subscribe(&topic));
+    for watcher in &mut watchers {
+        assert_eq!(timeout(SOON, watcher.next()).await.unwrap(), BusEvent::Ready);
+    }
+    Probe::connect(redis.url()).await.cut_listeners().await;
+    for (topic, watcher) in topics.iter().zip(&mut watchers) {
+        assert_eq!(timeout(SOON, watcher.next()).await.unwrap(), BusEvent::Ready);
+        bus.publish(topic, b"again".to_vec()).await;
+        let event = timeout(SOON, watcher.next()).await.unwrap();
+        assert_eq!(event, BusEvent::Message(b"again".to_vec()));
+    }
+}
+
+/// Asks Redis itself.
+struct Probe(redis::aio::MultiplexedConnection);
+
+impl Probe {
+    async fn connect(url: &str) -> Self {
+        let client = redis::Client::open(url).unwrap();
+        Self(client.get_multiplexed_async_connection().await.unwrap())
+    }
+
+    /// Connections that listen.
+    async fn listeners(&mut self) -> usize {
+        let mut list = redis::cmd("CLIENT");
+        let list: String =
+            list.arg(&["LIST", "TYPE", "pubsub"]).query_async(&mut self.0).await.unwrap();
+        list.lines().count()
+    }
+
+    async fn topics(&mut self) -> usize {
+        let mut names = redis::cmd("PUBSUB");
+        let names: Vec<String> = names.arg("CHANNELS").query_async(&mut self.0).await.unwrap();
+        names.len()
+    }
+
+    async fn cut_listeners(&mut self) {
+        let mut kill = redis::cmd("CLIENT");
+        let killed: i64 =
+            kill.arg(&["KILL", "TYPE", "pubsub"]).query_async(&mut self.0).await.unwrap();
+        assert_eq!(killed, 1);
+    }
+}
+
 #[test]
 fn what_is_not_a_redis_url_is_refused() {
     assert!(Bus::connect("http://localhost").is_err());
