@@ -5,33 +5,71 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/await.sh
 
-profile=${QUDAO_E2E_PROFILE:-debug}
-bin=target/$profile
+bin=target/debug
 model=${QUDAO_E2E_MODEL:-smollm2-135m-instruct}
+models=${QUDAO_MODELS_DIR:-$HOME/.cache/qudao/models}
 shots=${QUDAO_SCREENSHOTS:-target/screenshots}
-mkdir -p "$shots"
-
-cargo_flags=(); [ "$profile" = release ] && cargo_flags=(--release)
-cargo build --quiet "${cargo_flags[@]}" --bins -p qudao-cli -p qudao-plugin-host
-cargo xtask plugins
-"$bin/qudao" model pull "$model"
+plugins=$PWD/target/e2e-plugins
+mkdir -p "$shots" "$models"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/qudao-e2e.XXXXXX")
+# The private Postgres is another user when this one is root.
 chmod 755 "$work"
 cleanup() {
     status=$?
-    [ -n "${server:-}" ] && kill -TERM "$server" 2>/dev/null && wait "$server" 2>/dev/null || true
+    if [ -n "${server:-}" ]; then kill -TERM "$server" 2>/dev/null && wait "$server" || true; fi
     [ $status -eq 0 ] || { echo "--- the platform's log:" >&2; tail -n 60 "$work/log" >&2; }
     rm -rf "$work"
 }
 trap cleanup EXIT
 
-export QUDAO_HOME=$work/home QUDAO_BIND=127.0.0.1:0
+cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host
+cargo xtask plugins --dev --only echo,candle-llm --out target/e2e-plugins
+
+export QUDAO_HOME=$work/home QUDAO_CONFIG=$work/qudao.toml QUDAO_BIND=127.0.0.1:0
+cat >"$QUDAO_CONFIG" <<TOML
+[plugins]
+dirs = ["$plugins"]
+trusted_keys = ["$(cat "$plugins/signer.pub")"]
+
+[models]
+dir = "$models"
+
+[demo]
+model = "$model"
+
+[[instances]]
+name = "local"
+plugin = "candle-llm"
+config = { path = "$models/$model.gguf", context_tokens = 2048 }
+[[instances.models]]
+name = "$model"
+context_tokens = 2048
+prices = [
+    { currency = "CNY", input_per_mtok = "0.50", output_per_mtok = "1.00" },
+    { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.20" },
+]
+
+# Slow enough that a browser can stop it or lose its connection in the middle.
+[[instances]]
+name = "echo"
+plugin = "echo"
+config = { delay_ms = 60 }
+[[instances.models]]
+name = "echo"
+prices = [
+    { currency = "CNY", input_per_mtok = "0.10", output_per_mtok = "0.10" },
+    { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.10" },
+]
+TOML
+
+"$bin/qudao" model pull "$model"
 "$bin/qudao" serve --demo >"$work/log" 2>&1 &
 server=$!
-await 120 "demo.json" test -s "$QUDAO_HOME/demo.json"
+await 60 "demo.json" test -s "$QUDAO_HOME/demo.json"
 base=$(python3 -c 'import json,os;print(json.load(open(os.environ["QUDAO_HOME"]+"/demo.json"))["base_url"])')
-await 180 "every model ready" curl -fsS -o /dev/null "$base/readyz"
+ready() { python3 -c 'import sys,urllib.request as u;u.build_opener(u.ProxyHandler({})).open(sys.argv[1])' "$base/readyz"; }
+await 180 "every model" ready
 
 venv=target/tools/openai-sdk
 [ -x $venv/bin/python ] || python3 -m venv $venv

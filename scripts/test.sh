@@ -37,8 +37,10 @@ rust() {
         && target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test --workspace --exclude qudao-plugin-candle-llm"
 }
 
-# Real weights need optimised code.
-model() { cargo_test --release -p qudao-plugin-candle-llm; }
+# Real weights need optimised code; the folder is shared with the plugin that is laid out.
+model() {
+    RUSTFLAGS="-C target-cpu=native" cargo_test --release --target-dir target/native -p qudao-plugin-candle-llm
+}
 
 e2e() { scripts/e2e.sh; }
 

@@ -61,7 +61,8 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// `cargo` as the one that runs us.
+/// `cargo` as the one that runs us, or the one in the path. Not the one that built us: without
+/// rustup's environment that one obeys the toolchain files of other people's packages.
 fn cargo() -> Command {
-    Command::new(env!("CARGO"))
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
