@@ -58,7 +58,7 @@ pub(crate) struct Flight {
     pub(crate) deadline: Instant,
     progress: Mutex<Progress>,
     events: UnboundedSender<Event>,
-    _slot: Slot,
+    slot: Mutex<Option<Slot>>,
 }
 
 impl Flight {
@@ -85,7 +85,7 @@ impl Flight {
             deadline,
             progress: Mutex::new(progress),
             events,
-            _slot: slot,
+            slot: Mutex::new(Some(slot)),
         }
     }
 
@@ -117,6 +117,11 @@ impl Flight {
             progress.closed = true;
             let _ = self.events.send(event);
         }
+    }
+
+    /// Gives the place to the next call, before the caller of this one hears of its end.
+    pub(crate) fn leave(&self) {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(crate) fn fail(&self, error: CallError) {

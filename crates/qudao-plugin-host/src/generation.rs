@@ -195,6 +195,7 @@ impl Generation {
         if event.is_last() {
             self.lock().flights.remove(&id);
             flight.ticket().credit.close();
+            flight.leave();
             let event = last_event(flight, event)?;
             flight.close(event);
             return Ok(());
@@ -262,6 +263,7 @@ impl Outlet for Generation {
     fn returned(&self, id: u64, code: i32, message: &str) {
         let Some(flight) = self.find(id) else { return };
         self.forget(id);
+        flight.leave();
         flight.fail(returned_error(&flight, code, message));
     }
 }

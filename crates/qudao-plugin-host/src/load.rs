@@ -28,7 +28,10 @@ pub(crate) enum LoadError {
 
 /// Loads the library behind `memfd` for the rest of the process's life.
 pub(crate) fn load(memfd: BorrowedFd<'_>) -> Result<QdPluginApi, LoadError> {
-    let path = format!("/proc/self/fd/{}", memfd.as_raw_fd());
+    // The loader takes a library of the same name for the same library. The descriptor is kept
+    // open as long as the library, so that its number never names another one.
+    let kept = memfd.try_clone_to_owned().map_err(|error| LoadError::Open(error.to_string()))?;
+    let path = format!("/proc/self/fd/{}", kept.as_raw_fd());
     // SAFETY: constructors of the library run here. Its hash, signature and ABI were checked;
     // running its code is what the operator asked for.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
@@ -36,6 +39,7 @@ pub(crate) fn load(memfd: BorrowedFd<'_>) -> Result<QdPluginApi, LoadError> {
         let reason = std::error::Error::source(&error).map(ToString::to_string);
         LoadError::Open(reason.unwrap_or_else(|| error.to_string()))
     })?;
+    mem::forget(kept);
     // SAFETY: the symbol's type is fixed by the ABI.
     let entry = unsafe { library.get::<QdPluginEntry>(b"qudao_plugin_entry\0") };
     let entry = *entry.map_err(|_| LoadError::NoEntry)?;

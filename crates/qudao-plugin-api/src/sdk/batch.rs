@@ -172,24 +172,35 @@ struct Engine<P> {
 impl<P: BatchPlugin> Engine<P> {
     fn work(mut self) {
         let mut next = Step::Idle;
-        while let Some(commands) = self.receive(next) {
+        while let Some(mut commands) = self.receive(next) {
             let stepped = catch(|| {
-                for command in commands {
+                while let Some(command) = commands.pop_front() {
                     self.obey(command);
                 }
                 self.step()
             });
             next = match stepped {
                 Ok(step) => step,
-                Err(message) => {
-                    self.host.log(LogLevel::Error, &message);
-                    self.fail_all(&PluginError::internal(message.clone()));
-                    self.mailbox.lock().dead = Some(message);
-                    return;
-                }
+                Err(message) => return self.die(message, commands),
             };
         }
         self.fail_all(&PluginError::cancelled());
+    }
+
+    /// Ends every request after a panic, those that wait included, and refuses new ones.
+    fn die(mut self, message: String, mut commands: VecDeque<Command>) {
+        self.host.log(LogLevel::Error, &message);
+        let error = PluginError::internal(message.clone());
+        let mut inbox = self.mailbox.lock();
+        inbox.dead = Some(message);
+        commands.append(&mut inbox.commands);
+        drop(inbox);
+        self.fail_all(&error);
+        for command in commands {
+            if let Command::Admit(request) = command {
+                finish(&self.host, request.id, &Err(error.clone()));
+            }
+        }
     }
 
     /// The commands that came, after a wait if there is nothing else to do; `None` to stop.

@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod flavours;
 mod loading;
 mod recovery;
 mod stage;

@@ -66,6 +66,33 @@ impl Stage {
         Self { folder, settings }
     }
 
+    /// As [`Stage::with`], with one of the example plugins of `tests/plugins`.
+    pub(crate) fn with_flavour(flavour: &str) -> Self {
+        static BUILT: OnceLock<()> = OnceLock::new();
+        let target = built();
+        BUILT.get_or_init(|| {
+            let status = Command::new(env!("CARGO"))
+                .args(["build", "--quiet", "-p", "qudao-plugin-host", "--examples"])
+                .arg("--target-dir")
+                .arg(target.parent().unwrap())
+                .current_dir(root())
+                .status()
+                .unwrap();
+            assert!(status.success());
+        });
+        let stage = Self::with(&[]);
+        let template = stage.folder.path().join("plugin.toml");
+        let text = format!(
+            "schema = 1\n[plugin]\nid = \"{flavour}\"\nversion = \"1\"\nabi = \"1.0\"\n\
+             kinds = [\"chat\"]\n[[artifact]]\ntarget = \"any\"\nvariant = \"cpu\"\n\
+             path = \"lib/lib{flavour}.so\"\n"
+        );
+        std::fs::write(&template, text).unwrap();
+        let dist = stage.folder.path().join("plugins");
+        pack(&template, &target.join("examples"), &dist, &SECRET).unwrap();
+        stage
+    }
+
     pub(crate) fn plugin(&self, id: &str) -> PathBuf {
         self.folder.path().join("plugins").join(id)
     }

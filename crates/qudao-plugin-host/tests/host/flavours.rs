@@ -1,0 +1,168 @@
+//! The asynchronous and the batching flavour of the SDK, through the real loader.
+
+use std::time::Duration;
+
+use qudao_plugin_api::wire::{ErrorKind, FinishReason};
+use qudao_plugin_host::{CallError, Event, EventStream, ModelState, Placement, PluginHost};
+
+use crate::stage::{Stage, ask, read, say, until};
+
+const BOTH: [Placement; 2] = [Placement::Process, Placement::Inproc];
+const FLAVOURS: [&str; 2] = ["asynchronous", "batching"];
+
+async fn each<F: Future<Output = ()>>(test: impl Fn(PluginHost, &'static str) -> F) {
+    for flavour in FLAVOURS {
+        for placement in BOTH {
+            let stage = Stage::with_flavour(flavour).instance(flavour, placement, |settings| {
+                settings.timeouts.inter_token = Some(Duration::from_secs(2));
+            });
+            let host = stage.ready().await;
+            test(host.clone(), flavour).await;
+            assert_eq!(host.model(flavour).unwrap().crashes, 0, "{flavour} {placement:?}");
+            assert_eq!(host.model(flavour).unwrap().violations, 0, "{flavour} {placement:?}");
+            host.shutdown(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+async fn first(stream: &mut EventStream) -> Event {
+    let event = tokio::time::timeout(Duration::from_secs(5), stream.next()).await;
+    event.expect("an event within 5 s").unwrap()
+}
+
+#[tokio::test]
+async fn many_requests_at_once_are_answered_each_with_its_own_end() {
+    each(|host, flavour| async move {
+        let streams: Vec<_> =
+            (1..=8).map(|n| host.call(flavour, say(&format!("count {n}00"))).unwrap()).collect();
+        for (n, stream) in (1u32..).zip(streams) {
+            let (text, end) = read(stream).await;
+            assert_eq!((text.len(), end), (n as usize * 100, Ok(n * 100)), "{flavour}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_stops_the_plugin_at_the_window_and_gets_all_in_the_end() {
+    each(|host, flavour| async move {
+        let mut stream = host.call(flavour, say("count 2000")).unwrap();
+        let mut tokens = 0;
+        loop {
+            // Stalls twice for longer than the plugin needs to use up its credit.
+            if tokens == 0 || tokens == 700 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            match first(&mut stream).await {
+                Event::Token { .. } => tokens += 1,
+                Event::End { usage, finish_reason } => {
+                    assert_eq!((tokens, usage.output_tokens), (2000, 2000), "{flavour}");
+                    assert_eq!(finish_reason, FinishReason::Stop);
+                    let parked = u32::from(flavour == "batching");
+                    assert_eq!(usage.input_tokens, 1 + parked, "{flavour} was held up");
+                    return;
+                }
+                other => panic!("{flavour}: {other:?}"),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancelled_request_ends_at_once_and_so_does_one_that_only_waits() {
+    each(|host, flavour| async move {
+        for order in ["forever", "hang"] {
+            let mut stream = host.call(flavour, say(order)).unwrap();
+            if order == "forever" {
+                assert!(matches!(first(&mut stream).await, Event::Token { .. }));
+            } else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            stream.cancel();
+            let ended = tokio::time::timeout(Duration::from_secs(1), read(stream)).await;
+            assert!(ended.is_ok(), "{flavour} {order}");
+            assert_eq!(host.model(flavour).unwrap().in_flight, 0);
+        }
+        // One that stalls without credit, whose reader leaves.
+        let stream = host.call(flavour, say("count 100000")).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(stream);
+        for _ in 0..200 {
+            if host.model(flavour).unwrap().in_flight == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(host.model(flavour).unwrap().in_flight, 0, "{flavour}");
+        assert!(ask(&host, flavour, "hello").await.1.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_error_of_one_request_is_typed_and_the_others_go_on() {
+    each(|host, flavour| async move {
+        let other = host.call(flavour, say("count 500")).unwrap();
+        let (_, end) = ask(&host, flavour, "fail").await;
+        let Err(CallError::Provider { kind, message, status, .. }) = end else {
+            panic!("{flavour}: {end:?}")
+        };
+        assert_eq!((kind, message.as_str()), (ErrorKind::BadRequest, "told to"));
+        assert_eq!(status, Some(422));
+        assert_eq!(read(other).await.1, Ok(500));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_ends_the_request_with_an_error() {
+    each(|host, flavour| async move {
+        let (_, end) = ask(&host, flavour, "panic").await;
+        let Err(CallError::Provider { message, .. }) = end else { panic!("{flavour}: {end:?}") };
+        assert!(message.contains("panicked"), "{message}");
+        let (_, end) = ask(&host, flavour, "hello").await;
+        if flavour == "asynchronous" {
+            assert!(end.is_ok(), "{end:?}");
+        } else {
+            // The engine's state is lost with its thread; every request is told so.
+            let Err(CallError::Provider { message, .. }) = end else { panic!("{end:?}") };
+            assert!(message.contains("panicked"), "{message}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_batch_of_pieces_arrives_in_order_whatever_its_size() {
+    for placement in BOTH {
+        let stage = Stage::with_flavour("asynchronous").instance("asynchronous", placement, |_| ());
+        let host = stage.ready().await;
+        for count in [0, 1, 63, 64, 65, 1_000] {
+            let mut stream = host.call("asynchronous", say(&format!("batch {count}"))).unwrap();
+            for _ in 0..count {
+                assert!(matches!(first(&mut stream).await, Event::Token { reasoning: false, .. }));
+            }
+            assert!(matches!(first(&mut stream).await, Event::Token { reasoning: true, .. }));
+            assert_eq!(first(&mut stream).await, Event::Data(serde_json::json!({ "a": 1 })));
+            assert!(matches!(first(&mut stream).await, Event::End { .. }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_says_which_key() {
+    for flavour in FLAVOURS {
+        let stage =
+            Stage::with_flavour(flavour).instance(flavour, Placement::Process, |settings| {
+                settings.config = serde_json::json!({ "gretting": "typo" });
+            });
+        let host = stage.start().await;
+        until(
+            &host,
+            flavour,
+            |state| matches!(state, ModelState::Failed { reason } if reason.contains("gretting")),
+        )
+        .await;
+    }
+}

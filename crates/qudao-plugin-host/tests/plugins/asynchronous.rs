@@ -1,0 +1,72 @@
+//! A plugin of the asynchronous flavour that does what the last message says.
+
+use std::time::Duration;
+
+use qudao_plugin_api::{
+    AsyncModelPlugin, AsyncSink, Completion, Host, OwnedRequest, Piece, PluginError,
+    export_async_plugin,
+    wire::{FinishReason, Usage},
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Config {
+    greeting: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { greeting: "ok".to_owned() }
+    }
+}
+
+struct Obedient {
+    config: Config,
+}
+
+impl AsyncModelPlugin for Obedient {
+    type Config = Config;
+
+    fn create(_: Host, config: Config) -> Result<Self, PluginError> {
+        // The instance's runtime is entered: timers can be made here.
+        let _timer = tokio::time::sleep(Duration::from_millis(1));
+        Ok(Self { config })
+    }
+
+    #[expect(clippy::panic, reason = "told to")]
+    async fn run(
+        &self,
+        request: OwnedRequest,
+        sink: &AsyncSink,
+    ) -> Result<Completion, PluginError> {
+        let text = request.chat()?.last_user_text();
+        let (order, number) = text.split_once(' ').unwrap_or((&text, "0"));
+        let count = number.parse().unwrap_or(0);
+        match order {
+            "panic" => panic!("told to"),
+            "fail" => return Err(PluginError::bad_request("told to").with_status(422)),
+            "count" => {
+                for _ in 0..count {
+                    sink.token("x").await?;
+                }
+            }
+            "batch" => {
+                let mut pieces = vec![Piece::Text("x"); count];
+                pieces.extend([Piece::Reasoning("hm"), Piece::Json("{\"a\":1}")]);
+                sink.pieces(&pieces).await?;
+            }
+            "forever" => loop {
+                sink.token("x").await?;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            },
+            "hang" => std::future::pending::<()>().await,
+            _ => sink.token(&self.config.greeting).await?,
+        }
+        let output_tokens = u32::try_from(count).unwrap_or(u32::MAX);
+        let usage = Usage { input_tokens: 1, output_tokens };
+        Ok(Completion { usage, finish_reason: FinishReason::Stop })
+    }
+}
+
+export_async_plugin!(Obedient);
