@@ -31,10 +31,25 @@ pub fn add_scaled(to: &mut [f32], from: &[f32], factor: f32) {
 
 /// Root-mean-square norm of each row of `weight.len()` values, in place.
 pub fn norm(values: &mut [f32], weight: &[f32], epsilon: f32) {
-    for row in values.chunks_exact_mut(weight.len()) {
-        let scale = 1.0 / (dot(row, row) / row.len() as f32 + epsilon).sqrt();
-        for (value, weight) in row.iter_mut().zip(weight) {
-            *value *= scale * weight;
+    vectorised(Norm { values, weight, epsilon });
+}
+
+struct Norm<'a> {
+    values: &'a mut [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+}
+
+impl NullaryFnOnce for Norm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for row in self.values.chunks_exact_mut(self.weight.len()) {
+            let scale = 1.0 / (dot(row, row) / row.len() as f32 + self.epsilon).sqrt();
+            for (value, weight) in row.iter_mut().zip(self.weight) {
+                *value *= scale * weight;
+            }
         }
     }
 }
@@ -90,21 +105,37 @@ impl Angles {
 
 /// activation(gate) · up, where each row holds the gate and then the up half.
 pub fn gated(rows: &[f32], inner: usize, activation: Activation) -> Vec<f32> {
-    let mut out = Vec::with_capacity(rows.len() / 2);
-    for row in rows.chunks_exact(2 * inner) {
-        let (gate, up) = row.split_at(inner);
-        match activation {
-            Activation::Silu => {
-                out.extend(gate.iter().zip(up).map(|(g, u)| g / (1.0 + exp(-g)) * u))
+    let mut out = vec![0f32; rows.len() / 2];
+    vectorised(Gated { rows, inner, activation, out: &mut out });
+    out
+}
+
+struct Gated<'a> {
+    rows: &'a [f32],
+    inner: usize,
+    activation: Activation,
+    out: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Gated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let rows = self.rows.chunks_exact(2 * self.inner);
+        for (row, out) in rows.zip(self.out.chunks_exact_mut(self.inner)) {
+            let (gate, up) = row.split_at(self.inner);
+            let values = out.iter_mut().zip(gate.iter().zip(up));
+            match self.activation {
+                Activation::Silu => values.for_each(|(out, (g, u))| *out = g / (1.0 + exp(-g)) * u),
+                Activation::Gelu => values.for_each(|(out, (g, u))| {
+                    // tanh(z) = 1 − 2 / (e^{2z} + 1)
+                    let z = 0.797_884_6 * (g + 0.044_715 * g * g * g);
+                    *out = g * (1.0 - 1.0 / (exp(2.0 * z) + 1.0)) * u;
+                }),
             }
-            Activation::Gelu => out.extend(gate.iter().zip(up).map(|(g, u)| {
-                // tanh(z) = 1 − 2 / (e^{2z} + 1)
-                let z = 0.797_884_6 * (g + 0.044_715 * g * g * g);
-                g * (1.0 - 1.0 / (exp(2.0 * z) + 1.0)) * u
-            })),
         }
     }
-    out
 }
 
 /// eˣ to about 2 units in the last place, in operations that the vector unit has: the power of
