@@ -160,10 +160,17 @@ export class Timeline {
       this.#update((entry) => entry === known, () => stored);
       return;
     }
+    const at = this.#placeFor(stored);
+    this.entries = [...this.entries.slice(0, at), stored, ...this.entries.slice(at)];
+  }
+
+  #placeFor(stored: Entry): number {
+    // The words of a reply may overtake its question, which another tab wrote.
+    const writing = this.entries.findIndex((entry) => entry.streaming === true && entry.key === undefined);
+    if (stored.role === 'user' && writing !== -1 && this.entries[writing - 1]?.role !== 'user') return writing;
     // What is not yet stored stays below what is: the server has not given it a place.
     const unsent = this.entries.findIndex((entry) => entry.send !== undefined && entry.key === undefined);
-    const at = unsent === -1 ? this.entries.length : unsent;
-    this.entries = [...this.entries.slice(0, at), stored, ...this.entries.slice(at)];
+    return unsent === -1 ? this.entries.length : unsent;
   }
 
   #openPreview(turn: string, epoch: number): void {

@@ -27,6 +27,18 @@ describe('messages', () => {
     expect(timeline.cursor).toBe('c-o:1');
   });
 
+  it('a question that another tab wrote stands above its reply, though the first words overtake it', () => {
+    const timeline = new Timeline();
+    timeline.message(message('i:1', 'hi'));
+    timeline.message(message('o:1', 'hello'));
+    timeline.status('thinking');
+    timeline.delta(delta('t2', 2, 0, 'ne'));
+    timeline.message(message('i:2', 'news?'));
+    timeline.message(message('i:3', 'and more?'));
+    timeline.message(message('o:2', 'news', { turn: 't2' }));
+    expect(texts(timeline)).toEqual(['hi', 'hello', 'news?', 'news', 'and more?']);
+  });
+
   it('a stored message takes the place of its optimistic bubble, whichever news comes first', () => {
     for (const acceptedFirst of [true, false]) {
       const timeline = new Timeline();
