@@ -208,50 +208,45 @@ pub enum LogLevel {
 /// The host, as the plugin sees it. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Host {
-    api: *const QdHostApi,
+    /// The host's table as far as both sides know it; the rest is absent.
+    api: QdHostApi,
 }
 
-// SAFETY: the ABI promises that host callbacks may be called from any thread, and that the
-// table lives until `destroy` has returned; the SDK joins its threads before that.
+// SAFETY: the ABI promises that host callbacks may be called from any thread until `destroy`
+// has returned; the SDK joins its threads before that.
 unsafe impl Send for Host {}
 // SAFETY: as above; the table is never written after `create`.
 unsafe impl Sync for Host {}
 
+/// Between two tries to emit, for hosts that cannot wait for credit.
+const CREDIT_POLL: Duration = Duration::from_millis(1);
+
 impl Host {
     /// Writes a line to the host's log.
     pub fn log(&self, level: LogLevel, message: &str) {
-        // SAFETY: see the `Send` note.
-        let api = unsafe { &*self.api };
-        if let Some(log) = api.log {
-            // SAFETY: the host's own function over borrowed bytes.
-            unsafe {
-                log(
-                    api.ctx,
-                    level as u32,
-                    QdBytes::new(b"plugin"),
-                    QdBytes::new(message.as_bytes()),
-                );
-            }
+        let (target, message) = (QdBytes::new(b"plugin"), QdBytes::new(message.as_bytes()));
+        if let Some(log) = self.api.log {
+            // SAFETY: the host's own function over borrowed bytes, see the `Send` note.
+            unsafe { log(self.api.ctx, level as u32, target, message) };
         }
     }
 
     /// Emits without waiting: credit left, or a negative `QD_E_*`.
     pub(crate) fn emit(&self, id: u64, events: &[QdEvent]) -> i32 {
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-        // SAFETY: see the `Send` note; `create` refuses a host without `emit`.
-        unsafe {
-            let api = &*self.api;
-            api.emit
-                .map_or(crate::abi::QD_E_INTERNAL, |emit| emit(api.ctx, id, events.as_ptr(), count))
-        }
+        let Some(emit) = self.api.emit else { return crate::abi::QD_E_INTERNAL };
+        // SAFETY: as in `log`.
+        unsafe { emit(self.api.ctx, id, events.as_ptr(), count) }
     }
 
+    /// Waits until another `emit` is worth a try: credit, 0 when unknown, or `QD_E_*`.
     pub(crate) fn wait_credit(&self, id: u64, timeout: Duration) -> i32 {
+        let Some(wait) = self.api.wait_credit else {
+            std::thread::sleep(CREDIT_POLL.min(timeout));
+            return 0;
+        };
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        // SAFETY: see the `Send` note.
-        unsafe {
-            let api = &*self.api;
-            api.wait_credit.map_or(crate::abi::QD_E_INTERNAL, |wait| wait(api.ctx, id, timeout_ms))
-        }
+        // SAFETY: as in `log`.
+        unsafe { wait(self.api.ctx, id, timeout_ms) }
     }
 }

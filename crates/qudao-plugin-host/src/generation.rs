@@ -104,9 +104,11 @@ impl Generation {
         self.lock().flights.values().cloned().collect()
     }
 
-    /// Every call under way; the table is empty afterwards.
+    /// Every call under way; none is left, and none is taken afterwards.
     pub(crate) fn take_all(&self) -> Vec<Arc<Flight>> {
-        std::mem::take(&mut self.lock().flights).into_values().collect()
+        let mut table = self.lock();
+        table.closed = true;
+        std::mem::take(&mut table.flights).into_values().collect()
     }
 
     pub(crate) fn forget(&self, id: u64) {

@@ -187,7 +187,6 @@ impl Instance {
 
     /// Sorts the calls of a dead generation; true if another one shall start.
     fn after_crash(&self, generation: &Arc<Generation>, signal: Option<i32>) -> bool {
-        self.crashes.fetch_add(1, Ordering::Relaxed);
         let note = format!(
             "restarting after a crash{}",
             signal.map_or_else(String::new, |s| format!(" by signal {s}"))
@@ -195,6 +194,7 @@ impl Instance {
         tracing::error!(instance = self.settings.name, generation = generation.number, "{note}");
         self.set_state(ModelState::Loading { note });
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.crashes.fetch_add(1, Ordering::Relaxed);
         let verdict = lock(&self.history).crashed(Instant::now());
         for flight in generation.take_all() {
             self.after_crash_of(flight, signal);

@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "misbehaving takes it")]
 
-use std::{ffi::c_void, ptr, thread, time::Duration};
+use std::{ffi::c_void, fs, io::Write as _, path::PathBuf, ptr, thread, time::Duration};
 
 use qudao_plugin_api::abi::{
     QD_ABI_MAJOR, QD_ABI_MINOR, QD_E_AGAIN, QD_EV_END, QD_EV_TOKEN, QD_F_BLOCKING, QD_OK,
@@ -27,7 +27,7 @@ static API: QdPluginApi = QdPluginApi {
     submit: None,
     cancel: None,
     resume: None,
-    drain: None,
+    drain: Some(drain),
 };
 
 /// The handshake.
@@ -43,23 +43,54 @@ unsafe extern "C" fn create(
     error: *mut QdError,
 ) -> i32 {
     // SAFETY: the host's arguments, valid for the call.
-    unsafe {
-        let config: serde_json::Value =
-            serde_json::from_slice(config.as_slice()).unwrap_or_default();
-        match config.get("create").and_then(serde_json::Value::as_str) {
-            Some("fail") => {
-                (*error).set(-5, "told to fail");
-                return -5;
-            }
-            Some("abort") => std::process::abort(),
-            _ => {}
+    let config: serde_json::Value =
+        unsafe { serde_json::from_slice(config.as_slice()).unwrap_or_default() };
+    let text = |key: &str| config.get(key).and_then(serde_json::Value::as_str);
+    match text("create") {
+        Some("fail") => {
+            // SAFETY: the host's out parameter.
+            unsafe { (*error).set(-5, "told to fail") };
+            return -5;
         }
-        *instance = host.cast_mut().cast();
+        Some("abort") => std::process::abort(),
+        Some("hang") => loop {
+            thread::sleep(Duration::from_secs(1));
+        },
+        _ => {}
     }
+    let rogue = Box::new(Rogue { host, notes: text("notes").map(PathBuf::from) });
+    rogue.note("create");
+    // SAFETY: the host's out parameter; `destroy` takes the box back.
+    unsafe { *instance = Box::into_raw(rogue).cast() };
     QD_OK
 }
 
-unsafe extern "C" fn destroy(_: *mut c_void) {}
+/// An instance.
+struct Rogue {
+    host: *const QdHostApi,
+    notes: Option<PathBuf>,
+}
+
+impl Rogue {
+    /// Lets a test see which functions the host calls.
+    fn note(&self, line: &str) {
+        let Some(path) = &self.notes else { return };
+        let file = fs::OpenOptions::new().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| writeln!(file, "{line}"));
+    }
+}
+
+unsafe extern "C" fn destroy(instance: *mut c_void) {
+    // SAFETY: made by `create`, given back once.
+    let rogue = unsafe { Box::from_raw(instance.cast::<Rogue>()) };
+    rogue.note("destroy");
+}
+
+unsafe extern "C" fn drain(instance: *mut c_void, _: u64) -> i32 {
+    // SAFETY: made by `create`, and not destroyed during the call.
+    unsafe { &*instance.cast::<Rogue>() }.note("drain");
+    QD_OK
+}
 
 struct Line<'a> {
     host: &'a QdHostApi,
@@ -87,8 +118,8 @@ unsafe extern "C" fn run(
     request: *const QdRequest,
     error: *mut QdError,
 ) -> i32 {
-    // SAFETY: the instance is the host's table, which outlives it; the request is valid.
-    let (host, request) = unsafe { (&*instance.cast::<QdHostApi>(), &*request) };
+    // SAFETY: the instance is of `create`, the host's table outlives it; the request is valid.
+    let (host, request) = unsafe { (&*(*instance.cast::<Rogue>()).host, &*request) };
     // SAFETY: borrowed for the call.
     let payload = unsafe { request.payload.as_slice() };
     let chat: Option<ChatRequest> = serde_json::from_slice(payload).ok();
@@ -117,6 +148,7 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
         }
         // SAFETY: it is not; that is the point.
         "segfault" => unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) },
+        "wait" => thread::sleep(Duration::from_millis(300)),
         "hang" => loop {
             thread::sleep(Duration::from_secs(1));
         },
@@ -141,7 +173,7 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
             }
         }
         "leak" => {
-            std::mem::forget(vec![1u8; 64 << 20]);
+            std::mem::forget(vec![1u8; 8 << 20]);
         }
         "bad kind" => {
             line.emit(QdEvent::new(99, b"?"));

@@ -3,7 +3,9 @@
 use std::{
     any::Any,
     ffi::c_void,
+    mem::{MaybeUninit, offset_of},
     panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
     time::{Duration, Instant},
 };
 
@@ -13,7 +15,7 @@ use super::{Completion, Host, PluginError, Request};
 use crate::abi::{
     QD_ABI_MAJOR, QD_ABI_MINOR, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_E_PANIC, QD_EV_END,
     QD_EV_ERROR, QD_F_PANIC_UNWIND, QD_MAGIC, QD_OK, QdAbiInfo, QdBytes, QdError, QdEvent,
-    QdHostApi, QdRequest, SIZE_OF_ABI_INFO, SIZE_OF_HOST_API,
+    QdHostApi, QdRequest, SIZE_OF_ABI_INFO,
 };
 
 /// The block behind the symbol `QUDAO_PLUGIN_ABI`.
@@ -95,6 +97,31 @@ pub(super) unsafe fn fail(error: *mut QdError, code: i32, message: &str) -> i32 
     code
 }
 
+/// The host's table as far as this side knows it; `None` if it has no `emit`.
+///
+/// # Safety
+/// `host` is null or points to as many bytes as its first field says.
+unsafe fn read_host(host: *const QdHostApi) -> Option<QdHostApi> {
+    if host.is_null() {
+        return None;
+    }
+    // SAFETY: the first field is always there.
+    let size = usize::try_from(unsafe { ptr::read_unaligned(host.cast::<u32>()) }).ok()?;
+    if size < offset_of!(QdHostApi, wait_credit) {
+        return None;
+    }
+    // A field that is there by half is not there.
+    let known = size.min(size_of::<QdHostApi>()) & !(align_of::<QdHostApi>() - 1);
+    let mut table = MaybeUninit::<QdHostApi>::zeroed();
+    // SAFETY: `known` bytes are readable there and writable here; zeros are valid for every
+    // field, as NULL is `None`.
+    let table = unsafe {
+        ptr::copy_nonoverlapping(host.cast::<u8>(), table.as_mut_ptr().cast::<u8>(), known);
+        table.assume_init()
+    };
+    table.emit.is_some().then_some(table)
+}
+
 /// The body of every flavour's `create`.
 ///
 /// # Safety
@@ -106,25 +133,19 @@ pub(super) unsafe fn create<C: DeserializeOwned, T>(
     error: *mut QdError,
     build: impl FnOnce(Host, C) -> Result<T, PluginError>,
 ) -> i32 {
-    // SAFETY: the ABI's promise; a host that is shorter than minor 0 does not exist.
-    let usable = unsafe {
-        host.as_ref().is_some_and(|host| {
-            host.struct_size >= SIZE_OF_HOST_API
-                && host.emit.is_some()
-                && host.wait_credit.is_some()
-        })
-    };
-    if !usable || instance.is_null() {
+    // SAFETY: the ABI's promise.
+    let table = unsafe { read_host(host) };
+    let Some(api) = table.filter(|_| !instance.is_null()) else {
         // SAFETY: the ABI's promise on `error`.
         return unsafe { fail(error, QD_E_INVALID, "the host's table is too short") };
-    }
+    };
     let built = catch(|| {
         // SAFETY: borrowed for the call.
         let config = unsafe { config.as_slice() };
         let config = if config.is_empty() { b"{}" } else { config };
         let config = serde_json::from_slice(config)
             .map_err(|e| PluginError::bad_request(format!("config: {e}")))?;
-        build(Host { api: host }, config)
+        build(Host { api }, config)
     });
     match built {
         Ok(Ok(value)) => {
@@ -232,3 +253,6 @@ macro_rules! export_symbols {
         };
     };
 }
+
+#[cfg(test)]
+mod tests;

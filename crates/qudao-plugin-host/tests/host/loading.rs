@@ -7,7 +7,7 @@ use qudao_plugin_host::{
 
 use crate::stage::{SECRET, Stage, ask, built, root, until};
 
-fn rewrite(stage: &Stage, id: &str, change: impl FnOnce(&mut Manifest)) {
+pub(crate) fn rewrite(stage: &Stage, id: &str, change: impl FnOnce(&mut Manifest)) {
     let folder = stage.plugin(id);
     let text = fs::read_to_string(folder.join(MANIFEST_FILE)).unwrap();
     let mut manifest = Manifest::parse(&text).unwrap();

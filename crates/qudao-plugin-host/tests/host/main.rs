@@ -11,4 +11,5 @@ mod flavours;
 mod loading;
 mod recovery;
 mod stage;
+mod upgrade;
 mod violations;

@@ -141,6 +141,17 @@ pub(crate) async fn until(host: &PluginHost, model: &str, wanted: impl Fn(&Model
     panic!("{model} is still {state:?}");
 }
 
+/// Waits until the model's child has crashed so often; its absence may be too short to be seen.
+pub(crate) async fn until_crashes(host: &PluginHost, model: &str, wanted: u64) {
+    for _ in 0..2_000 {
+        if wanted <= host.model(model).unwrap().crashes {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{model} has not crashed {wanted} times");
+}
+
 pub(crate) fn say(text: &str) -> Call {
     let request = ChatRequest::new("any", vec![ChatMessage::text(Role::User, text)]);
     Call {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qudao_plugin_host::{CallError, Event, ModelState, Placement, PluginHost, TimeoutKind};
 
-use crate::stage::{Stage, ask, say, until};
+use crate::stage::{Stage, ask, say, until, until_crashes};
 
 const BOTH: [Placement; 2] = [Placement::Process, Placement::Inproc];
 
@@ -84,7 +84,7 @@ async fn a_hang_times_out_and_its_child_is_ended() {
     let before = host.child_pid("rogue").unwrap();
     let (_, end) = ask(&host, "rogue", "hang").await;
     assert_eq!(end, Err(CallError::Timeout { which: TimeoutKind::FirstToken }));
-    until(&host, "rogue", |state| !state.serves()).await;
+    until_crashes(&host, "rogue", 1).await;
     still_serves(&host).await;
     assert_ne!(host.child_pid("rogue").unwrap(), before);
 }
