@@ -6,7 +6,7 @@ use metrics::{counter, histogram};
 use qudao_billing::{Charge, Metered, affordable_output, hold_amount, settle};
 use qudao_domain::{ConversationId, Micros, TurnId, state::EndReason};
 use qudao_plugin_api::wire::{ChatRequest, ErrorKind, FinishReason, Usage};
-use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelKind, ModelReport, ModelState};
+use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind, ModelState};
 use qudao_storage::{Hold, HoldTurn, PriceRow, StorageError, TurnContext, UsageLine};
 use tokio::time::{self, Instant};
 
@@ -57,7 +57,7 @@ pub(super) struct Answer {
 
 /// A model that may answer.
 struct Rung {
-    model: ModelReport,
+    model: Arc<ModelEntry>,
     price: Arc<PriceRow>,
 }
 
@@ -126,15 +126,14 @@ impl Core {
         let mut rungs = Vec::new();
         let mut loading = false;
         for name in &context.models {
-            let Some(model) = self.plugins.model(name) else { continue };
-            match model.state {
-                ModelState::Ready | ModelState::Degraded => {}
-                ModelState::Loading { .. } => {
+            let model = match self.plugins.ready(name) {
+                Ok(model) => model,
+                Err(CallError::NotReady { state: ModelState::Loading { .. } }) => {
                     loading = true;
                     continue;
                 }
-                ModelState::Failed { .. } | ModelState::Quarantined { .. } => continue,
-            }
+                Err(_) => continue,
+            };
             match self.price(name, context.currency).await? {
                 Some(price) => rungs.push(Rung { model, price }),
                 None => {
