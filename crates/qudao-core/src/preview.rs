@@ -66,6 +66,8 @@ pub enum AssistantState {
 pub enum ControlEvent {
     /// Stop the running answer and keep what was delivered.
     Stop,
+    /// Somebody came in the middle of the answer: show it from its beginning.
+    Replay,
 }
 
 impl ControlEvent {

@@ -1,33 +1,57 @@
-//! The stop button. The order may reach any node; it goes to the one that runs the turn.
+//! The stop button, and other orders to a running turn. An order may reach any node; it goes to
+//! the one that runs the turn.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use qudao_domain::ConversationId;
 use qudao_storage::{BusEvent, Topic};
 use tokio_util::sync::CancellationToken;
 
+use super::typing::Preview;
 use crate::{ControlEvent, Core};
 
 /// The turns that this node runs at present.
 #[derive(Default)]
-pub(crate) struct RunningTurns(Mutex<HashMap<ConversationId, (i64, CancellationToken)>>);
+pub(crate) struct RunningTurns(Mutex<HashMap<ConversationId, Running>>);
+
+struct Running {
+    epoch: i64,
+    stop: CancellationToken,
+    /// What is being typed, once a model was called.
+    preview: Weak<Preview>,
+}
 
 impl RunningTurns {
-    fn map(&self) -> MutexGuard<'_, HashMap<ConversationId, (i64, CancellationToken)>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<ConversationId, Running>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cancel(&self, conversation: ConversationId) {
-        if let Some((_, token)) = self.map().get(&conversation) {
-            token.cancel();
+        if let Some(running) = self.map().get(&conversation) {
+            running.stop.cancel();
+        }
+    }
+
+    fn replay(&self, conversation: ConversationId) {
+        let preview = self.map().get(&conversation).and_then(|running| running.preview.upgrade());
+        if let Some(preview) = preview {
+            preview.replay();
+        }
+    }
+
+    /// From now on, this is what the turn types.
+    pub(super) fn type_on(&self, conversation: ConversationId, epoch: i64, preview: &Arc<Preview>) {
+        let mut map = self.map();
+        if let Some(running) = map.get_mut(&conversation).filter(|found| found.epoch == epoch) {
+            running.preview = Arc::downgrade(preview);
         }
     }
 }
 
-/// A running turn's ear for the stop button.
+/// A running turn's ear for orders.
 pub(super) struct StopListener {
     core: Arc<Core>,
     conversation: ConversationId,
@@ -38,7 +62,8 @@ pub(super) struct StopListener {
 impl StopListener {
     pub(super) fn start(core: &Arc<Core>, conversation: ConversationId, epoch: i64) -> Self {
         let token = CancellationToken::new();
-        core.running.map().insert(conversation, (epoch, token.clone()));
+        let running = Running { epoch, stop: token.clone(), preview: Weak::new() };
+        core.running.map().insert(conversation, running);
         let listener = Self { core: Arc::clone(core), conversation, epoch, token: token.clone() };
         let core = Arc::clone(core);
         // The order may come from another node. Without Redis only this node's own counts.
@@ -48,8 +73,13 @@ impl StopListener {
                 tokio::select! {
                     () = token.cancelled() => return,
                     order = orders.next() => match order {
-                        BusEvent::Message(bytes) if is_stop(&bytes) => token.cancel(),
-                        BusEvent::Message(_) | BusEvent::Ready => {}
+                        BusEvent::Message(bytes) => match serde_json::from_slice(&bytes) {
+                            Ok(ControlEvent::Stop) => token.cancel(),
+                            Ok(ControlEvent::Replay) => core.running.replay(conversation),
+                            // A newer node may know more orders.
+                            Err(_) => {}
+                        },
+                        BusEvent::Ready => {}
                     },
                 }
             }
@@ -62,16 +92,12 @@ impl Drop for StopListener {
     fn drop(&mut self) {
         let mut running = self.core.running.map();
         // A later attempt on this node may have taken the place.
-        if running.get(&self.conversation).is_some_and(|(epoch, _)| *epoch == self.epoch) {
+        if running.get(&self.conversation).is_some_and(|found| found.epoch == self.epoch) {
             running.remove(&self.conversation);
         }
         drop(running);
         self.token.cancel();
     }
-}
-
-fn is_stop(bytes: &[u8]) -> bool {
-    matches!(serde_json::from_slice(bytes), Ok(ControlEvent::Stop))
 }
 
 impl Core {
@@ -80,5 +106,11 @@ impl Core {
     pub async fn cancel_turn(&self, conversation: ConversationId) {
         self.running.cancel(conversation);
         self.bus.publish(&Topic::Control(conversation), ControlEvent::Stop.to_bytes()).await;
+    }
+
+    /// Has the conversation's running answer shown once more from its beginning, to all who
+    /// watch: each piece says where it belongs, so nobody sees anything twice.
+    pub async fn replay_preview(&self, conversation: ConversationId) {
+        self.bus.publish(&Topic::Control(conversation), ControlEvent::Replay.to_bytes()).await;
     }
 }

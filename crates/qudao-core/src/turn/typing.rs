@@ -12,11 +12,12 @@ use crate::{AssistantState, Core, PreviewEvent};
 
 /// A turn's preview. Nothing is published any more once it is dropped.
 pub(super) struct Typing {
-    shared: Arc<Shared>,
+    shared: Arc<Preview>,
     publisher: AbortHandle,
 }
 
-struct Shared {
+/// The text of a running answer on its way to Redis.
+pub(super) struct Preview {
     turn: TurnId,
     epoch: i64,
     topic: Topic,
@@ -28,8 +29,12 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     text: String,
-    /// UTF-16 code units published before `text`.
+    /// What was published before `text`.
+    shown: String,
+    /// The same in UTF-16 code units.
     offset: u64,
+    /// The next piece begins at the answer's beginning.
+    replay: bool,
     /// A piece is on its way to Redis.
     publishing: bool,
 }
@@ -41,7 +46,7 @@ impl Typing {
         turn: TurnId,
         epoch: i64,
     ) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Preview {
             turn,
             epoch,
             topic: Topic::Preview(conversation),
@@ -49,6 +54,7 @@ impl Typing {
             grown: Notify::new(),
             published: Notify::new(),
         });
+        core.running.type_on(conversation, epoch, &shared);
         let publisher = core.spawn(publish(Arc::clone(core), Arc::clone(&shared))).abort_handle();
         Self { shared, publisher }
     }
@@ -85,7 +91,14 @@ impl Drop for Typing {
     }
 }
 
-impl Shared {
+impl Preview {
+    /// Publishes once more what was published, for somebody who missed it. The publisher does it,
+    /// so that no later piece overtakes it.
+    pub(super) fn replay(&self) {
+        self.pending().replay = true;
+        self.grown.notify_one();
+    }
+
     fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,12 +106,15 @@ impl Shared {
     /// The text that gathered, as the next delta.
     fn take(&self) -> Option<PreviewEvent> {
         let mut pending = self.pending();
-        if pending.text.is_empty() {
+        let replay = std::mem::take(&mut pending.replay) && !pending.shown.is_empty();
+        if pending.text.is_empty() && !replay {
             return None;
         }
-        let text = std::mem::take(&mut pending.text);
-        let offset = pending.offset;
-        pending.offset += text.chars().map(|c| c.len_utf16() as u64).sum::<u64>();
+        let fresh = std::mem::take(&mut pending.text);
+        pending.shown.push_str(&fresh);
+        let (offset, text) =
+            if replay { (0, pending.shown.clone()) } else { (pending.offset, fresh.clone()) };
+        pending.offset += fresh.chars().map(|c| c.len_utf16() as u64).sum::<u64>();
         pending.publishing = true;
         Some(PreviewEvent::Delta { turn: self.turn, epoch: self.epoch, offset, text })
     }
@@ -109,7 +125,7 @@ impl Shared {
     }
 }
 
-async fn publish(core: Arc<Core>, shared: Arc<Shared>) {
+async fn publish(core: Arc<Core>, shared: Arc<Preview>) {
     loop {
         shared.grown.notified().await;
         while let Some(delta) = shared.take() {
