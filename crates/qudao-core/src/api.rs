@@ -11,10 +11,12 @@ use serde_json::Value;
 
 mod admit;
 mod credit;
+mod rate;
 mod reply;
 mod settle;
 pub(crate) mod upkeep;
 
+pub use rate::CallRate;
 pub use reply::ApiReply;
 
 pub(crate) use admit::ApiState;
@@ -85,6 +87,8 @@ pub enum ApiError {
     RateLimited {
         /// When a call will be accepted again.
         retry_after: Duration,
+        /// Where the key stands.
+        rate: CallRate,
     },
     /// The wallet does not cover the call. No model was called.
     #[error("the tenant's credits do not cover this call")]

@@ -25,7 +25,7 @@ pub mod turn;
 pub mod wake;
 
 pub use accept::{AcceptError, Accepted};
-pub use api::{ApiError, ApiEvent, ApiReply, ApiRequest};
+pub use api::{ApiError, ApiEvent, ApiReply, ApiRequest, CallRate};
 pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};
 pub use preview::{AssistantState, ControlEvent, PreviewEvent};

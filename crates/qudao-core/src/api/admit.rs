@@ -2,11 +2,9 @@
 
 use std::{
     collections::HashMap,
-    num::NonZeroU32,
     sync::{Arc, PoisonError, RwLock},
 };
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use metrics::{Counter, Histogram, counter, histogram};
 use moka::future::Cache;
 use qudao_billing::hold_amount;
@@ -15,8 +13,9 @@ use qudao_plugin_host::{ModelReport, ModelState};
 use qudao_storage::{Page, PriceRow, StorageError, UsageLine};
 
 use super::{
-    ApiError, ApiReply, ApiRequest,
+    ApiError, ApiReply, ApiRequest, CallRate,
     credit::{GrantError, Lane},
+    rate::KeyRates,
     reply::{Bill, OpenCall},
 };
 use crate::{Core, Principal, price::max_input_tokens, settings::ApiSettings};
@@ -25,7 +24,7 @@ use crate::{Core, Principal, price::max_input_tokens, settings::ApiSettings};
 pub(crate) struct ApiState {
     lanes: RwLock<HashMap<TenantId, Arc<Lane>>>,
     models: Cache<TenantId, Arc<[String]>>,
-    limiter: Option<DefaultKeyedRateLimiter<ApiKeyId>>,
+    rates: Option<KeyRates>,
     pub(super) meters: Meters,
 }
 
@@ -66,20 +65,17 @@ impl Meters {
 
 impl ApiState {
     pub(crate) fn new(settings: &ApiSettings) -> Self {
-        let limiter = settings.requests_per_second.and_then(NonZeroU32::new).map(|rate| {
-            let burst = NonZeroU32::new(settings.burst).unwrap_or(NonZeroU32::MIN);
-            RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst))
-        });
         let models = Cache::builder().max_capacity(100_000).time_to_live(settings.profile_cache);
-        Self { lanes: RwLock::default(), models: models.build(), limiter, meters: Meters::new() }
+        Self {
+            lanes: RwLock::default(),
+            models: models.build(),
+            rates: KeyRates::new(settings),
+            meters: Meters::new(),
+        }
     }
 
-    fn limit(&self, key: ApiKeyId) -> Result<(), ApiError> {
-        let Some(limiter) = &self.limiter else { return Ok(()) };
-        limiter.check_key(&key).map_err(|refused| {
-            let retry_after = refused.wait_time_from(limiter.clock().now());
-            ApiError::RateLimited { retry_after }
-        })
+    fn limit(&self, key: ApiKeyId) -> Result<Option<CallRate>, ApiError> {
+        self.rates.as_ref().map(|rates| rates.take(key)).transpose()
     }
 
     fn lane(&self, tenant: TenantId) -> Arc<Lane> {
@@ -99,8 +95,8 @@ impl ApiState {
 
     /// Forgets rates that no longer limit anybody.
     pub(super) fn tidy(&self) {
-        if let Some(limiter) = &self.limiter {
-            limiter.retain_recent();
+        if let Some(rates) = &self.rates {
+            rates.tidy();
         }
     }
 }
@@ -117,7 +113,7 @@ impl Core {
         request: ApiRequest,
     ) -> Result<ApiReply, ApiError> {
         check(&request)?;
-        self.api.limit(principal.key_id)?;
+        let rate = self.api.limit(principal.key_id)?;
         let name = request.chat.model.clone();
         let models = self.tenant_models(principal.tenant_id).await?;
         if !models.contains(&name) {
@@ -140,7 +136,8 @@ impl Core {
             streamed: request.stream,
         };
         let call = OpenCall::new(Arc::clone(self), lane, grant, bill);
-        call.begin(request, &model, size.max_tokens).await
+        let reply = call.begin(request, &model, size.max_tokens).await?;
+        Ok(reply.with_rate(rate))
     }
 
     /// The models that the tenant's routes name, in order and without repetition.

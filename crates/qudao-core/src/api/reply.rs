@@ -14,7 +14,7 @@ use qudao_storage::{PriceRow, UsageLine};
 use tokio::time::{self, Instant};
 
 use super::{
-    ApiError, ApiEvent, ApiRequest,
+    ApiError, ApiEvent, ApiRequest, CallRate,
     credit::{Grant, Lane},
 };
 use crate::Core;
@@ -29,6 +29,7 @@ pub struct ApiReply {
     call: OpenCall,
     /// What came while the reply was opened.
     first: Option<Event>,
+    rate: Option<CallRate>,
 }
 
 /// A call that has credits and must be closed exactly once: settled or released.
@@ -109,7 +110,7 @@ impl OpenCall {
                 self.release();
                 Err(api_error(error))
             }
-            first => Ok(ApiReply { call: self, first: Some(first) }),
+            first => Ok(ApiReply { call: self, first: Some(first), rate: None }),
         }
     }
 
@@ -181,6 +182,15 @@ impl ApiReply {
     /// The model's name, as the caller gave it.
     pub fn model(&self) -> &str {
         &self.call.bill.model
+    }
+
+    pub(super) fn with_rate(self, rate: Option<CallRate>) -> Self {
+        Self { rate, ..self }
+    }
+
+    /// Where the key stands after this call; `None` where calls are not limited.
+    pub fn rate(&self) -> Option<CallRate> {
+        self.rate
     }
 
     /// The next piece. `None` after [`ApiEvent::End`] or an error. The end comes when the call is
