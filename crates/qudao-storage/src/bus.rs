@@ -11,7 +11,7 @@ use std::{
 };
 
 use metrics::counter;
-use qudao_domain::ConversationId;
+use qudao_domain::{ChannelId, ConversationId};
 use redis::{
     Client,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -40,6 +40,8 @@ pub enum Topic {
     Preview(ConversationId),
     /// Orders to whoever runs a conversation's turn.
     Control(ConversationId),
+    /// A person without a conversation in this channel, by the hash of who it is, begins one.
+    Arrival(ChannelId, [u8; 32]),
     /// A conversation is ready to be claimed.
     WakeTurns,
     /// An outbound message is ready to be sent.
@@ -53,6 +55,10 @@ impl Topic {
         match self {
             Self::Preview(id) => format!("qd:{{{}}}:preview", id.as_uuid()),
             Self::Control(id) => format!("qd:{{{}}}:control", id.as_uuid()),
+            Self::Arrival(id, peer) => {
+                let peer: String = peer.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("qd:{{{}:{peer}}}:arrival", id.as_uuid())
+            }
             Self::WakeTurns => "qd:wake:turns".to_owned(),
             Self::WakeOutbox => "qd:wake:outbox".to_owned(),
         }
