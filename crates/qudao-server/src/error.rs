@@ -4,6 +4,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
+use qudao_core::CallRate;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -27,13 +28,21 @@ pub(crate) struct ApiError {
     detail: Cow<'static, str>,
     fields: Vec<FieldError>,
     retry_after: Option<Duration>,
+    rate: Option<CallRate>,
     allow: Option<String>,
 }
 
 impl ApiError {
     /// A refusal with words for this occurrence.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), fields: Vec::new(), retry_after: None, allow: None }
+        Self {
+            code,
+            detail: detail.into(),
+            fields: Vec::new(),
+            retry_after: None,
+            rate: None,
+            allow: None,
+        }
     }
 
     /// What a stranger's id and an unknown id both get.
@@ -62,6 +71,17 @@ impl ApiError {
         self
     }
 
+    /// Says where the key stands in its allowance.
+    #[must_use]
+    pub(crate) fn rate(mut self, rate: CallRate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    pub(crate) fn call_rate(&self) -> Option<CallRate> {
+        self.rate
+    }
+
     /// Says which methods the endpoint knows.
     #[must_use]
     pub(crate) fn allowing(mut self, methods: String) -> Self {
@@ -81,7 +101,9 @@ impl ApiError {
 
     /// The value of the header `Retry-After`: whole seconds, at least one.
     pub(crate) fn retry_after_secs(&self) -> Option<u64> {
-        self.retry_after.map(|wait| wait.as_secs().max(1))
+        self.retry_after
+            .map(|wait| wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+            .map(|seconds: u64| seconds.max(1))
     }
 
     pub(crate) fn allow(&self) -> Option<&str> {

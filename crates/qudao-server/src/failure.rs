@@ -69,8 +69,8 @@ impl From<qudao_core::ApiError> for ApiError {
             Failure::UnknownModel { .. } | Failure::NoPrice { .. } => {
                 Self::new(Code::ModelNotFound, detail)
             }
-            Failure::RateLimited { retry_after } => {
-                Self::new(Code::RateLimited, detail).retry_after(retry_after)
+            Failure::RateLimited { retry_after, rate } => {
+                Self::new(Code::RateLimited, detail).retry_after(retry_after).rate(rate)
             }
             Failure::InsufficientCredits => Self::new(Code::InsufficientCredits, detail),
             Failure::Unavailable { .. } => {

@@ -49,6 +49,34 @@ fn endpoints() -> Endpoints {
     api.get("/v1/models", Chat, openai::models::list, docs::models());
     api.get("/v1/models/{model:.+}", Chat, openai::models::get, docs::model());
 
+    tenant_endpoints(&mut api);
+
+    api.get("/v1/plugins", Operator, admin::plugins::list, docs::plugins());
+    api.post("/v1/plugins/{plugin_id}/reload", Operator, admin::plugins::reload, docs::reload());
+    let lift = "/v1/plugins/{plugin_id}/lift-quarantine";
+    api.post(lift, Operator, admin::plugins::lift_quarantine, docs::lift_quarantine());
+
+    api.post("/v1/web/{key}/session", Public, chat::requests::open, docs::open_chat());
+    api.get("/v1/web/{key}/messages", Visitor, chat::requests::messages, docs::chat_messages());
+    api.post("/v1/web/{key}/messages", Visitor, chat::requests::post_message, docs::post_message());
+    api.post("/v1/web/{key}/stop", Visitor, chat::requests::stop, docs::stop());
+    api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
+    api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
+
+    api.get("/livez", Public, operations::livez, docs::livez());
+    api.get("/readyz", Public, operations::readyz, docs::readyz());
+    api.get("/metrics", Public, operations::metrics, docs::metrics());
+    api.get("/openapi.json", Public, operations::openapi, docs::openapi());
+
+    api.asset("/", operations::front_door);
+    api.asset("/docs", assets::docs_page);
+    api.asset("/docs/errors", assets::errors_page);
+    api.asset("/chat/{key}", assets::chat_page);
+    api.asset("/assets/{path:.+}", assets::asset);
+    api
+}
+
+fn tenant_endpoints(api: &mut Endpoints) {
     api.post("/v1/tenants", Operator, admin::tenants::create, docs::create_tenant());
     api.get("/v1/tenants", Operator, admin::tenants::list, docs::list_tenants());
     api.get("/v1/tenants/{tenant_id}", Tenant, admin::tenants::get, docs::get_tenant());
@@ -94,30 +122,6 @@ fn endpoints() -> Endpoints {
     api.get(messages, Tenant, admin::conversations::messages, docs::list_messages());
     api.get("/v1/tenants/{tenant_id}/usage", Tenant, admin::books::usage, docs::usage());
     api.get("/v1/tenants/{tenant_id}/ledger", Tenant, admin::books::ledger, docs::ledger());
-
-    api.get("/v1/plugins", Operator, admin::plugins::list, docs::plugins());
-    api.post("/v1/plugins/{plugin_id}/reload", Operator, admin::plugins::reload, docs::reload());
-    let lift = "/v1/plugins/{plugin_id}/lift-quarantine";
-    api.post(lift, Operator, admin::plugins::lift_quarantine, docs::lift_quarantine());
-
-    api.post("/v1/web/{key}/session", Public, chat::requests::open, docs::open_chat());
-    api.get("/v1/web/{key}/messages", Visitor, chat::requests::messages, docs::chat_messages());
-    api.post("/v1/web/{key}/messages", Visitor, chat::requests::post_message, docs::post_message());
-    api.post("/v1/web/{key}/stop", Visitor, chat::requests::stop, docs::stop());
-    api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
-    api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
-
-    api.get("/livez", Public, operations::livez, docs::livez());
-    api.get("/readyz", Public, operations::readyz, docs::readyz());
-    api.get("/metrics", Public, operations::metrics, docs::metrics());
-    api.get("/openapi.json", Public, operations::openapi, docs::openapi());
-
-    api.asset("/", operations::front_door);
-    api.asset("/docs", assets::docs_page);
-    api.asset("/docs/errors", assets::errors_page);
-    api.asset("/chat/{key}", assets::chat_page);
-    api.asset("/assets/{path:.+}", assets::asset);
-    api
 }
 
 /// The endpoints as data.
@@ -145,6 +149,7 @@ pub async fn run(
     let (bind, metrics_bind) = (settings.bind.clone(), settings.metrics_bind);
     let state = web::Data::new(AppState {
         core,
+        visitors: chat::pace::VisitorPace::new(&limits),
         settings,
         metrics: metrics.clone(),
         draining: watching,
@@ -162,6 +167,8 @@ pub async fn run(
     .workers(workers)
     // Without it the kernel holds back each small event of a stream for some 40 ms.
     .tcp_nodelay(true)
+    // A caller who hangs up must not be charged for what a model says to nobody.
+    .h1_allow_half_closed(false)
     .max_connections(limits.connections_per_worker)
     .client_request_timeout(limits.request_head_timeout)
     .keep_alive(limits.keep_alive)

@@ -3,4 +3,5 @@
 pub(crate) mod answer;
 pub(crate) mod completions;
 pub(crate) mod models;
+pub(crate) mod rate;
 pub(crate) mod wire;

@@ -16,7 +16,7 @@ use actix_web::{
 use futures_util::future::{Ready, ready};
 use qudao_domain::{TurnId, key};
 
-use crate::{code::Code, error::ApiError};
+use crate::{code::Code, error::ApiError, openai};
 
 /// The header that carries the id of a request, in and out.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -109,6 +109,9 @@ fn render(failure: &ApiError, context: &RequestContext, openai: bool) -> HttpRes
     let mut builder = HttpResponse::build(status);
     if let Some(seconds) = failure.retry_after_secs() {
         builder.insert_header((header::RETRY_AFTER, seconds.to_string()));
+    }
+    if let Some(rate) = failure.call_rate() {
+        openai::rate::tell(&mut builder, rate);
     }
     if status == StatusCode::UNAUTHORIZED {
         builder.insert_header((header::WWW_AUTHENTICATE, "Bearer"));

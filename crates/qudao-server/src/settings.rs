@@ -63,6 +63,10 @@ pub struct Limits {
     pub open_turn_poll: Duration,
     /// The same while nothing is expected.
     pub idle_poll: Duration,
+    /// Messages that one visitor of a web chat may write per minute over time; 0 for no limit.
+    pub visitor_messages_per_minute: u32,
+    /// Messages that a visitor may write at once before the rate counts.
+    pub visitor_burst: u32,
     /// Connections at one time, per thread.
     pub connections_per_worker: usize,
 }
@@ -82,6 +86,8 @@ impl Default for Limits {
             socket_idle_timeout: Duration::from_secs(60),
             open_turn_poll: Duration::from_secs(2),
             idle_poll: Duration::from_secs(30),
+            visitor_messages_per_minute: 60,
+            visitor_burst: 30,
             connections_per_worker: 25_000,
         }
     }

@@ -6,12 +6,14 @@ use actix_web::{HttpRequest, web};
 use qudao_core::Core;
 use tokio::{runtime::Handle, sync::watch};
 
-use crate::{MetricsRender, error::ApiError, settings::ServerSettings};
+use crate::{MetricsRender, chat::pace::VisitorPace, error::ApiError, settings::ServerSettings};
 
 /// What handlers share: one for all threads.
 pub(crate) struct AppState {
     pub(crate) core: Arc<Core>,
     pub(crate) settings: ServerSettings,
+    /// How fast visitors write.
+    pub(crate) visitors: VisitorPace,
     pub(crate) metrics: MetricsRender,
     /// Turns true once, when the node begins to shut down.
     pub(crate) draining: watch::Receiver<bool>,

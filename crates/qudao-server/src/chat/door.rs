@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, http::header};
-use qudao_core::{Accepted, Core};
+use qudao_core::{Accepted, Core, PreviewEvent};
 use qudao_domain::{
     state::ChannelKind,
     text::{ExternalId, MessageText},
 };
 use qudao_storage::{
-    ChannelDoor, Inbound, MessageBody, TimelineCursor, TimelineItem, TimelineRole,
+    ChannelDoor, Inbound, MessageBody, TimelineCursor, TimelineItem, TimelineRole, Topic,
 };
 
 use super::{
@@ -27,6 +27,15 @@ pub(crate) struct Visit {
     pub(crate) door: Arc<ChannelDoor>,
     /// The hash of the visitor's token.
     pub(crate) peer: Arc<str>,
+}
+
+impl Visit {
+    /// Where the visitor's open tabs hear that there is a conversation now.
+    pub(crate) fn arrival(&self) -> Option<Topic> {
+        let mut peer = [0; 32];
+        hex::decode_to_slice(&*self.peer, &mut peer).ok()?;
+        Some(Topic::Arrival(self.door.channel_id, peer))
+    }
 }
 
 /// The web channel that the path names.
@@ -113,13 +122,15 @@ fn message(item: TimelineItem, peer: &str) -> MessageFrame {
 /// visitor can take another's id.
 ///
 /// # Errors
-/// `insufficient_credits`, `channel_closed`, and those of the database; nothing was stored then.
+/// `rate_limited`, `insufficient_credits`, `channel_closed`, and those of the database; nothing
+/// was stored then.
 pub(crate) async fn accept(
-    core: &Arc<Core>,
+    state: &AppState,
     visit: &Visit,
     id: &ExternalId,
     text: MessageText,
 ) -> Result<Accepted, ApiError> {
+    state.visitors.take(&visit.peer)?;
     let internal = |_| ApiError::new(Code::Internal, "the message could not be stored");
     let inbound = Inbound {
         channel_id: visit.door.channel_id,
@@ -127,7 +138,20 @@ pub(crate) async fn accept(
         peer: ExternalId::parse(&visit.peer).map_err(internal)?,
         body: MessageBody { text: text.into_string() },
     };
-    Ok(core.accept(visit.door.tenant_id, inbound).await?)
+    let accepted = state.core.accept(visit.door.tenant_id, inbound).await?;
+    if accepted.seq == 1 && !accepted.duplicate {
+        announce(state, visit);
+    }
+    Ok(accepted)
+}
+
+/// Tells the visitor's other tabs that there is a conversation to watch.
+fn announce(state: &AppState, visit: &Visit) {
+    let Some(topic) = visit.arrival() else { return };
+    let bus = state.core.bus.clone();
+    let hint = PreviewEvent::Message { out_seq: 0 }.to_bytes();
+    let publish = async move { bus.publish(&topic, hint).await };
+    state.core.tasks.spawn_on(publish, &state.runtime);
 }
 
 #[cfg(test)]

@@ -62,7 +62,9 @@ struct Driver {
 
 impl Driver {
     fn new(state: web::Data<AppState>, visit: Visit) -> Self {
-        Self { state, visit, subscription: None, work: FuturesUnordered::new() }
+        // A visitor may have many tabs open before the first message makes a conversation.
+        let subscription = visit.arrival().map(|topic| state.core.bus.subscribe(&topic));
+        Self { state, visit, subscription, work: FuturesUnordered::new() }
     }
 
     async fn run<W: Wire>(
@@ -123,7 +125,7 @@ impl Driver {
                 let (state, visit) = (self.state.clone(), self.visit.clone());
                 self.work.push(
                     async move {
-                        let accepted = door::accept(&state.core, &visit, &id, text).await;
+                        let accepted = door::accept(&state, &visit, &id, text).await;
                         receipt(id.into_string(), accepted)
                     }
                     .boxed_local(),
@@ -133,6 +135,11 @@ impl Driver {
                 let core = Arc::clone(&self.state.core);
                 let stop = async move { core.cancel_turn(conversation).await };
                 self.state.core.tasks.spawn_on(stop, &self.state.runtime);
+            }
+            Effect::Replay(conversation) => {
+                let core = Arc::clone(&self.state.core);
+                let replay = async move { core.replay_preview(conversation).await };
+                self.state.core.tasks.spawn_on(replay, &self.state.runtime);
             }
             Effect::Close(farewell) => return Ok(Some(farewell)),
         }

@@ -153,7 +153,7 @@ pub(crate) async fn post_message(
     let (external_id, text) = check_message(&id, &text)
         .map_err(|wrong| ApiError::field(format!("/{}", wrong.field), wrong.detail))?;
     let visit = visit(&state, &request, &caller).await?;
-    let accepted = door::accept(&state.core, &visit, &external_id, text).await?;
+    let accepted = door::accept(&state, &visit, &external_id, text).await?;
     Ok(HttpResponse::Accepted().json(Receipt {
         id,
         seq: accepted.seq,

@@ -31,6 +31,8 @@ pub(crate) enum Farewell {
     Silence,
     /// The client breaks the protocol.
     Misuse,
+    /// The client sent more at once than is taken.
+    TooLarge,
 }
 
 /// A part of the conversation, read from the database.
@@ -53,6 +55,8 @@ pub(crate) enum Input {
     Frame(ClientFrame),
     /// The client said something that is no frame.
     Unreadable(String),
+    /// The client said more at once than is taken.
+    TooLarge,
     /// The client is alive.
     Heard,
     /// A read is done.
@@ -86,6 +90,8 @@ pub(crate) enum Effect {
     Accept { id: ExternalId, text: MessageText },
     /// Stop the running answer.
     Stop(ConversationId),
+    /// Have the running answer shown from its beginning.
+    Replay(ConversationId),
     /// Ask the client whether it is alive.
     Ping,
     /// End the connection.
@@ -168,6 +174,7 @@ impl Session {
                 self.heard_at = now;
                 vec![error(Code::BadRequest, detail, None)]
             }
+            Input::TooLarge => vec![Effect::Close(Farewell::TooLarge)],
             Input::Heard => {
                 self.heard_at = now;
                 Vec::new()
@@ -180,7 +187,7 @@ impl Session {
                 Vec::new()
             }
             Input::Hint(hint) => self.on_hint(hint),
-            Input::Listening => self.read().into_iter().collect(),
+            Input::Listening => self.on_listening(),
             Input::Accepted { id, seq, duplicate } => self.on_accepted(id, seq, duplicate),
             Input::Refused { id, code, detail } => {
                 self.accepting = false;
@@ -282,6 +289,13 @@ impl Session {
                 vec![Effect::Send(ServerFrame::Preview(hint))]
             }
         }
+    }
+
+    /// What was said before is lost: what is stored can be read, what is being written must be
+    /// asked for.
+    fn on_listening(&mut self) -> Vec<Effect> {
+        let open = self.conversation.filter(|_| self.answer_due);
+        open.map(Effect::Replay).into_iter().chain(self.read()).collect()
     }
 
     fn on_tick(&mut self, now: Instant) -> Vec<Effect> {

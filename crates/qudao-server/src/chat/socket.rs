@@ -2,7 +2,8 @@
 
 use actix_web::{HttpRequest, HttpResponse, rt, web};
 use actix_ws::{
-    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session as Socket,
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError,
+    Session as Socket,
 };
 use qudao_storage::TimelineCursor;
 use tokio::time::timeout;
@@ -104,7 +105,12 @@ impl Wire for SocketWire {
     }
 
     async fn receive(&mut self) -> Option<Input> {
-        Some(match self.stream.recv().await?.ok()? {
+        let message = match self.stream.recv().await? {
+            Ok(message) => message,
+            Err(ProtocolError::Overflow) => return Some(Input::TooLarge),
+            Err(_) => return None,
+        };
+        Some(match message {
             AggregatedMessage::Text(text) => match serde_json::from_str(&text) {
                 Ok(frame) => Input::Frame(frame),
                 Err(error) => Input::Unreadable(format!("not a frame: {error}")),
@@ -124,6 +130,7 @@ impl Wire for SocketWire {
             Some(Farewell::Restart) => CloseCode::Restart,
             Some(Farewell::Silence) => CloseCode::Away,
             Some(Farewell::Misuse) => CloseCode::Policy,
+            Some(Farewell::TooLarge) => CloseCode::Size,
             None => CloseCode::Normal,
         };
         // A client that is gone hears no farewell.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     http::header::{CACHE_CONTROL, HeaderName},
     web::{self, Bytes, BytesMut},
 };
@@ -15,6 +15,7 @@ use qudao_core::{ApiEvent, ApiReply, ApiRequest};
 
 use super::{
     answer::{ChunkWriter, Collector, Heading},
+    rate,
     wire::CompletionRequest,
 };
 use crate::{
@@ -76,11 +77,21 @@ fn decode(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     Ok(completion)
 }
 
+/// The head of a response to a call that was let in.
+fn accepted(reply: &ApiReply) -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    if let Some(rate) = reply.rate() {
+        rate::tell(&mut response, rate);
+    }
+    response
+}
+
 async fn whole(mut reply: ApiReply, heading: &Heading) -> Result<HttpResponse, ApiError> {
+    let mut response = accepted(&reply);
     let mut collector = Collector::default();
     while let Some(event) = reply.next().await {
         if let Some((reason, usage)) = collector.push(event?) {
-            return Ok(HttpResponse::Ok().json(collector.finish(heading, reason, usage)));
+            return Ok(response.json(collector.finish(heading, reason, usage)));
         }
     }
     Err(cut_off())
@@ -88,12 +99,13 @@ async fn whole(mut reply: ApiReply, heading: &Heading) -> Result<HttpResponse, A
 
 /// The head waits for the first event, so that a refusal of the model still gets its status.
 async fn streamed(mut reply: ApiReply, mut writer: ChunkWriter) -> Result<HttpResponse, ApiError> {
+    let mut response = accepted(&reply);
     let first = reply.next().await.ok_or_else(cut_off)??;
     let mut head = BytesMut::with_capacity(1024);
     writer.write(&first, &mut head);
     let ended = matches!(first, ApiEvent::End { .. });
     let body = Chunks { writer, buffer: head, reply: Waiting::Idle(Box::new(reply)), ended };
-    Ok(HttpResponse::Ok()
+    Ok(response
         .content_type("text/event-stream; charset=utf-8")
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((HeaderName::from_static("x-accel-buffering"), "no"))

@@ -87,6 +87,7 @@ impl World {
                 | Effect::Read(_)
                 | Effect::Accept { .. }
                 | Effect::Stop(_)
+                | Effect::Replay(_)
                 | Effect::Ping
                 | Effect::Close(_) => None,
             })
@@ -161,6 +162,25 @@ fn while_nothing_is_expected_the_database_is_asked_rarely() {
     world.rows.push(inbound(2));
     assert_eq!(World::seen(&world.after(29 * SECOND)), Vec::<String>::new());
     assert_eq!(World::seen(&world.after(SECOND)), ["i:2"]);
+}
+
+#[test]
+fn who_listens_in_the_middle_of_an_answer_asks_for_its_beginning() {
+    let replays = |effects: &[Effect]| {
+        effects.iter().filter(|effect| matches!(effect, Effect::Replay(_))).count()
+    };
+    let mut world = World::open("", vec![inbound(1)]);
+    assert_eq!(replays(&world.on(Input::Listening)), 0, "no answer is due");
+    world.answer_due = true;
+    world.on(hint());
+    assert_eq!(replays(&world.on(Input::Listening)), 1);
+}
+
+#[test]
+fn what_is_larger_than_a_frame_may_be_ends_the_connection() {
+    let mut world = World::open("", Vec::new());
+    world.effects.clear();
+    assert_eq!(world.on(Input::TooLarge), [Effect::Close(Farewell::TooLarge)]);
 }
 
 #[test]

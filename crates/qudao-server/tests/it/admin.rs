@@ -1,93 +1,10 @@
-//! The server as its callers see it: a real socket, a real database, a real Redis.
+//! The admin API, and what every endpoint refuses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at the first surprise")]
+use std::time::Duration;
 
-use std::{sync::Arc, time::Duration};
+use serde_json::json;
 
-use qudao_core::{Core, CoreParts, CoreSettings};
-use qudao_domain::{Micros, NodeId, SystemClock, key::SecretHash};
-use qudao_plugin_host::{HostSettings, PluginHost};
-use qudao_server::{ServerHandle, ServerSettings};
-use qudao_storage::Bus;
-use qudao_testkit::{TestDb, TestRedis, TestTenant};
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
-use tokio_util::task::TaskTracker;
-
-const OPERATOR: &str = "qo_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-
-struct World {
-    server: ServerHandle,
-    db: TestDb,
-    _redis: TestRedis,
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: Value,
-}
-
-impl World {
-    async fn start() -> Self {
-        let (db, redis) = (TestDb::new().await, TestRedis::new().await);
-        let parts = CoreParts {
-            store: db.store(),
-            bus: Bus::connect(redis.url()).unwrap(),
-            plugins: PluginHost::start(HostSettings::default()).await,
-            clock: Arc::new(SystemClock),
-            tasks: TaskTracker::new(),
-            node: NodeId::new(),
-        };
-        let core = Core::new(parts, CoreSettings::default());
-        let bind = "127.0.0.1:0".parse().unwrap();
-        let settings = ServerSettings::new(bind, SecretHash::of(OPERATOR));
-        let metrics: qudao_server::MetricsRender = Arc::new(String::new);
-        let server = qudao_server::run(settings, core, metrics).await.unwrap();
-        Self { server, db, _redis: redis }
-    }
-
-    async fn tenant(&self, credits: i64) -> TestTenant {
-        let builder = TestTenant::builder().credits(Micros::new(credits)).models(&["fake"]);
-        builder.create(&self.db.store()).await
-    }
-
-    async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
-        let mut stream = TcpStream::connect(self.server.addrs()[0]).await.unwrap();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
-             content-length: {}\r\n{headers}\r\n{body}",
-            body.len(),
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut bytes = Vec::new();
-        // A server that refuses a body early may reset the connection after its answer.
-        let _ = stream.read_to_end(&mut bytes).await;
-        let text = String::from_utf8(bytes).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()));
-        Answer { status, head: head.to_lowercase(), body }
-    }
-
-    async fn post(&self, path: &str, key: &str, body: &Value) -> Answer {
-        let headers = format!("authorization: Bearer {key}\r\ncontent-type: application/json\r\n");
-        self.send("POST", path, &headers, &body.to_string()).await
-    }
-
-    async fn get(&self, path: &str, key: &str) -> Answer {
-        self.send("GET", path, &format!("authorization: Bearer {key}\r\n"), "").await
-    }
-}
-
-/// Status and code, in either shape of error.
-fn refusal(answer: &Answer) -> (u16, String) {
-    let code = answer.body.get("code").or_else(|| answer.body.pointer("/error/code"));
-    (answer.status, code.and_then(Value::as_str).unwrap_or("none").to_owned())
-}
+use crate::world::{OPERATOR, World, refusal};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sets_up_a_tenant_and_credits_count_once() {
@@ -235,11 +152,4 @@ async fn a_visitors_message_is_stored_once_and_not_at_all_without_credits() {
     assert_eq!(world.db.psql("SELECT count(*) FROM inbox"), "1");
     let unknown = world.send("POST", "/v1/web/wk_unknown/session", "", "").await;
     assert_eq!(refusal(&unknown), (404, "not_found".to_owned()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_draining_server_finishes_in_time() {
-    let world = World::start().await;
-    assert_eq!(world.send("GET", "/livez", "", "").await.status, 200);
-    assert!(world.server.drain(Duration::from_secs(5)).await);
 }

@@ -1,0 +1,93 @@
+//! Slow readers and the end of a node.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::{
+    events::until,
+    http::Stream,
+    socket::Tab,
+    world::{Plan, World, bearer, visitor},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_server_sends_open_chats_elsewhere_and_ends_in_time() {
+    let world = World::start().await;
+    let tenant = world.tenant(100_000_000).await;
+    let path = format!("/v1/web/{}/events", tenant.public_key);
+    let mut stream = world.stream("GET", &path, &visitor(), "").await;
+    let mut tab = Tab::open(&world, &tenant.public_key, &visitor(), "").await;
+    until(&mut stream, "ready").await;
+    tab.until("ready").await;
+    assert_eq!(world.send("GET", "/livez", "", "").await.status, 200);
+    let (drained, (), ()) = tokio::join!(
+        world.server.drain(Duration::from_secs(10)),
+        async {
+            tab.until("reconnect").await;
+            assert_eq!(tab.next().await, Err(Some(CloseCode::Restart)));
+        },
+        async {
+            until(&mut stream, "reconnect").await;
+            assert_eq!(stream.event().await, None);
+        },
+    );
+    assert!(drained);
+}
+
+/// Reads messages to the end of the stream or to `ready`, whichever comes first.
+async fn keys(stream: &mut Stream) -> (Vec<String>, String, bool) {
+    let (mut keys, mut cursor) = (Vec::new(), String::new());
+    while let Some(event) = stream.event().await {
+        let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) else {
+            continue;
+        };
+        let frame: Value = serde_json::from_str(data).unwrap();
+        match frame["type"].as_str() {
+            Some("message") => {
+                keys.push(frame["key"].as_str().unwrap().to_owned());
+                frame["cursor"].as_str().unwrap().clone_into(&mut cursor);
+            }
+            Some("ready") => return (keys, cursor, true),
+            _ => {}
+        }
+    }
+    (keys, cursor, false)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_does_not_read_is_let_go_and_resumes_where_it_was() {
+    const MESSAGES: usize = 240;
+    let mut plan = Plan { worker: false, ..Plan::default() };
+    plan.server.limits.slow_client_timeout = Duration::from_millis(300);
+    plan.server.limits.outgoing_frames = 4;
+    plan.server.limits.visitor_burst = 1_000;
+    let world = World::with(plan).await;
+    let tenant = world.tenant(100_000_000).await;
+    let (token, base) = (visitor(), format!("/v1/web/{}", tenant.public_key));
+    // More than what the system's buffers take in place of the reader.
+    let text = "字".repeat(16_000);
+    for id in 0..MESSAGES {
+        let message = json!({ "id": id.to_string(), "text": text });
+        let stored = world.post(&format!("{base}/messages"), &token, &message).await;
+        assert_eq!(stored.status, 202, "{}", stored.body);
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let connection = socket.connect(world.addr()).await.unwrap();
+    let path = format!("{base}/events");
+    let mut slow = Stream::open(connection, "GET", &path, &bearer(&token), "").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (mut seen, cursor, whole) = keys(&mut slow).await;
+    assert!(!whole && seen.len() < MESSAGES, "let go after {} messages", seen.len());
+    let connection = TcpStream::connect(world.addr()).await.unwrap();
+    let path = format!("{base}/events?after={cursor}");
+    let mut again = Stream::open(connection, "GET", &path, &bearer(&token), "").await;
+    let (rest, _, whole) = keys(&mut again).await;
+    assert!(whole);
+    seen.extend(rest);
+    let all: Vec<_> = (1..=MESSAGES).map(|seq| format!("i:{seq}")).collect();
+    assert_eq!(seen, all);
+}

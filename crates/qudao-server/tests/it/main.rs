@@ -1,0 +1,14 @@
+//! The server as its callers see it: a real socket, a real database, a real Redis, and a worker
+//! with a model that follows a script.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at the first surprise")]
+
+mod admin;
+mod chat;
+mod endings;
+mod events;
+mod http;
+mod model;
+mod openai;
+mod socket;
+mod world;
