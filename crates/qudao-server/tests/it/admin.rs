@@ -153,3 +153,11 @@ async fn a_visitors_message_is_stored_once_and_not_at_all_without_credits() {
     let unknown = world.send("POST", "/v1/web/wk_unknown/session", "", "").await;
     assert_eq!(refusal(&unknown), (404, "not_found".to_owned()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_not_http_gets_an_empty_400() {
+    let world = World::start().await;
+    let answer = world.send("GET", "/livez", "no header at all\r\n", "").await;
+    assert_eq!((answer.status, answer.body), (400, json!("")));
+    assert_eq!(world.send("GET", "/livez", "", "").await.status, 200);
+}
