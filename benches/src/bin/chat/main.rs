@@ -81,7 +81,8 @@ fn main() -> Result<()> {
     let args = Args::parse();
     if !args.turns_only {
         std::fs::create_dir_all(&args.work)?;
-        let models = if args.model.is_empty() { default_models(&args)? } else { args.model.clone() };
+        let models =
+            if args.model.is_empty() { default_models(&args)? } else { args.model.clone() };
         let peer = match &args.llama_bench {
             Some(path) => path.clone(),
             None => peer::build(&args.work)?,
@@ -168,7 +169,7 @@ impl Ours {
     }
 
     fn run(&self) -> Speed {
-        let tokens: Vec<u32> = (0..PROMPT as u32).map(|i| i * 37 % 4000 + 100).collect();
+        let tokens: Vec<u32> = (100..4000).step_by(37).cycle().take(PROMPT).collect();
         let mut cache = Cache::default();
         let prompt = per_second(PROMPT, || {
             self.step(&mut [Span { tokens: &tokens, cache: &mut cache, logits: true }])

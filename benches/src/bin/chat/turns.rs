@@ -27,7 +27,10 @@ pub(crate) fn print(qudao: Option<PathBuf>, plugins: Option<PathBuf>, turns: usi
     let plugins = plugins.unwrap_or_else(|| root.join("dist/plugins"));
     for (what, there) in [(&qudao, qudao.is_file()), (&plugins, plugins.join("echo").is_dir())] {
         if !there {
-            println!("\nplatform's own time per turn: skipped, {} is not there; `make build` makes it", what.display());
+            println!(
+                "\nplatform's own time per turn: skipped, {} is not there; `make build` makes it",
+                what.display()
+            );
             return Ok(());
         }
     }
