@@ -38,7 +38,7 @@ if [ ${#packages[@]} -gt 0 ]; then
     command="apt-get install -y --no-install-recommends ${packages[*]}"
     have apt-get || fail "missing: ${packages[*]}. There is no apt here; install these with your system's package tool."
     if [ "$(id -u)" = 0 ]; then sudo=(); elif have sudo && sudo -n true 2>/dev/null; then sudo=(sudo -n); else
-        fail "missing: ${packages[*]}. Run this once, then try again:  sudo $command"
+        fail "missing: ${packages[*]}. Run this once, then try again:  sudo sh -c 'apt-get update && $command'"
     fi
     step "installing Debian packages: ${packages[*]}"
     # The private server is ours; Debian's own cluster would only take memory.
