@@ -43,21 +43,12 @@ impl Matrix {
         let tiles = rows.div_ceil(ROWS);
         let mut weights = vec![[0i8; 2 * ROWS]; tiles * blocks * PAIRS];
         let mut scales = vec![[0f32; ROWS]; tiles * blocks];
-        for (row, values) in values.chunks_exact(columns).enumerate() {
-            let (tile, lane) = (row / ROWS, row % ROWS);
-            for (block, values) in values.chunks_exact(BLOCK).enumerate() {
-                let at = tile * blocks + block;
-                let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-                let scale = largest / 127.0;
-                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-                scales[at][lane] = scale;
-                for (pair, values) in values.chunks_exact(2).enumerate() {
-                    for (side, value) in values.iter().enumerate() {
-                        weights[at * PAIRS + pair][2 * lane + side] = quantised(value * inverse);
-                    }
-                }
-            }
-        }
+        pulp::Arch::new().dispatch(QuantiseRows {
+            values,
+            blocks,
+            weights: &mut weights,
+            scales: &mut scales,
+        });
         Self { rows, blocks, weights, scales }
     }
 
@@ -109,9 +100,49 @@ impl Matrix {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the value is within ±127 by its scale")]
-fn quantised(value: f32) -> i8 {
-    value.round() as i8
+struct QuantiseRows<'a> {
+    values: &'a [f32],
+    blocks: usize,
+    weights: &'a mut [PairOfRows],
+    scales: &'a mut [[f32; ROWS]],
+}
+
+impl NullaryFnOnce for QuantiseRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "within ±127 by its scale")]
+    fn call(self) {
+        for (index, values) in self.values.chunks_exact(BLOCK).enumerate() {
+            let (row, block) = (index / self.blocks, index % self.blocks);
+            let (tile, lane) = (row / ROWS, row % ROWS);
+            let at = tile * self.blocks + block;
+            let scale = largest(values) / 127.0;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            self.scales[at][lane] = scale;
+            let mut whole = [0i8; BLOCK];
+            for (whole, value) in whole.iter_mut().zip(values) {
+                *whole = (value * inverse).round_ties_even() as i8;
+            }
+            let pairs = &mut self.weights[at * PAIRS..][..PAIRS];
+            for (weights, whole) in pairs.iter_mut().zip(whole.chunks_exact(2)) {
+                weights[2 * lane] = whole[0];
+                weights[2 * lane + 1] = whole[1];
+            }
+        }
+    }
+}
+
+/// The largest magnitude of a block.
+#[inline(always)]
+fn largest(values: &[f32]) -> f32 {
+    let mut lanes = [0f32; ROWS];
+    for half in values.chunks_exact(ROWS) {
+        for lane in 0..ROWS {
+            lanes[lane] = lanes[lane].max(half[lane].abs());
+        }
+    }
+    lanes.iter().fold(0f32, |m, v| m.max(*v))
 }
 
 /// Rows of activations in 14 bits with a scale per 32 values.
@@ -158,13 +189,7 @@ impl NullaryFnOnce for Quantise<'_> {
         let blocks = self.values.chunks_exact(BLOCK);
         let targets = self.to.pairs.chunks_exact_mut(PAIRS).zip(&mut self.to.scales);
         for (values, (pairs, scale)) in blocks.zip(targets) {
-            let mut largest = [0f32; ROWS];
-            for half in values.chunks_exact(ROWS) {
-                for lane in 0..ROWS {
-                    largest[lane] = largest[lane].max(half[lane].abs());
-                }
-            }
-            let largest = largest.iter().fold(0f32, |m, v| m.max(*v));
+            let largest = largest(values);
             *scale = largest / ACTIVATION_MAX;
             let inverse = if largest > 0.0 { ACTIVATION_MAX / largest } else { 0.0 };
             for (pair, values) in pairs.iter_mut().zip(values.chunks_exact(2)) {

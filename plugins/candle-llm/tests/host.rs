@@ -1,5 +1,7 @@
 //! The built library in the real host, in a child process, on the real weights of SmolLM2 135M.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
