@@ -14,6 +14,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Crashes of one request before it is refused.
 const POISON_CRASHES: u32 = 2;
+/// A request that has not crashed anything for so long is given another chance.
+const FINGERPRINT_TTL: Duration = Duration::from_secs(600);
 /// Fingerprints remembered; the memory starts anew beyond that.
 const FINGERPRINTS_MAX: usize = 10_000;
 
@@ -24,11 +26,24 @@ pub(crate) enum Verdict {
     Quarantine,
 }
 
+/// What one request did.
+#[derive(Debug, Clone, Copy)]
+struct Blame {
+    crashes: u32,
+    last: Instant,
+}
+
+impl Blame {
+    fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) < FINGERPRINT_TTL
+    }
+}
+
 /// The crashes of one instance.
 #[derive(Debug, Default)]
 pub(crate) struct CrashHistory {
     recent: VecDeque<Instant>,
-    fingerprints: HashMap<u64, u32>,
+    fingerprints: HashMap<u64, Blame>,
 }
 
 impl CrashHistory {
@@ -44,23 +59,30 @@ impl CrashHistory {
         Verdict::RestartAfter((BACKOFF_FIRST * 2u32.pow(exponent)).min(BACKOFF_MAX))
     }
 
-    /// Remembers a request that was under way; whether it is poison now.
-    pub(crate) fn blame(&mut self, fingerprint: u64) -> bool {
+    /// Remembers a request that crashed the plugin; whether it is poison now.
+    pub(crate) fn blame(&mut self, fingerprint: u64, now: Instant) -> bool {
+        self.fingerprints.retain(|_, blame| blame.is_fresh(now));
         if FINGERPRINTS_MAX <= self.fingerprints.len() {
             self.fingerprints.clear();
         }
-        let crashes = self.fingerprints.entry(fingerprint).or_default();
-        *crashes += 1;
-        POISON_CRASHES <= *crashes
+        let fresh = Blame { crashes: 0, last: now };
+        let blame = self.fingerprints.entry(fingerprint).or_insert(fresh);
+        *blame = Blame { crashes: blame.crashes + 1, last: now };
+        POISON_CRASHES <= blame.crashes
     }
 
-    /// Whether a request crashed the plugin too often. `fingerprint` is taken only if any did.
-    pub(crate) fn is_poison(&self, fingerprint: impl FnOnce() -> u64) -> bool {
+    /// Whether a request crashed the plugin too often lately. Costs next to nothing while no
+    /// request did.
+    pub(crate) fn is_poison(
+        &self,
+        now: impl FnOnce() -> Instant,
+        fingerprint: impl FnOnce() -> u64,
+    ) -> bool {
         !self.fingerprints.is_empty()
             && self
                 .fingerprints
                 .get(&fingerprint())
-                .is_some_and(|crashes| POISON_CRASHES <= *crashes)
+                .is_some_and(|blame| POISON_CRASHES <= blame.crashes && blame.is_fresh(now()))
     }
 
     pub(crate) fn forgive(&mut self) {
@@ -111,10 +133,23 @@ mod tests {
 
     #[test]
     fn a_request_is_poison_after_two_crashes_and_stays_so_when_the_rest_is_forgiven() {
+        let now = Instant::now();
         let mut history = CrashHistory::default();
-        assert!(!history.blame(7) && !history.is_poison(|| 7));
-        assert!(history.blame(7) && history.is_poison(|| 7) && !history.is_poison(|| 8));
+        assert!(!history.blame(7, now) && !history.is_poison(|| now, || 7));
+        assert!(history.blame(7, now) && history.is_poison(|| now, || 7));
+        assert!(!history.is_poison(|| now, || 8));
         history.forgive();
-        assert!(history.is_poison(|| 7));
+        assert!(history.is_poison(|| now, || 7));
+    }
+
+    #[test]
+    fn a_request_that_crashed_long_ago_is_taken_again() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(601);
+        let mut history = CrashHistory::default();
+        assert!(!history.blame(7, start) && history.blame(7, start));
+        assert!(!history.is_poison(|| later, || 7));
+        assert!(!history.blame(7, later), "the old crashes do not count");
+        assert!(history.blame(7, later));
     }
 }

@@ -104,11 +104,18 @@ impl Generation {
         self.lock().flights.values().cloned().collect()
     }
 
-    /// Every call under way; none is left, and none is taken afterwards.
+    /// Every call under way, oldest first; none is left, and none is taken afterwards.
     pub(crate) fn take_all(&self) -> Vec<Arc<Flight>> {
         let mut table = self.lock();
         table.closed = true;
-        std::mem::take(&mut table.flights).into_values().collect()
+        let mut all: Vec<_> = std::mem::take(&mut table.flights).into_iter().collect();
+        drop(table);
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.into_iter().map(|(_, flight)| flight).collect()
+    }
+
+    pub(crate) fn holds(&self, id: u64) -> bool {
+        self.lock().flights.contains_key(&id)
     }
 
     pub(crate) fn forget(&self, id: u64) {

@@ -204,7 +204,7 @@ impl PluginHost {
         let route = self.0.route(model).ok_or_else(|| CallError::UnknownModel(model.to_owned()))?;
         let instance = &route.instance;
         let history = instance.history.lock().unwrap_or_else(PoisonError::into_inner);
-        if history.is_poison(|| fingerprint(&call.payload)) {
+        if history.is_poison(Instant::now, || fingerprint(&call.payload)) {
             return Err(CallError::Poison);
         }
         drop(history);
@@ -287,7 +287,7 @@ impl Inner {
     fn watch(&self) {
         let now = Instant::now();
         for instance in self.instances() {
-            instance.expire_waiting(now);
+            instance.retry(now);
             for generation in instance.watched() {
                 if watch::look(&generation, &generation.terms.limits, now) {
                     tracing::warn!(?generation, "a request ignored its cancellation");

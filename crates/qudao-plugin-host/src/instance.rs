@@ -29,6 +29,7 @@ use crate::{
     load::load,
     process::{self, ChildLink},
     report::ModelState,
+    retry::Retries,
     settings::{InstanceSettings, Placement},
     terms::{Source, Terms},
 };
@@ -51,7 +52,7 @@ pub(crate) struct Instance {
     current: RwLock<Option<Arc<Generation>>>,
     starting: Mutex<Vec<Arc<Generation>>>,
     state: Mutex<ModelState>,
-    waiting: Mutex<Vec<Arc<Flight>>>,
+    retries: Mutex<Retries>,
     generations: AtomicU64,
     pub(crate) stopping: AtomicBool,
 }
@@ -87,7 +88,7 @@ impl Instance {
             current: RwLock::new(None),
             starting: Mutex::default(),
             state: Mutex::new(ModelState::Loading { note: "starting".to_owned() }),
-            waiting: Mutex::default(),
+            retries: Mutex::default(),
             generations: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         }
@@ -180,9 +181,7 @@ impl Instance {
     fn give_up(&self, state: &ModelState) {
         self.set_state(state.clone());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
-        for flight in lock(&self.waiting).drain(..) {
-            flight.fail(CallError::NotReady { state: state.clone() });
-        }
+        self.fail_waiting();
     }
 
     /// Sorts the calls of a dead generation; true if another one shall start.
@@ -196,9 +195,7 @@ impl Instance {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.crashes.fetch_add(1, Ordering::Relaxed);
         let verdict = lock(&self.history).crashed(Instant::now());
-        for flight in generation.take_all() {
-            self.after_crash_of(flight, signal);
-        }
+        self.sort_lost(&generation.take_all(), signal);
         match verdict {
             Verdict::RestartAfter(wait) => {
                 std::thread::sleep(wait);
@@ -216,19 +213,22 @@ impl Instance {
         }
     }
 
-    fn after_crash_of(&self, flight: Arc<Flight>, signal: Option<i32>) {
-        let poison = lock(&self.history).blame(flight.ticket().fingerprint());
-        let (delivered, attempts, over) = {
-            let progress = flight.progress();
-            let over = progress.closed || progress.cancelled_at.is_some();
-            (progress.delivered, progress.attempts, over)
-        };
-        if delivered || poison || over || attempts != 0 {
-            flight.fail(CallError::Crashed { signal, delivered });
-        } else {
-            flight.renew();
-            lock(&self.waiting).push(flight);
+    fn sort_lost(&self, lost: &[Arc<Flight>], signal: Option<i32>) {
+        let now = Instant::now();
+        let mut retries = lock(&self.retries);
+        let mut history = lock(&self.history);
+        for flight in lost {
+            let poison =
+                retries.blames(flight, lost) && history.blame(flight.ticket().fingerprint(), now);
+            retries.take(Arc::clone(flight), poison, signal);
         }
+        retries.settle(|flight| history.is_poison(|| now, || flight.ticket().fingerprint()));
+    }
+
+    /// Ends the calls that wait for a generation that will not come.
+    pub(crate) fn fail_waiting(&self) {
+        let error = CallError::NotReady { state: self.state() };
+        lock(&self.retries).fail_all(&error);
     }
 
     /// Makes `generation` the one that new calls go to; returns the one before.
@@ -249,13 +249,7 @@ impl Instance {
         drop(current);
         *self.terms.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&generation.terms);
         self.set_state(ModelState::Ready);
-        for flight in lock(&self.waiting).drain(..) {
-            if flight.ticket().is_cancelled() {
-                flight.fail(CallError::Cancelled);
-            } else if !generation.submit(&flight) {
-                flight.fail(CallError::NotReady { state: self.state() });
-            }
-        }
+        self.retry(Instant::now());
         Ok(old)
     }
 
@@ -280,15 +274,9 @@ impl Instance {
         lock(&self.starting).retain(|watched| !Arc::ptr_eq(watched, generation));
     }
 
-    /// Calls that wait for the next generation may time out too.
-    pub(crate) fn expire_waiting(&self, now: Instant) {
-        lock(&self.waiting).retain(|flight| {
-            let which = crate::event::TimeoutKind::Total;
-            if flight.deadline <= now {
-                flight.fail(CallError::Timeout { which });
-            }
-            !flight.progress().closed
-        });
+    /// Looks after the calls that a crash took away.
+    pub(crate) fn retry(&self, now: Instant) {
+        lock(&self.retries).tend(self.current().as_ref(), now);
     }
 
     /// The best artifact that loads and starts.

@@ -24,6 +24,7 @@ mod probe;
 mod process;
 mod reload;
 mod report;
+mod retry;
 mod scaffold;
 mod settings;
 mod terms;

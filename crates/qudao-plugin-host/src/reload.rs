@@ -136,6 +136,7 @@ impl PluginHost {
                 generations.push(generation);
             }
             instance.set_state(ModelState::Failed { reason: "shutting down".to_owned() });
+            instance.fail_waiting();
         }
         for generation in generations {
             drain(&generation, until).await;

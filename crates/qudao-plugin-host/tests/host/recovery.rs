@@ -35,6 +35,29 @@ async fn a_child_killed_before_the_first_token_answers_after_the_respawn() {
 }
 
 #[tokio::test]
+async fn a_request_that_crashes_the_child_takes_no_other_with_it() {
+    let stage = Stage::with_flavour("asynchronous");
+    let stage = stage.instance("asynchronous", Placement::Process, |_| ());
+    let host = stage.ready().await;
+    // The culprit comes second, so that some are tried again before it and some after.
+    let call = |text: &str| host.call("asynchronous", say(text)).unwrap();
+    let (first, culprit) = (call("wait 400"), call("abort 150"));
+    let others = [first, call("wait 401"), call("wait 402")];
+    for (index, stream) in others.into_iter().enumerate() {
+        let (text, end) = read(stream).await;
+        assert_eq!((text.as_str(), end.is_ok()), ("ok", true), "{index}: {end:?}");
+    }
+    let crashed = CallError::Crashed { signal: Some(libc::SIGABRT), delivered: false };
+    assert_eq!(read(culprit).await.1, Err(crashed));
+    let again = host.call("asynchronous", say("abort 150")).err();
+    assert_eq!(again, Some(CallError::Poison));
+    until(&host, "asynchronous", ModelState::serves).await;
+    assert!(ask(&host, "asynchronous", "wait 400").await.1.is_ok());
+    // Once among the others, where nobody was blamed, and twice on its own.
+    assert_eq!(host.model("asynchronous").unwrap().crashes, 3);
+}
+
+#[tokio::test]
 async fn a_child_killed_midway_is_a_clear_failure_and_the_next_call_is_served() {
     let stage = slow_echo(Placement::Process);
     let host = stage.ready().await;

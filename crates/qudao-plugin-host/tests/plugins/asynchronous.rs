@@ -60,6 +60,13 @@ impl AsyncModelPlugin for Obedient {
                 sink.token("x").await?;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             },
+            "wait" | "abort" => {
+                tokio::time::sleep(Duration::from_millis(number.parse().unwrap_or(0))).await;
+                if order == "abort" {
+                    std::process::abort();
+                }
+                sink.token("ok").await?;
+            }
             "hang" => std::future::pending::<()>().await,
             _ => sink.token(&self.config.greeting).await?,
         }
