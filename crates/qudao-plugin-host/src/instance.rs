@@ -67,6 +67,17 @@ struct Started {
     child: Option<(ChildLink, Frames<UnixStream>)>,
 }
 
+impl Started {
+    /// Ends what is not wanted after all.
+    fn discard(self) {
+        self.generation.end();
+        if let Some((link, _)) = self.child {
+            link.kill();
+            link.reap();
+        }
+    }
+}
+
 /// A generation whose child ended before it was installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("its process ended before it served")]
@@ -135,30 +146,38 @@ impl Instance {
     }
 
     fn supervise(self: Arc<Self>, terms: Arc<Terms>, mut ready: Option<Ready>) {
+        let mut served = false;
         while !self.stopping.load(Ordering::Relaxed) {
             let staged = ready.is_some();
-            let started = match self.start(&terms) {
-                Ok(started) => started,
-                Err(reason) => {
-                    match ready.take() {
-                        Some(ready) => drop(ready.send(Err(reason))),
-                        None => self.give_up(&ModelState::Failed { reason }),
+            let started = match (self.start(&terms), ready.take()) {
+                (Ok(started), None) if self.serves() => return started.discard(),
+                (Ok(started), None) => {
+                    // One that is gone already is dealt with below.
+                    drop(self.install(&started.generation));
+                    started
+                }
+                (Ok(started), Some(ready)) => {
+                    drop(ready.send(Ok(Arc::clone(&started.generation))));
+                    started
+                }
+                (Err(reason), Some(ready)) => return drop(ready.send(Err(reason))),
+                // A reload was quicker.
+                (Err(_), None) if self.serves() => return,
+                (Err(reason), None) if served => {
+                    if self.again(&format!("restarting, as the last start failed: {reason}")) {
+                        continue;
                     }
                     return;
                 }
+                (Err(reason), None) => return self.give_up(&ModelState::Failed { reason }),
             };
-            let generation = Arc::clone(&started.generation);
-            match ready.take() {
-                Some(ready) => drop(ready.send(Ok(Arc::clone(&generation)))),
-                // One that is gone already is dealt with below.
-                None => drop(self.install(&generation)),
-            }
-            let Some((link, mut frames)) = started.child else { return };
+            served = true;
+            let Started { generation, child } = started;
+            let Some((link, mut frames)) = child else { return };
             listen(&generation, &mut frames);
             let signal = link.reap();
             let installed = self.note_end(&generation);
-            let wanted = installed && !self.stopping.load(Ordering::Relaxed);
-            if !wanted {
+            if !installed || self.stopping.load(Ordering::Relaxed) {
                 lose(&generation.take_all(), signal);
                 if staged || generation.retired.load(Ordering::Relaxed) || !installed {
                     return;
@@ -169,6 +188,7 @@ impl Instance {
                 return;
             }
         }
+        self.fail_waiting();
     }
 
     /// Remembers that a generation's child is gone; whether new calls went to it.
@@ -190,16 +210,23 @@ impl Instance {
             "restarting after a crash{}",
             signal.map_or_else(String::new, |s| format!(" by signal {s}"))
         );
-        tracing::error!(instance = self.settings.name, generation = generation.number, "{note}");
-        self.set_state(ModelState::Loading { note });
+        self.set_state(ModelState::Loading { note: note.clone() });
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.sort_lost(&generation.take_all(), signal);
+        self.again(&note)
+    }
+
+    /// Counts a crash or a start that failed after one that did not, and waits as long as that
+    /// asks for; true if the plugin shall start again.
+    fn again(&self, note: &str) -> bool {
+        tracing::error!(instance = self.settings.name, "{note}");
+        self.set_state(ModelState::Loading { note: note.to_owned() });
         self.crashes.fetch_add(1, Ordering::Relaxed);
         let verdict = lock(&self.history).crashed(Instant::now());
-        self.sort_lost(&generation.take_all(), signal);
         match verdict {
             Verdict::RestartAfter(wait) => {
                 std::thread::sleep(wait);
-                true
+                !self.serves()
             }
             Verdict::Quarantine => {
                 let reason = "5 crashes within 60 s".to_owned();

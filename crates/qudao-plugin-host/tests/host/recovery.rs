@@ -1,4 +1,6 @@
 use std::{
+    os::unix::fs::symlink,
+    path::PathBuf,
     process::Command,
     sync::{
         Arc,
@@ -116,6 +118,40 @@ async fn five_crashes_in_a_minute_quarantine_until_an_operator_lifts_it() {
     restarted.lift_quarantine("echo").unwrap();
     until(&restarted, "echo", ModelState::serves).await;
     assert!(ask(&restarted, "echo", "hello").await.1.is_ok());
+}
+
+/// A stage whose host binary can be taken away, so that a start fails.
+fn unsteady() -> (Stage, PathBuf) {
+    let mut stage = Stage::with(&["echo"]).instance("echo", Placement::Process, |_| ());
+    let binary = stage.folder.path().join("host");
+    symlink(&stage.settings.host_binary, &binary).unwrap();
+    stage.settings.host_binary.clone_from(&binary);
+    (stage, binary)
+}
+
+#[tokio::test]
+async fn a_start_that_fails_after_a_crash_is_tried_again() {
+    let (stage, binary) = unsteady();
+    let target = std::fs::read_link(&binary).unwrap();
+    let host = stage.ready().await;
+    std::fs::remove_file(&binary).unwrap();
+    kill(&host, "echo");
+    until_crashes(&host, "echo", 2).await;
+    let loading = |state: &ModelState| matches!(state, ModelState::Loading { .. });
+    assert!(loading(&host.model("echo").unwrap().state));
+    symlink(target, &binary).unwrap();
+    until(&host, "echo", ModelState::serves).await;
+    assert!(ask(&host, "echo", "hello").await.1.is_ok());
+}
+
+#[tokio::test]
+async fn starts_that_keep_failing_after_a_crash_end_in_quarantine() {
+    let (stage, binary) = unsteady();
+    let host = stage.ready().await;
+    std::fs::remove_file(&binary).unwrap();
+    kill(&host, "echo");
+    until(&host, "echo", |state| matches!(state, ModelState::Quarantined { .. })).await;
+    assert_eq!(host.model("echo").unwrap().crashes, 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
