@@ -68,7 +68,12 @@ TOML
 server=$!
 await 60 "demo.json" test -s "$QUDAO_HOME/demo.json"
 base=$(python3 -c 'import json,os;print(json.load(open(os.environ["QUDAO_HOME"]+"/demo.json"))["base_url"])')
-ready() { python3 -c 'import sys,urllib.request as u;u.build_opener(u.ProxyHandler({})).open(sys.argv[1])' "$base/readyz"; }
+ready() {
+    python3 -c '
+import json, sys, urllib.request as web
+answer = web.build_opener(web.ProxyHandler({})).open(sys.argv[1] + "/readyz")
+sys.exit(any(model["state"] != "ready" for model in json.load(answer)["models"]))' "$base"
+}
 await 180 "every model" ready
 
 venv=target/tools/openai-sdk
