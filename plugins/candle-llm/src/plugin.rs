@@ -79,9 +79,10 @@ impl BatchPlugin for CandleLlm {
         Ok(if more { Step::Busy } else { Step::Idle })
     }
 
-    fn cancel(&mut self, id: u64) {
+    fn cancel(&mut self, id: u64) -> Option<Usage> {
         self.waiting.retain(|(waiting, _)| *waiting != id);
-        self.engine.cancel(id);
+        let (input, output) = self.engine.cancel(id)?;
+        Some(Usage { input_tokens: count(input), output_tokens: count(output) })
     }
 
     fn park(&mut self, id: u64, parked: bool) {

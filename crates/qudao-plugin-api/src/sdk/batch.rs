@@ -21,6 +21,7 @@ use crate::abi::{
     QD_EV_TOKEN, QD_OK, QD_WINDOW, QdBytes, QdError, QdEvent, QdHostApi, QdPluginApi, QdRequest,
     SIZE_OF_PLUGIN_API,
 };
+use crate::wire::{FinishReason, Usage};
 
 /// Requests that may wait for the engine thread.
 const QUEUE_MAX: usize = 1024;
@@ -50,8 +51,9 @@ pub trait BatchPlugin: Send + Sized + 'static {
     /// Ends every admitted request with this error.
     fn step(&mut self, sink: &mut StepSink<'_>) -> Result<Step, PluginError>;
 
-    /// Forgets a request; nothing more may be written for it.
-    fn cancel(&mut self, id: u64);
+    /// Forgets a request; nothing more may be written for it. What it consumed so far, where
+    /// that is known, is told with its end.
+    fn cancel(&mut self, id: u64) -> Option<Usage>;
 
     /// Leaves a request out of the steps while its reader is slow, or takes it back in.
     fn park(&mut self, id: u64, parked: bool);
@@ -227,12 +229,20 @@ impl<P: BatchPlugin> Engine<P> {
             }
             Command::Cancel(id) => {
                 if self.live.remove(&id).is_some() {
-                    self.plugin.cancel(id);
-                    finish(&self.host, id, &Err(PluginError::cancelled()));
+                    self.cancel(id);
                 }
             }
             Command::Resume(id) => self.flush(id),
         }
+    }
+
+    /// Ends a request that nobody waits for, with what it made.
+    fn cancel(&mut self, id: u64) {
+        let outcome = match self.plugin.cancel(id) {
+            Some(usage) => Ok(Completion { usage, finish_reason: FinishReason::Cancelled }),
+            None => Err(PluginError::cancelled()),
+        };
+        finish(&self.host, id, &outcome);
     }
 
     fn step(&mut self) -> Step {
@@ -280,9 +290,7 @@ impl<P: BatchPlugin> Engine<P> {
                 }
                 code if code < 0 => {
                     self.live.remove(&id);
-                    self.plugin.cancel(id);
-                    finish(&self.host, id, &Err(PluginError::cancelled()));
-                    return;
+                    return self.cancel(id);
                 }
                 _ => {
                     live.queue.drain(..events.len());

@@ -101,6 +101,30 @@ async fn a_cancelled_request_ends_at_once_and_so_does_one_that_only_waits() {
 }
 
 #[tokio::test]
+async fn a_cancelled_answer_of_a_batch_says_what_it_made() {
+    for placement in BOTH {
+        let stage = Stage::with_flavour("batching").instance("batching", placement, |_| ());
+        let host = stage.ready().await;
+        let mut stream = host.call("batching", say("forever")).unwrap();
+        let mut read = 0;
+        while read < 3 {
+            assert!(matches!(first(&mut stream).await, Event::Token { .. }));
+            read += 1;
+        }
+        stream.cancel();
+        let (finish_reason, usage) = loop {
+            match first(&mut stream).await {
+                Event::Token { .. } => read += 1,
+                Event::End { finish_reason, usage } => break (finish_reason, usage),
+                other => panic!("{placement:?}: {other:?}"),
+            }
+        };
+        assert_eq!((finish_reason, usage.input_tokens), (FinishReason::Cancelled, 1));
+        assert!(read <= usage.output_tokens, "{placement:?}: {read} read, {usage:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_error_of_one_request_is_typed_and_the_others_go_on() {
     each(|host, flavour| async move {
         let other = host.call(flavour, say("count 500")).unwrap();

@@ -54,6 +54,7 @@ impl BatchPlugin for Obedient {
                 "panic" => panic!("told to"),
                 "forever" => {
                     std::thread::sleep(Duration::from_millis(5));
+                    work.made += 1;
                     sink.token(*id, "x".to_owned(), 0, 0.0);
                     busy = true;
                 }
@@ -81,8 +82,9 @@ impl BatchPlugin for Obedient {
         Ok(if busy { Step::Busy } else { Step::Idle })
     }
 
-    fn cancel(&mut self, id: u64) {
-        self.works.remove(&id);
+    fn cancel(&mut self, id: u64) -> Option<Usage> {
+        let work = self.works.remove(&id)?;
+        Some(Usage { input_tokens: 1, output_tokens: work.made })
     }
 
     fn park(&mut self, id: u64, parked: bool) {
