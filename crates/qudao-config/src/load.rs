@@ -235,6 +235,8 @@ fn check_numbers(worker: &Worker, limits: &Limits) -> Vec<Problem> {
         (worker.deliveries_in_flight, "worker.deliveries_in_flight"),
         (worker.claim_batch as usize, "worker.claim_batch"),
         (limits.burst as usize, "limits.burst"),
+        (limits.visitor_burst as usize, "limits.visitor_burst"),
+        (limits.address_burst as usize, "limits.address_burst"),
         (limits.body_kib, "limits.body_kib"),
         (limits.completion_body_kib, "limits.completion_body_kib"),
         (limits.max_reply_tokens as usize, "limits.max_reply_tokens"),

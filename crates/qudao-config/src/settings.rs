@@ -167,6 +167,16 @@ pub struct Limits {
     pub requests_per_second: u32,
     /// Calls that a key may make at once before the rate counts.
     pub burst: u32,
+    /// Messages that one visitor of a web chat may write per minute over time; 0 for no limit.
+    pub visitor_messages_per_minute: u32,
+    /// Messages that a visitor may write at once before the rate counts.
+    pub visitor_burst: u32,
+    /// Messages that all visitors at one address may write per minute to one channel over time; 0
+    /// for no limit. The address is that of the connection, and behind a proxy on the same machine
+    /// the last one in `X-Forwarded-For`.
+    pub address_messages_per_minute: u32,
+    /// Messages that they may write at once before the rate counts.
+    pub address_burst: u32,
     /// Kibibytes of a body of the admin and chat endpoints.
     pub body_kib: usize,
     /// Kibibytes of a body of `/v1/chat/completions`, which may carry images.
@@ -188,6 +198,10 @@ impl Default for Limits {
         Self {
             requests_per_second: 0,
             burst: 64,
+            visitor_messages_per_minute: 60,
+            visitor_burst: 30,
+            address_messages_per_minute: 600,
+            address_burst: 300,
             body_kib: 256,
             completion_body_kib: 20 * 1024,
             max_reply_tokens: 1024,

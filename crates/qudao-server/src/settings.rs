@@ -67,6 +67,11 @@ pub struct Limits {
     pub visitor_messages_per_minute: u32,
     /// Messages that a visitor may write at once before the rate counts.
     pub visitor_burst: u32,
+    /// Messages that all visitors at one address may write per minute to one channel over time; 0
+    /// for no limit.
+    pub address_messages_per_minute: u32,
+    /// Messages that they may write at once before the rate counts.
+    pub address_burst: u32,
     /// Connections at one time, per thread.
     pub connections_per_worker: usize,
 }
@@ -88,6 +93,8 @@ impl Default for Limits {
             idle_poll: Duration::from_secs(30),
             visitor_messages_per_minute: 60,
             visitor_burst: 30,
+            address_messages_per_minute: 600,
+            address_burst: 300,
             connections_per_worker: 25_000,
         }
     }

@@ -60,8 +60,13 @@ pub(super) fn server(settings: &Settings, operator_key: SecretHash) -> ServerSet
         workers => workers,
     };
     server.drain_timeout = Duration::from_secs(settings.server.drain_timeout_s);
-    server.limits.body_bytes = settings.limits.body_kib * 1024;
-    server.limits.completion_body_bytes = settings.limits.completion_body_kib * 1024;
+    let limits = &settings.limits;
+    server.limits.visitor_messages_per_minute = limits.visitor_messages_per_minute;
+    server.limits.visitor_burst = limits.visitor_burst;
+    server.limits.address_messages_per_minute = limits.address_messages_per_minute;
+    server.limits.address_burst = limits.address_burst;
+    server.limits.body_bytes = limits.body_kib * 1024;
+    server.limits.completion_body_bytes = limits.completion_body_kib * 1024;
     server
 }
 

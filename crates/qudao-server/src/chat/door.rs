@@ -1,6 +1,6 @@
 //! From the public key in the address to the channel, and from there to what was said.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use actix_web::{HttpRequest, http::header};
 use qudao_core::{Accepted, Core, PreviewEvent};
@@ -27,6 +27,8 @@ pub(crate) struct Visit {
     pub(crate) door: Arc<ChannelDoor>,
     /// The hash of the visitor's token.
     pub(crate) peer: Arc<str>,
+    /// Where the visitor writes from.
+    pub(crate) address: IpAddr,
 }
 
 impl Visit {
@@ -130,7 +132,7 @@ pub(crate) async fn accept(
     id: &ExternalId,
     text: MessageText,
 ) -> Result<Accepted, ApiError> {
-    state.visitors.take(&visit.peer)?;
+    state.visitors.take(visit)?;
     let internal = |_| ApiError::new(Code::Internal, "the message could not be stored");
     let inbound = Inbound {
         channel_id: visit.door.channel_id,

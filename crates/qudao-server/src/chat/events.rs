@@ -17,6 +17,7 @@ use super::{
     door::{self, Visit},
     drive::{Gone, Wire, drive},
     frame::ServerFrame,
+    pace::client_address,
     requests::AfterQuery,
     session::{Farewell, Input},
 };
@@ -37,7 +38,8 @@ pub(crate) async fn open(
     if state.is_draining() {
         return Err(ApiError::new(Code::Draining, "this node is shutting down"));
     }
-    let visit = Visit { door: door.into(), peer: (&*peer).into() };
+    let address = client_address(&request);
+    let visit = Visit { door: door.into(), peer: (&*peer).into(), address };
     let (outgoing, incoming) = mpsc::channel(state.settings.limits.outgoing_frames);
     rt::spawn(drive(state.clone(), visit, after, None, EventWire { outgoing }));
     let body = stream::unfold(incoming, |mut incoming| async move {

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{
     door::{self, Visit},
     frame::{MessageFrame, MessageKey},
+    pace::client_address,
     session::check_message,
 };
 use crate::{
@@ -116,7 +117,7 @@ async fn visit(
     VisitorCaller(peer): &VisitorCaller,
 ) -> Result<Visit, ApiError> {
     let door = door::find_door(state, request).await?;
-    Ok(Visit { door: door.into(), peer: (&**peer).into() })
+    Ok(Visit { door: door.into(), peer: (&**peer).into(), address: client_address(request) })
 }
 
 pub(crate) async fn messages(

@@ -12,6 +12,7 @@ use super::{
     door::{self, Visit},
     drive::{Gone, Wire, drive},
     frame::{ClientFrame, ServerFrame},
+    pace::client_address,
     session::{Farewell, Input},
 };
 use crate::{
@@ -35,6 +36,7 @@ pub(crate) async fn open(
     }
     let (response, socket, stream) = actix_ws::handle(&request, payload)
         .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
+    let address = client_address(&request);
     let limit = state.settings.limits.socket_message_bytes;
     let stream =
         stream.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
@@ -44,7 +46,7 @@ pub(crate) async fn open(
         let hello = timeout(limits.request_head_timeout, wire.hello()).await;
         match hello {
             Ok(Ok((peer, after))) => {
-                let visit = Visit { door: door.into(), peer: peer.into() };
+                let visit = Visit { door: door.into(), peer: peer.into(), address };
                 let silence = Some(limits.socket_idle_timeout);
                 drive(state.clone(), visit, after, silence, wire).await;
             }

@@ -247,3 +247,34 @@ async fn a_visitor_who_writes_too_fast_is_asked_to_wait() {
     assert_eq!(world.post(&path, &calm, &message("a")).await.status, 202);
     assert_eq!(world.db.psql("SELECT count(*) FROM inbox"), "4");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_at_the_same_address_is_no_new_burst() {
+    let mut plan = Plan { worker: false, ..Plan::default() };
+    plan.server.limits.address_burst = 3;
+    plan.server.limits.address_messages_per_minute = 6;
+    let world = World::with(plan).await;
+    let (tenant, other) = (world.tenant(CREDITS).await, world.tenant(CREDITS).await);
+    let path = |key: &str| format!("/v1/web/{key}/messages");
+    let message = json!({ "id": "a", "text": "Hello" });
+    for _ in 0..3 {
+        let stored = world.post(&path(&tenant.public_key), &visitor(), &message).await;
+        assert_eq!(stored.status, 202);
+    }
+    let refused = world.post(&path(&tenant.public_key), &visitor(), &message).await;
+    assert_eq!(refusal(&refused), (429, "rate_limited".to_owned()));
+    assert!(refused.header("retry-after").is_some(), "{}", refused.head);
+    let mut tab = Tab::open(&world, &tenant.public_key, &visitor(), "").await;
+    tab.say("b", "Hello").await;
+    assert_eq!(tab.until("error").await["code"], "rate_limited");
+    assert_eq!(world.post(&path(&other.public_key), &visitor(), &message).await.status, 202);
+    let elsewhere = format!(
+        "authorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         x-forwarded-for: 198.51.100.1\r\n",
+        visitor(),
+    );
+    let stored =
+        world.send("POST", &path(&tenant.public_key), &elsewhere, &message.to_string()).await;
+    assert_eq!(stored.status, 202);
+    assert_eq!(world.db.psql("SELECT count(*) FROM inbox"), "5");
+}
