@@ -8,7 +8,7 @@ use actix_web::{
     body::{BoxBody, MessageBody},
     dev::{Payload, ServiceRequest, ServiceResponse},
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -147,12 +147,18 @@ fn count(response: &ServiceResponse<BoxBody>, started: Instant) {
     let endpoint = response.request().match_pattern().unwrap_or_else(|| "none".to_owned());
     let labels = [
         ("endpoint", endpoint),
-        ("method", response.request().method().to_string()),
+        ("method", method_label(response.request().method()).to_owned()),
         ("status", response.status().as_u16().to_string()),
     ];
     metrics::counter!("qudao_http_requests_total", &labels).increment(1);
     metrics::histogram!("qudao_http_response_head_seconds", &labels)
         .record(started.elapsed().as_secs_f64());
+}
+
+/// HTTP lets a client make up a method, and each would be a time series for ever.
+fn method_label(method: &Method) -> &'static str {
+    const KNOWN: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    KNOWN.iter().find(|known| **known == method.as_str()).copied().unwrap_or("other")
 }
 
 fn is_request_id(value: &HeaderValue) -> bool {
