@@ -30,11 +30,11 @@ pub(crate) struct Gone;
 pub(crate) trait Wire {
     /// Sends one frame. Waits while the client's queue is full.
     async fn send(&mut self, frame: &ServerFrame, cursor: TimelineCursor) -> Result<(), Gone>;
-    /// Asks for a sign of life.
+    /// Asks for a sign of life. Waits like [`Self::send`].
     async fn ping(&mut self) -> Result<(), Gone>;
     /// The next thing that the client says; `None` when it is gone. Safe to cancel.
     async fn receive(&mut self) -> Option<Input>;
-    /// Says why the connection ends.
+    /// Says why the connection ends. Waits like [`Self::send`].
     async fn close(self, farewell: Option<Farewell>);
 }
 
@@ -47,9 +47,23 @@ pub(crate) async fn drive<W: Wire>(
     mut wire: W,
 ) {
     metrics::gauge!("qudao_chat_connections").increment(1.0);
+    let patience = state.settings.limits.slow_client_timeout;
     let farewell = Driver::new(state, visit).run(after, silence, &mut wire).await;
-    wire.close(farewell.ok()).await;
+    part(wire, farewell.ok(), patience).await;
     metrics::gauge!("qudao_chat_connections").decrement(1.0);
+}
+
+/// Waits for the client's queue as long as the client is waited for at all.
+async fn within(
+    patience: Duration,
+    sending: impl Future<Output = Result<(), Gone>>,
+) -> Result<(), Gone> {
+    timeout(patience, sending).await.map_err(|_| Gone)?
+}
+
+/// Says farewell. A client that does not read does not hear it, and is not waited for.
+pub(super) async fn part<W: Wire>(wire: W, farewell: Option<Farewell>, patience: Duration) {
+    let _ = timeout(patience, wire.close(farewell)).await;
 }
 
 struct Driver {
@@ -110,12 +124,10 @@ impl Driver {
         cursor: TimelineCursor,
         wire: &mut W,
     ) -> Result<Option<Farewell>, Gone> {
+        let patience = self.state.settings.limits.slow_client_timeout;
         match effect {
-            Effect::Send(frame) => {
-                let patience = self.state.settings.limits.slow_client_timeout;
-                timeout(patience, wire.send(&frame, cursor)).await.map_err(|_| Gone)??;
-            }
-            Effect::Ping => wire.ping().await?,
+            Effect::Send(frame) => within(patience, wire.send(&frame, cursor)).await?,
+            Effect::Ping => within(patience, wire.ping()).await?,
             Effect::Subscribe(conversation) => {
                 let topic = Topic::Preview(conversation);
                 self.subscription = Some(self.state.core.bus.subscribe(&topic));
@@ -182,3 +194,6 @@ async fn hear(subscription: Option<&mut Subscription>) -> Option<Input> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

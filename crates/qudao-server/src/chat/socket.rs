@@ -1,5 +1,7 @@
 //! The web chat over a WebSocket.
 
+use std::time::Duration;
+
 use actix_web::{HttpRequest, HttpResponse, rt, web};
 use actix_ws::{
     AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError,
@@ -10,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     door::{self, Visit},
-    drive::{Gone, Wire, drive},
+    drive::{Gone, Wire, drive, part},
     frame::{ClientFrame, ServerFrame},
     pace::client_address,
     session::{Farewell, Input},
@@ -40,7 +42,8 @@ pub(crate) async fn open(
     let limit = state.settings.limits.socket_message_bytes;
     let stream =
         stream.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
-    let mut wire = SocketWire { socket, stream };
+    let patience = state.settings.limits.slow_client_timeout;
+    let mut wire = SocketWire { socket, stream, patience };
     rt::spawn(async move {
         let limits = &state.settings.limits;
         let hello = timeout(limits.request_head_timeout, wire.hello()).await;
@@ -51,7 +54,7 @@ pub(crate) async fn open(
                 drive(state.clone(), visit, after, silence, wire).await;
             }
             Ok(Err(Some(refusal))) => wire.refuse(&refusal).await,
-            Ok(Err(None)) | Err(_) => wire.close(Some(Farewell::Silence)).await,
+            Ok(Err(None)) | Err(_) => part(wire, Some(Farewell::Silence), patience).await,
         }
     });
     Ok(response)
@@ -60,6 +63,8 @@ pub(crate) async fn open(
 struct SocketWire {
     socket: Socket,
     stream: AggregatedMessageStream,
+    /// How long a full queue is waited for.
+    patience: Duration,
 }
 
 impl SocketWire {
@@ -91,8 +96,10 @@ impl SocketWire {
             detail: refusal.detail().to_owned(),
             id: None,
         };
-        if self.send(&frame, TimelineCursor::default()).await.is_ok() {
-            self.close(Some(Farewell::Misuse)).await;
+        let patience = self.patience;
+        let sent = timeout(patience, self.send(&frame, TimelineCursor::default())).await;
+        if matches!(sent, Ok(Ok(()))) {
+            part(self, Some(Farewell::Misuse), patience).await;
         }
     }
 }
@@ -119,7 +126,7 @@ impl Wire for SocketWire {
             },
             AggregatedMessage::Binary(_) => Input::Unreadable("frames are text".to_owned()),
             AggregatedMessage::Ping(bytes) => {
-                self.socket.pong(&bytes).await.ok()?;
+                timeout(self.patience, self.socket.pong(&bytes)).await.ok()?.ok()?;
                 Input::Heard
             }
             AggregatedMessage::Pong(_) => Input::Heard,
