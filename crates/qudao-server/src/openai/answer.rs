@@ -175,6 +175,16 @@ fn write_json<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) {
     debug_assert!(written.is_ok());
 }
 
+/// Adds the members that are absent or null.
+fn fill(known: &mut Map<String, Value>, more: Map<String, Value>) {
+    for (name, value) in more {
+        let place = known.entry(name).or_insert(Value::Null);
+        if place.is_null() {
+            *place = value;
+        }
+    }
+}
+
 /// Puts the events of one answer together.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
@@ -206,7 +216,8 @@ impl Collector {
         self.other.extend(delta);
     }
 
-    /// The first delta of a call names it, the later ones continue its arguments.
+    /// The first delta of a call names it, the later ones continue its arguments. Providers differ
+    /// in what the first one holds; what it lacks is taken from whichever has it first.
     fn merge_call(&mut self, call: Value) {
         let Value::Object(mut call) = call else { return };
         let index = call.remove("index").and_then(|index| index.as_u64());
@@ -216,12 +227,21 @@ impl Collector {
             self.tool_calls.push(call);
             return;
         };
-        let more = call.get("function").and_then(|function| function.get("arguments")?.as_str());
-        let arguments =
-            known.get_mut("function").and_then(|function| function.get_mut("arguments"));
-        if let (Some(more), Some(Value::String(arguments))) = (more, arguments) {
-            arguments.push_str(more);
+        let more = call.remove("function");
+        fill(known, call);
+        let Some(Value::Object(mut more)) = more else { return };
+        let Some(Value::Object(function)) = known.get_mut("function") else {
+            known.insert("function".to_owned(), Value::Object(more));
+            return;
+        };
+        let known = function.get_mut("arguments");
+        if let (Some(Value::String(arguments)), Some(Value::String(next))) =
+            (known, more.get("arguments"))
+        {
+            arguments.push_str(next);
+            more.remove("arguments");
         }
+        fill(function, more);
     }
 
     /// The whole answer.

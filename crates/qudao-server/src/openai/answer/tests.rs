@@ -93,3 +93,32 @@ fn the_pieces_of_a_tool_call_are_joined() {
     assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{\"city\":\"Paris\"}");
     assert_eq!(message["tool_calls"][0].get("index"), None);
 }
+
+#[test]
+fn a_tool_call_whose_first_piece_lacks_members_is_whole_in_the_end() {
+    let joined = |pieces: &[Value]| {
+        let mut collector = Collector::default();
+        for piece in pieces {
+            collector.push(ApiEvent::Data(json!({ "tool_calls": [piece] })));
+        }
+        let usage = Usage { input_tokens: 1, output_tokens: 1 };
+        let whole = collector.finish(&heading(), FinishReason::ToolCalls, usage);
+        serde_json::to_value(whole).unwrap()["choices"][0]["message"]["tool_calls"].clone()
+    };
+    let whole = json!([{
+        "id": "call_1", "type": "function",
+        "function": { "name": "weather", "arguments": "{\"a\":1}" },
+    }]);
+    let arguments = |text: &str| json!({ "index": 0, "function": { "arguments": text } });
+    for first in [
+        json!({ "name": "weather" }),
+        json!({ "name": "weather", "arguments": null }),
+        json!({ "name": "weather", "arguments": "" }),
+    ] {
+        let first = json!({ "index": 0, "id": "call_1", "type": "function", "function": first });
+        assert_eq!(joined(&[first, arguments("{\"a\""), arguments(":1}")]), whole);
+    }
+    let first = json!({ "index": 0, "id": "call_1" });
+    let named = json!({ "index": 0, "type": "function", "function": { "name": "weather" } });
+    assert_eq!(joined(&[first, named, arguments("{\"a\":"), arguments("1}")]), whole);
+}
