@@ -50,7 +50,7 @@ pub(crate) async fn read_json(
     if announced.is_some_and(|length| limit < length) {
         return Err(too_large());
     }
-    let mut body = web::BytesMut::with_capacity(announced.unwrap_or(1024));
+    let mut body = web::BytesMut::with_capacity(first_capacity(announced));
     let read = async {
         while let Some(chunk) = payload.next().await {
             let chunk =
@@ -69,6 +69,11 @@ pub(crate) async fn read_json(
     }
 }
 
+/// Memory for what a client announced but has not sent: a header costs it nothing.
+fn first_capacity(announced: Option<usize>) -> usize {
+    announced.unwrap_or(1024).min(64 * 1024)
+}
+
 fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -80,7 +85,13 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let refused = |detail| Err(ApiError::new(Code::UnsupportedMediaType, detail));
     match declared {
         Some(Ok(kind)) if kind == "application/json" => {}
-        _ => return refused("the content type has to be application/json"),
+        // What curl sends with `-d` alone is the most frequent of the wrong ones.
+        _ => {
+            return refused(
+                "the content type has to be application/json; \
+                 with curl, add: -H 'Content-Type: application/json'",
+            );
+        }
     }
     match headers.get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),

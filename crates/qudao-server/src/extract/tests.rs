@@ -65,3 +65,25 @@ fn a_page_has_between_one_and_two_hundred_rows() {
     assert_eq!([limit(None), limit(Some(1)), limit(Some(200))], [Some(50), Some(1), Some(200)]);
     assert_eq!([limit(Some(0)), limit(Some(201))], [None, None]);
 }
+
+#[test]
+fn an_announced_length_reserves_little_memory() {
+    let capacities = [None, Some(300), Some(20 << 20)].map(first_capacity);
+    assert_eq!(capacities, [1024, 300, 65_536]);
+}
+
+#[test]
+fn who_forgets_the_content_type_is_told_what_to_add() {
+    let mut headers = HeaderMap::new();
+    for kind in [None, Some("application/x-www-form-urlencoded"), Some("text/plain")] {
+        if let Some(kind) = kind {
+            headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        }
+        let refused = check_media_type(&headers).unwrap_err();
+        assert_eq!(refused.code(), Code::UnsupportedMediaType);
+        assert!(refused.detail().ends_with("add: -H 'Content-Type: application/json'"));
+    }
+    let json = header::HeaderValue::from_static("application/json; charset=utf-8");
+    headers.insert(header::CONTENT_TYPE, json);
+    assert!(check_media_type(&headers).is_ok());
+}
