@@ -7,7 +7,7 @@ use crate::{
         api_keys::{ApiKeyBody, CreateApiKey, NewKey},
         assistants::{AssistantBody, CreateAssistant},
         books::{Entry, Usage},
-        channels::{ChannelBody, CreateChannel},
+        channels::{ChannelBody, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
         plugins::{PluginList, Reloaded},
         routes::{CreateRoute, RouteBody},
@@ -159,6 +159,16 @@ pub(crate) fn list_channels() -> Doc {
 
 pub(crate) fn get_channel() -> Doc {
     Doc::new("Channels", "Read a channel").returns::<ChannelBody>(200, "The channel.")
+}
+
+pub(crate) fn update_channel() -> Doc {
+    Doc::new("Channels", "Close or reopen a channel")
+        .about(
+            "A closed channel takes no messages and starts no chats. What was said before can be \
+             read, and what was accepted is answered.",
+        )
+        .body::<UpdateChannel>(json!({ "open": false }))
+        .returns::<ChannelBody>(200, "The channel as it is now.")
 }
 
 pub(crate) fn create_api_key() -> Doc {

@@ -109,6 +109,7 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.get(channels, Tenant, admin::channels::list, docs::list_channels());
     let channel = "/v1/tenants/{tenant_id}/channels/{channel_id}";
     api.get(channel, Tenant, admin::channels::get, docs::get_channel());
+    api.patch(channel, Tenant, admin::channels::update, docs::update_channel());
 
     let keys = "/v1/tenants/{tenant_id}/api-keys";
     api.post(keys, Tenant, admin::api_keys::create, docs::create_api_key());

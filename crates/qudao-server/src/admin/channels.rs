@@ -30,6 +30,14 @@ pub(crate) struct CreateChannel {
     locale: Option<String>,
 }
 
+/// What is to change of a web channel.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateChannel {
+    /// Whether messages are accepted.
+    open: bool,
+}
+
 /// A new channel, but for the locale, which may be the tenant's.
 struct Draft {
     name: Name,
@@ -137,6 +145,28 @@ pub(crate) async fn get(
     });
     let channel = found.await?.ok_or_else(|| ApiError::not_found("channel"))?;
     Ok(HttpResponse::Ok().json(ChannelBody::from(channel)))
+}
+
+pub(crate) async fn update(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    Id(id): Id<ChannelId>,
+    _: Query<NoQuery>,
+    Body(UpdateChannel { open }): Body<UpdateChannel>,
+) -> Result<HttpResponse, ApiError> {
+    let changed = in_tenant(&state, tenant_id, move |tx| {
+        Box::pin(async move {
+            let unknown = || ApiError::not_found("channel");
+            let channel = tx.find_channel(id).await?.ok_or_else(unknown)?;
+            if channel.kind != ChannelKind::Web {
+                // Calls of the API are not messages of a channel; what ends them is the key.
+                return Err(ApiError::field("/open", "can be changed of web channels only"));
+            }
+            tx.set_channel_open(id, open).await?;
+            Ok(ChannelRecord { open, ..channel })
+        })
+    });
+    Ok(HttpResponse::Ok().json(ChannelBody::from(changed.await?)))
 }
 
 #[cfg(test)]

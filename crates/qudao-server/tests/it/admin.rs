@@ -161,3 +161,43 @@ async fn a_head_that_is_not_http_gets_an_empty_400() {
     assert_eq!((answer.status, answer.body), (400, json!("")));
     assert_eq!(world.send("GET", "/livez", "", "").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_channel_takes_no_message_until_it_is_opened_again() {
+    let world = World::start().await;
+    let (tenant, rival) = (world.tenant(10_000_000).await, world.tenant(1).await);
+    let path = format!("/v1/tenants/{}/channels/{}", tenant.id, tenant.channel_id);
+    let headers =
+        |key: &str| format!("authorization: Bearer {key}\r\ncontent-type: application/json\r\n");
+    let own = headers(&tenant.api_key.reveal());
+    let session = format!("/v1/web/{}/session", tenant.public_key);
+    let messages = format!("/v1/web/{}/messages", tenant.public_key);
+    let visitor = format!("vt_{}", "c".repeat(43));
+    let message = |id: &str| json!({ "id": id, "text": "Hello" });
+    assert_eq!(world.post(&messages, &visitor, &message("a")).await.status, 202);
+
+    let closed = world.send("PATCH", &path, &own, r#"{"open":false}"#).await;
+    assert_eq!((closed.status, &closed.body["open"]), (200, &json!(false)), "{}", closed.body);
+    assert_eq!(world.get(&path, OPERATOR).await.body, closed.body);
+    let refused = world.post(&messages, &visitor, &message("b")).await;
+    assert_eq!(refusal(&refused).1, "channel_closed");
+    assert_eq!(refusal(&world.send("POST", &session, "", "").await).1, "channel_closed");
+    let said = world.get(&messages, &visitor).await;
+    assert_eq!(said.body["data"].as_array().map(Vec::len), Some(1));
+
+    let foreign = headers(&rival.api_key.reveal());
+    let stranger = world.send("PATCH", &path, &foreign, r#"{"open":true}"#).await;
+    assert_eq!(refusal(&stranger), (404, "not_found".to_owned()));
+    let empty = world.send("PATCH", &path, &own, "{}").await;
+    assert_eq!(refusal(&empty), (422, "validation_failed".to_owned()));
+    let all = world.get(&format!("/v1/tenants/{}/channels", tenant.id), OPERATOR).await;
+    let api = all.body["data"].as_array().unwrap().iter().find(|one| one["kind"] == "api");
+    let api = api.unwrap()["id"].as_str().unwrap();
+    let api = format!("/v1/tenants/{}/channels/{api}", tenant.id);
+    let refused = world.send("PATCH", &api, &own, r#"{"open":false}"#).await;
+    assert_eq!(refusal(&refused), (422, "validation_failed".to_owned()));
+
+    let opened = world.send("PATCH", &path, &own, r#"{"open":true}"#).await;
+    assert_eq!((opened.status, &opened.body["open"]), (200, &json!(true)));
+    assert_eq!(world.post(&messages, &visitor, &message("b")).await.status, 202);
+}
