@@ -121,7 +121,8 @@ BEGIN
 END $$;
 
 -- T3. An earlier attempt's hold is found again, because the turn's id is derived from what it
--- answers.
+-- answers. It is raised if this attempt asks for more: for a dearer model, or because more
+-- messages came. It is never lowered; the settlement returns what was not needed.
 CREATE FUNCTION app.hold_turn(
     p_conversation uuid, p_epoch bigint, p_turn uuid, p_amount bigint, p_currency text,
     p_model text, p_hold uuid, p_attempt uuid
@@ -133,6 +134,7 @@ DECLARE
     v_outcome text := 'found';
     v_amount  bigint;
     v_state   text;
+    v_held_in text;
 BEGIN
     PERFORM 1 FROM conversations c
     WHERE c.tenant_id = v_tenant AND c.conversation_id = p_conversation AND c.epoch = p_epoch
@@ -143,10 +145,11 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT h.amount, h.state INTO v_amount, v_state
+    SELECT h.amount, h.state, h.currency INTO v_amount, v_state, v_held_in
     FROM holds h
     WHERE h.tenant_id = v_tenant AND h.turn_id = p_turn AND h.kind = 'turn'
-      AND h.state <> 'voided';
+      AND h.state <> 'voided'
+    FOR UPDATE;
     IF v_state = 'settled' THEN
         RETURN QUERY SELECT 'fenced', NULL::bigint;
         RETURN;
@@ -165,6 +168,20 @@ BEGIN
         END IF;
         INSERT INTO holds (tenant_id, hold_id, kind, currency, amount, turn_id, conversation_id)
         VALUES (v_tenant, p_hold, 'turn', p_currency, p_amount, p_turn, p_conversation);
+    ELSIF v_amount < p_amount THEN
+        UPDATE wallets w
+        SET held = w.held + (p_amount - v_amount)
+        WHERE w.tenant_id = v_tenant AND w.currency = p_currency AND v_held_in = p_currency
+          AND w.posted - w.held >= p_amount - v_amount;
+        IF NOT FOUND THEN
+            RETURN QUERY SELECT 'no_funds', NULL::bigint;
+            RETURN;
+        END IF;
+        UPDATE holds h
+        SET amount = p_amount
+        WHERE h.tenant_id = v_tenant AND h.turn_id = p_turn AND h.kind = 'turn'
+          AND h.state = 'held';
+        v_amount := p_amount;
     END IF;
 
     INSERT INTO model_attempts (tenant_id, attempt_id, turn_id, conversation_id, epoch, model)

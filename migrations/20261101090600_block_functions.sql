@@ -120,6 +120,9 @@ BEGIN
 
     -- Before the ledger, whose foreign key looks at the wallet once per entry: a row that this
     -- transaction has changed already costs it nothing.
+    IF v_total > 0 AND p_block IS NULL THEN
+        RAISE EXCEPTION 'calls without a block are charged %', v_total USING ERRCODE = 'QD001';
+    END IF;
     IF v_total > 0 THEN
         UPDATE holds h
         SET settled = h.settled + v_total

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use qudao_domain::{
-    AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId,
+    AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId, TurnId,
     state::{ChannelKind, FairCharging},
 };
 use sqlx::{Row as _, types::Json};
@@ -34,8 +34,11 @@ pub struct Claim {
 pub struct TurnContext {
     /// What the tenant pays in.
     pub currency: Currency,
-    /// What the tenant may spend at present. For sizing the reply; the hold decides.
+    /// What the tenant may spend on this turn at present, with what an earlier attempt set aside
+    /// for it. For sizing the reply; the hold decides.
     pub available: Micros,
+    /// What the tenant has, with what is set aside for others.
+    pub posted: Micros,
     /// The language of the channel, such as `zh` or `en`.
     pub locale: String,
     /// Where the conversation takes place.
@@ -163,7 +166,7 @@ impl Tx {
         to_seq: i64,
         history_limit: u32,
     ) -> Result<TurnContext> {
-        let mut context = self.turn_frame(conversation_id).await?;
+        let mut context = self.turn_frame(conversation_id, from_seq).await?;
         let rows = sqlx::query(
             "SELECT seq, body, app.micros(accepted_at) AS at FROM inbox \
              WHERE tenant_id = $1 AND conversation_id = $2 AND seq BETWEEN $3 AND $4 \
@@ -185,14 +188,21 @@ impl Tx {
         Ok(context)
     }
 
-    async fn turn_frame(&mut self, conversation_id: ConversationId) -> Result<TurnContext> {
+    async fn turn_frame(
+        &mut self,
+        conversation_id: ConversationId,
+        from_seq: i64,
+    ) -> Result<TurnContext> {
         let row = sqlx::query(
-            "SELECT t.currency, t.fair_charging, w.posted - w.held AS available, \
+            "SELECT t.currency, t.fair_charging, w.posted, \
+                    w.posted - w.held + COALESCE(h.amount, 0) AS available, \
                     ch.locale, ch.channel_id, ch.kind, r.models, \
                     a.assistant_id, a.name, a.system_prompt, a.params \
              FROM conversations c \
              JOIN tenants t ON t.tenant_id = c.tenant_id \
              JOIN wallets w ON w.tenant_id = c.tenant_id AND w.currency = t.currency \
+             LEFT JOIN holds h ON h.tenant_id = c.tenant_id AND h.turn_id = $3 \
+                  AND h.kind = 'turn' AND h.state = 'held' AND h.currency = t.currency \
              JOIN channels ch ON ch.tenant_id = c.tenant_id AND ch.channel_id = c.channel_id \
              JOIN assistants a ON a.tenant_id = c.tenant_id AND a.assistant_id = ch.assistant_id \
              JOIN routes r ON r.tenant_id = c.tenant_id AND r.route_id = a.route_id \
@@ -200,11 +210,13 @@ impl Tx {
         )
         .bind(self.tenant_id().as_uuid())
         .bind(conversation_id.as_uuid())
+        .bind(TurnId::derive(conversation_id, from_seq).as_uuid())
         .fetch_one(self.connection())
         .await?;
         Ok(TurnContext {
             currency: row::currency(&row, "currency")?,
             available: row::micros(&row, "available")?,
+            posted: row::micros(&row, "posted")?,
             locale: row.try_get("locale")?,
             channel_id: row::id(&row, "channel_id", ChannelId::from_uuid)?,
             channel_kind: row::state(&row, "kind", ChannelKind::find)?,

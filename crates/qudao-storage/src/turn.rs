@@ -33,9 +33,10 @@ pub enum Hold {
         /// How much.
         amount: Micros,
     },
-    /// An earlier attempt set them aside already; that amount is the limit of the charge.
+    /// An earlier attempt set them aside already, and they were raised if this one asked for
+    /// more; that amount is the limit of the charge.
     Found {
-        /// How much.
+        /// How much, by now.
         amount: Micros,
     },
     /// Another node has the conversation, or the turn is over.
@@ -196,9 +197,33 @@ impl Tx {
         epoch: i64,
         retry_in: Duration,
     ) -> Result<bool> {
+        self.give_back(conversation_id, epoch, retry_in, 0).await
+    }
+
+    /// [`Tx::release_turn`] of an attempt that does not count: it failed for want of something
+    /// that others have at the moment, and not because of the question.
+    ///
+    /// # Errors
+    /// [`StorageError`]; safe to repeat.
+    pub async fn postpone_turn(
+        &mut self,
+        conversation_id: ConversationId,
+        epoch: i64,
+        retry_in: Duration,
+    ) -> Result<bool> {
+        self.give_back(conversation_id, epoch, retry_in, 1).await
+    }
+
+    async fn give_back(
+        &mut self,
+        conversation_id: ConversationId,
+        epoch: i64,
+        retry_in: Duration,
+        uncounted: i32,
+    ) -> Result<bool> {
         let done = sqlx::query(
             "UPDATE conversations \
-             SET lease_until = NULL, owner = NULL, \
+             SET lease_until = NULL, owner = NULL, attempts = greatest(attempts - $5, 0), \
                  ready_at = now() + $4 * interval '1 millisecond' \
              WHERE tenant_id = $1 AND conversation_id = $2 AND epoch = $3 \
                AND lease_until IS NOT NULL",
@@ -207,6 +232,7 @@ impl Tx {
         .bind(conversation_id.as_uuid())
         .bind(epoch)
         .bind(millis(retry_in))
+        .bind(uncounted)
         .execute(self.connection())
         .await?;
         Ok(done.rows_affected() == 1)

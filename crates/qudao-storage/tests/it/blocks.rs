@@ -185,3 +185,21 @@ async fn calls_that_nobody_pays_for_are_still_on_record() {
     assert_eq!(world.number(borne), -40);
     world.assert_sound().await;
 }
+
+#[tokio::test]
+async fn the_schema_refuses_a_charge_without_a_block() {
+    let world = World::new().await;
+    let line = &world.calls(&[0]).await[0];
+    world.db.psql(
+        "CREATE FUNCTION overcharge() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN NEW.charge := 7; RETURN NEW; END $$; \
+         CREATE TRIGGER overcharge BEFORE INSERT ON usage_events \
+         FOR EACH ROW EXECUTE FUNCTION overcharge()",
+    );
+    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
+    let refused = tx.absorb_calls(std::slice::from_ref(line)).await.unwrap_err();
+    assert!(matches!(refused, StorageError::Inconsistent { .. }), "{refused:?}");
+    drop(tx);
+    assert_eq!(world.number("SELECT count(*) FROM usage_events"), 0);
+    world.assert_sound().await;
+}

@@ -88,7 +88,7 @@ async fn a_worker_that_was_overtaken_changes_nothing() {
     let fast = world.claim_one().await;
     assert_eq!((fast.epoch, fast.attempts), (slow.epoch + 1, 2));
     // The second one finds the hold of the first, and does not take another.
-    assert_eq!(world.hold(&fast, 3000).await, Hold::Found { amount: Micros::new(1000) });
+    assert_eq!(world.hold(&fast, 800).await, Hold::Found { amount: Micros::new(1000) });
 
     assert_eq!(world.hold(&slow, 1000).await, Hold::Fenced);
     assert_eq!(world.commit(&slow, 700).await, Commit::Fenced);
@@ -246,4 +246,40 @@ async fn a_hold_in_another_currency_finds_no_wallet() {
         model: "fake".to_owned(),
     };
     assert_eq!(tx.hold_turn(&hold).await.unwrap(), Hold::NoFunds);
+}
+
+#[tokio::test]
+async fn a_found_hold_is_raised_by_the_difference_if_the_wallet_covers_it() {
+    let world = World::with_credits(Micros::new(5000)).await;
+    world.say("peer", "m1").await;
+    let claim = world.claim_one().await;
+    world.hold(&claim, 1).await;
+    assert_eq!(world.hold(&claim, 3000).await, Hold::Found { amount: Micros::new(3000) });
+    assert_eq!(world.wallet().await, (5000, 3000));
+    assert_eq!(world.hold(&claim, 5001).await, Hold::NoFunds);
+    assert_eq!(world.wallet().await, (5000, 3000));
+    world.assert_sound().await;
+    // What is set aside for the turn is the turn's to spend.
+    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
+    let context =
+        tx.turn_context(claim.conversation_id, claim.from_seq, claim.to_seq, 1).await.unwrap();
+    assert_eq!((context.available.get(), context.posted.get()), (5000, 5000));
+    drop(tx);
+    assert!(matches!(world.commit(&claim, 2500).await, Commit::Done { .. }));
+    assert_eq!(world.wallet().await, (2500, 0));
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn a_postponed_turn_comes_back_as_the_same_attempt() {
+    let world = World::new().await;
+    world.say("peer", "m1").await;
+    for attempts in [1, 1, 1] {
+        let claim = world.claim_one().await;
+        assert_eq!(claim.attempts, attempts);
+        let mut tx = world.store.begin(world.tenant.id).await.unwrap();
+        let now = Duration::ZERO;
+        assert!(tx.postpone_turn(claim.conversation_id, claim.epoch, now).await.unwrap());
+        tx.commit().await.unwrap();
+    }
 }
