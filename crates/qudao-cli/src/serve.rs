@@ -163,10 +163,7 @@ impl Running {
             }
         };
         tokio::join!(server, worker);
-        // Ends the core's own loops as well, for which the tasks would wait otherwise.
-        self.core.close().await;
-        self.core.tasks.close();
-        if tokio::time::timeout(deadline, self.core.tasks.wait()).await.is_err() {
+        if !self.core.drain(deadline).await {
             tracing::warn!(tasks = self.core.tasks.len(), "left behind at the deadline");
         }
         self.plugins.shutdown(Duration::from_secs(5)).await;

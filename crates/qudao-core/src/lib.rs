@@ -79,7 +79,7 @@ pub struct Core {
 
 impl Core {
     /// Puts the parts together. Call it within the runtime that shall do the background work, and
-    /// [`Core::close`] at the end.
+    /// [`Core::drain`] at the end.
     pub fn new(parts: CoreParts, settings: CoreSettings) -> Arc<Self> {
         let CoreParts { store, bus, plugins, clock, tasks, node } = parts;
         let (renew, closing) = (settings.api.blocks.renew, CancellationToken::new());

@@ -40,6 +40,9 @@ pub struct TurnSettings {
     pub hard_cap: Duration,
     /// How long a turn waits for a model that is still loading before it counts as a failure.
     pub ready_wait: Duration,
+    /// How old a message may become while its turn waits for a busy model, or for credits that
+    /// others have set aside. From then on such a turn counts as a failed attempt.
+    pub patience: Duration,
     /// How often a turn is tried before it is given up.
     pub max_attempts: u32,
     /// The longest wait before the second, third, … attempt; the real wait is drawn below it.
@@ -62,6 +65,7 @@ impl Default for TurnSettings {
             heartbeat: Duration::from_secs(10),
             hard_cap: Duration::from_secs(300),
             ready_wait: Duration::from_secs(60),
+            patience: Duration::from_secs(900),
             max_attempts: 3,
             backoff: [2, 10, 60].map(Duration::from_secs).to_vec(),
             history_messages: 40,

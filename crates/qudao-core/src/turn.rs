@@ -4,10 +4,10 @@
 //! finds the same hold, and is the only one whose epoch the database accepts. A model may be
 //! called twice for a turn; the tenant is charged once.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use metrics::{counter, histogram};
-use qudao_domain::{Micros, TurnId};
+use qudao_domain::{Micros, TenantId, TurnId};
 use qudao_storage::{
     Claim, Commit, CommitTurn, EndTurn, ReplyBody, StorageError, TurnContext, UsageLine,
 };
@@ -17,6 +17,7 @@ use tokio::time::{self, Instant};
 use crate::{AssistantState, Core, PreviewEvent, notice::Notice};
 
 mod generate;
+mod hold;
 mod prompt;
 mod stop;
 mod typing;
@@ -27,6 +28,8 @@ use generate::{Answer, Generated};
 
 /// How often the end of a turn is tried while the database does not answer.
 const COMMIT_TRIES: u32 = 5;
+/// How long a turn stands back that waits for what others have at the moment.
+const POSTPONED: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 
 /// What became of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +82,11 @@ impl Core {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::warn!(?error, conversation = %claim.conversation_id, "a turn is stuck");
-                // If this fails too the lease runs out.
-                self.abandon_turn(&claim).await;
-                TurnOutcome::Stuck
+                self.unstick(&claim, &error).await.unwrap_or_else(|error| {
+                    let conversation = claim.conversation_id;
+                    tracing::warn!(%error, %conversation, "a stuck turn keeps its lease");
+                    TurnOutcome::Stuck
+                })
             }
         };
         counter!("qudao_turns_total", "outcome" => outcome.as_str()).increment(1);
@@ -96,6 +101,25 @@ impl Core {
         }
     }
 
+    /// After an error of the database. One that passes does not count as an attempt; another one
+    /// would come back for ever, so it ends like any failure.
+    async fn unstick(
+        self: &Arc<Self>,
+        claim: &Claim,
+        error: &StorageError,
+    ) -> Result<TurnOutcome, StorageError> {
+        if error.is_transient() {
+            return self.postpone(claim).await;
+        }
+        if self.settings.turns.max_attempts <= claim.attempts {
+            // The tenant's language may be what cannot be read.
+            let both = ["zh", "en"].map(|locale| Notice::GaveUp.text(locale)).join("\n");
+            let id = TurnId::derive(claim.conversation_id, claim.from_seq);
+            return self.bury(claim.tenant_id, &end_turn(claim, id, both)).await;
+        }
+        self.retry(claim).await
+    }
+
     async fn try_turn(self: &Arc<Self>, claim: Claim) -> Result<TurnOutcome, StorageError> {
         let id = TurnId::derive(claim.conversation_id, claim.from_seq);
         let context = self.turn_context(&claim).await?;
@@ -106,7 +130,7 @@ impl Core {
         self.record_wait(&context);
         let turn = Turn { claim, id, context };
         if self.settings.turns.max_attempts < claim.attempts {
-            return self.bury(&turn).await;
+            return self.bury(claim.tenant_id, &turn.end(Notice::GaveUp)).await;
         }
         if 1 < claim.attempts {
             let reset = PreviewEvent::Reset { turn: id, epoch: claim.epoch };
@@ -150,6 +174,7 @@ impl Core {
                 self.reject(&turn, Notice::Stopped, TurnOutcome::Stopped).await
             }
             Generated::NoFunds => self.reject(&turn, Notice::NoFunds, TurnOutcome::Rejected).await,
+            Generated::Busy { detail } => self.wait(&turn, &detail).await,
             Generated::Fenced => Ok(TurnOutcome::Lost),
             Generated::Failed { detail, hopeless } => self.fail(&turn, &detail, hopeless).await,
         }
@@ -245,14 +270,40 @@ impl Core {
         let Claim { conversation_id, attempts, .. } = turn.claim;
         tracing::warn!(conversation = %conversation_id, turn = %turn.id, attempts, detail, "a turn failed");
         if hopeless || self.settings.turns.max_attempts <= attempts {
-            return self.bury(turn).await;
+            return self.bury(turn.claim.tenant_id, &turn.end(Notice::GaveUp)).await;
         }
-        let retry_in = self.backoff(attempts);
-        if self.release(&turn.claim, retry_in).await? {
-            Ok(TurnOutcome::Released { retry_in })
-        } else {
-            Ok(TurnOutcome::Lost)
+        self.retry(&turn.claim).await
+    }
+
+    /// Models or credits are there, but not for this turn at the moment.
+    async fn wait(
+        self: &Arc<Self>,
+        turn: &Turn,
+        detail: &str,
+    ) -> Result<TurnOutcome, StorageError> {
+        let first = turn.context.pending.first().map(|message| message.at);
+        let waited = first.map_or(0.0, |at| self.clock.now().duration_since(at).as_secs_f64());
+        if self.settings.turns.patience.as_secs_f64() < waited {
+            return self.fail(turn, detail, false).await;
         }
+        tracing::debug!(conversation = %turn.claim.conversation_id, detail, "a turn waits");
+        self.postpone(&turn.claim).await
+    }
+
+    /// Gives a claim back for the next attempt.
+    async fn retry(&self, claim: &Claim) -> Result<TurnOutcome, StorageError> {
+        let retry_in = self.backoff(claim.attempts);
+        let released = self.release(claim, retry_in).await?;
+        Ok(if released { TurnOutcome::Released { retry_in } } else { TurnOutcome::Lost })
+    }
+
+    /// Gives a claim back for the same attempt once more.
+    async fn postpone(&self, claim: &Claim) -> Result<TurnOutcome, StorageError> {
+        let retry_in = rand::rng().random_range(POSTPONED);
+        let mut tx = self.store.begin(claim.tenant_id).await?;
+        let released = tx.postpone_turn(claim.conversation_id, claim.epoch, retry_in).await?;
+        tx.commit().await?;
+        Ok(if released { TurnOutcome::Released { retry_in } } else { TurnOutcome::Lost })
     }
 
     /// Full jitter: conversations that failed together do not come back together.
@@ -270,9 +321,13 @@ impl Core {
         Ok(released)
     }
 
-    async fn bury(self: &Arc<Self>, turn: &Turn) -> Result<TurnOutcome, StorageError> {
-        let mut tx = self.store.begin(turn.claim.tenant_id).await?;
-        let buried = tx.bury_turn(&turn.end(Notice::GaveUp)).await?;
+    async fn bury(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        end: &EndTurn,
+    ) -> Result<TurnOutcome, StorageError> {
+        let mut tx = self.store.begin(tenant).await?;
+        let buried = tx.bury_turn(end).await?;
         tx.commit().await?;
         Ok(self.ended(buried, TurnOutcome::Buried))
     }
@@ -302,13 +357,17 @@ impl Core {
 
 impl Turn {
     fn end(&self, notice: Notice) -> EndTurn {
-        EndTurn {
-            conversation_id: self.claim.conversation_id,
-            epoch: self.claim.epoch,
-            turn_id: self.id,
-            to_seq: self.claim.to_seq,
-            notice: ReplyBody { text: notice.text(&self.context.locale).to_owned() },
-        }
+        end_turn(&self.claim, self.id, notice.text(&self.context.locale).to_owned())
+    }
+}
+
+fn end_turn(claim: &Claim, turn_id: TurnId, notice: String) -> EndTurn {
+    EndTurn {
+        conversation_id: claim.conversation_id,
+        epoch: claim.epoch,
+        turn_id,
+        to_seq: claim.to_seq,
+        notice: ReplyBody { text: notice },
     }
 }
 

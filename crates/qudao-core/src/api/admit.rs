@@ -9,7 +9,7 @@ use metrics::{Counter, Histogram, counter, histogram};
 use moka::future::Cache;
 use qudao_billing::hold_amount;
 use qudao_domain::{ApiKeyId, Micros, TenantId};
-use qudao_plugin_host::{ModelReport, ModelState};
+use qudao_plugin_host::{CallError, ModelEntry, ModelState};
 use qudao_storage::{Page, PriceRow, StorageError, UsageLine};
 
 use super::{
@@ -172,22 +172,26 @@ impl Core {
         Ok(models.into())
     }
 
-    fn ready_model(&self, name: &str) -> Result<ModelReport, ApiError> {
+    fn ready_model(&self, name: &str) -> Result<Arc<ModelEntry>, ApiError> {
         let unavailable = |detail: &str| ApiError::Unavailable { detail: detail.to_owned() };
-        let model = self.plugins.model(name).ok_or_else(|| unavailable("no plugin offers it"))?;
-        match &model.state {
-            ModelState::Ready | ModelState::Degraded => Ok(model),
-            ModelState::Loading { note } => Err(unavailable(&format!("loading: {note}"))),
+        let state = match self.plugins.ready(name) {
+            Ok(model) => return Ok(model),
+            Err(CallError::NotReady { state }) => state,
+            Err(_) => return Err(unavailable("no plugin offers it")),
+        };
+        Err(match state {
+            ModelState::Loading { note } => unavailable(&format!("loading: {note}")),
             // Why it failed is for the operator.
-            ModelState::Failed { .. } => Err(unavailable("it failed")),
-            ModelState::Quarantined { .. } => Err(unavailable("it is quarantined")),
-        }
+            ModelState::Failed { .. } => unavailable("it failed"),
+            ModelState::Quarantined { .. } => unavailable("it is quarantined"),
+            ModelState::Ready | ModelState::Degraded => unavailable("it is starting"),
+        })
     }
 
     fn size(
         &self,
         request: &ApiRequest,
-        model: &ModelReport,
+        model: &ModelEntry,
         price: &PriceRow,
     ) -> Result<Size, ApiError> {
         let asked = request.chat.params.max_tokens;

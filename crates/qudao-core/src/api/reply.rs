@@ -9,7 +9,7 @@ use qudao_domain::{
     state::{EndReason, FairCharging},
 };
 use qudao_plugin_api::wire::{FinishReason, Usage};
-use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelKind, ModelReport};
+use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind};
 use qudao_storage::{PriceRow, UsageLine};
 use tokio::time::{self, Instant};
 
@@ -85,7 +85,7 @@ impl OpenCall {
     pub(super) async fn begin(
         mut self,
         request: ApiRequest,
-        model: &ModelReport,
+        model: &ModelEntry,
         max_tokens: u32,
     ) -> Result<ApiReply, ApiError> {
         let ApiRequest { mut chat, trace, .. } = request;

@@ -120,31 +120,44 @@ impl Core {
         self.api.meters.batch.record(batch.len() as f64);
         let (lines, waiting): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|pending| (pending.line, pending.done)).unzip();
+        let mut settled = vec![self.settle_lines(lane, block, &lines).await; lines.len()];
+        if settled.contains(&false) && 1 < lines.len() {
+            // One of them cannot be settled; its neighbours can.
+            for (settled, line) in settled.iter_mut().zip(&lines) {
+                *settled = self.settle_lines(lane, block, std::slice::from_ref(line)).await;
+            }
+        }
+        for ((done, settled), line) in waiting.into_iter().zip(settled).zip(&lines) {
+            lane.call_closed();
+            if settled {
+                // A caller who is gone does not need to know.
+                let _ = done.send(());
+            } else {
+                // What is not in the database must at least be in the log.
+                tracing::error!(?line, "a call could not be settled");
+                counter!("qudao_settle_lost_total").increment(1);
+            }
+        }
+    }
+
+    /// Settles these lines, all or none, and does not give up while the database is away.
+    async fn settle_lines(&self, lane: &Lane, block: BlockId, lines: &[UsageLine]) -> bool {
         let began = time::Instant::now();
         let mut backoff = Duration::from_millis(20);
-        let settled = loop {
-            match self.try_settle(lane, block, &lines).await {
-                Ok(()) => break true,
+        loop {
+            match self.try_settle(lane, block, lines).await {
+                Ok(()) => return true,
                 Err(error) if error.is_transient() && began.elapsed() < PERSISTENCE => {
                     tracing::warn!(%error, calls = lines.len(), "a settlement is tried again");
                     counter!("qudao_settle_retries_total").increment(1);
                 }
                 Err(error) => {
-                    // What is not in the database must at least be in the log.
-                    tracing::error!(%error, ?lines, "calls could not be settled");
-                    counter!("qudao_settle_lost_total").increment(lines.len() as u64);
-                    break false;
+                    tracing::warn!(?error, calls = lines.len(), "a settlement was refused");
+                    return false;
                 }
             }
             time::sleep(backoff).await;
             backoff = (backoff * 2).min(MAX_BACKOFF);
-        };
-        for done in waiting {
-            lane.call_closed();
-            if settled {
-                // A caller who is gone does not need to know.
-                let _ = done.send(());
-            }
         }
     }
 

@@ -59,9 +59,21 @@ impl Core {
         Ok(())
     }
 
-    /// Gives back all credits that no call uses. Call it at shutdown, after the last call.
+    /// Gives back all credits that no call uses, and ends the core's own loops.
     pub async fn close(self: &Arc<Self>) {
         self.closing.cancel();
         self.keep_blocks(Duration::ZERO).await;
+    }
+
+    /// The end, when no more calls come: waits until what was served is settled, and only then
+    /// gives the credits back that were set aside for it. `false` if something was left behind at
+    /// the deadline; the lease gives its credits back.
+    pub async fn drain(self: &Arc<Self>, deadline: Duration) -> bool {
+        // Otherwise the tasks would wait for the core's own loops.
+        self.closing.cancel();
+        self.tasks.close();
+        let settled = time::timeout(deadline, self.tasks.wait()).await.is_ok();
+        self.close().await;
+        settled
     }
 }

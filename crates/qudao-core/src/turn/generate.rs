@@ -1,23 +1,23 @@
 //! The model's part of a turn: down the route's rungs until one answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use metrics::{counter, histogram};
-use qudao_billing::{Charge, Metered, affordable_output, hold_amount, settle};
+use qudao_billing::{Charge, Metered, settle};
 use qudao_domain::{ConversationId, Micros, TurnId, state::EndReason};
-use qudao_plugin_api::wire::{ChatRequest, ErrorKind, FinishReason, Usage};
+use qudao_plugin_api::wire::{ErrorKind, FinishReason, Usage};
 use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind, ModelState};
-use qudao_storage::{Hold, HoldTurn, PriceRow, StorageError, TurnContext, UsageLine};
+use qudao_storage::{PriceRow, StorageError, TurnContext, UsageLine};
 use tokio::time::{self, Instant};
 
-use super::{Turn, prompt, stop::StopListener, typing::Typing};
+use super::{Turn, hold::Sized, prompt, stop::StopListener, typing::Typing};
 use crate::{
     Core,
     api::{end_reason, share},
     price::max_input_tokens,
 };
 
-/// How often a turn looks whether a loading model is ready.
+/// How often a turn looks whether a model that loads or is busy can take it.
 const READY_POLL: Duration = Duration::from_millis(100);
 /// How long a cancelled model may take to say what it used.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -30,8 +30,13 @@ pub(super) enum Generated {
     Answer(Box<Answer>),
     /// The person stopped before the first word.
     Nothing,
-    /// The wallet does not cover an answer.
+    /// The wallet does not cover an answer of any model.
     NoFunds,
+    /// Models or credits would do, but others have them at the moment.
+    Busy {
+        /// What is missing, for the operator.
+        detail: String,
+    },
     /// Another node has the conversation.
     Fenced,
     /// No model answered.
@@ -56,9 +61,9 @@ pub(super) struct Answer {
 }
 
 /// A model that may answer.
-struct Rung {
-    model: Arc<ModelEntry>,
-    price: Arc<PriceRow>,
+pub(super) struct Rung {
+    pub(super) model: Arc<ModelEntry>,
+    pub(super) price: Arc<PriceRow>,
 }
 
 /// What came of one model.
@@ -69,18 +74,31 @@ enum Tried {
         detail: String,
         hopeless: bool,
     },
+    /// It serves as many as it can at the moment.
+    Busy,
+    /// The wallet does not cover it; or it would, but others have the credits at the moment.
+    NoFunds {
+        set_aside: bool,
+    },
 }
 
-/// How much of the wallet an answer may use.
-enum Sized {
-    To {
-        hold: Micros,
-        max_tokens: u32,
-    },
-    NoFunds,
-    Fenced,
-    /// The hold of an earlier attempt is too small for this model.
-    TooSmall,
+/// What the models of a route have said so far in a turn.
+struct Asked {
+    details: Vec<String>,
+    hopeless: bool,
+    /// These are not asked again in this attempt.
+    over: Vec<String>,
+    /// What was set aside for those that were busy: a hold is taken once per model.
+    holds: HashMap<String, (Micros, u32)>,
+    no_funds: bool,
+    set_aside: bool,
+}
+
+/// What of a route may be asked now.
+struct Rungs {
+    ready: Vec<Rung>,
+    /// One that is not ready is still loading.
+    loading: bool,
 }
 
 impl Core {
@@ -88,42 +106,37 @@ impl Core {
         let settings = &self.settings.turns;
         let began = Instant::now();
         let stop = StopListener::start(self, turn.claim.conversation_id, turn.claim.epoch);
-        let mut details = Vec::new();
-        let mut hopeless = true;
+        let mut asked = Asked::new();
         loop {
-            let (rungs, loading) = self.rungs(&turn.context).await?;
-            let tried = !rungs.is_empty();
-            for rung in rungs {
+            let Rungs { ready, loading } = self.rungs(&turn.context).await?;
+            let mut busy = false;
+            for rung in ready {
+                let name = &rung.model.name;
+                if asked.over.contains(name) {
+                    continue;
+                }
                 let until = began + settings.hard_cap;
-                match self.try_rung(turn, &rung, &stop, until).await? {
+                match self.try_rung(turn, &rung, &stop, until, &mut asked.holds).await? {
                     Tried::Done(generated) => return Ok(generated),
-                    Tried::Next { detail, hopeless: never } => {
-                        counter!("qudao_rungs_failed_total", "model" => rung.model.name.clone())
-                            .increment(1);
-                        hopeless &= never;
-                        details.push(format!("{}: {detail}", rung.model.name));
-                    }
+                    Tried::Busy => busy = true,
+                    refused => asked.refused(name, refused),
                 }
             }
-            if tried || !loading || settings.ready_wait <= began.elapsed() {
-                break;
+            // One that failed has answered in a way; a loading one may still do better than none.
+            let waits = busy || loading && asked.details.is_empty();
+            if !waits || settings.ready_wait.min(settings.hard_cap) <= began.elapsed() {
+                return Ok(asked.sum_up(&turn.context, busy, loading));
             }
             tokio::select! {
                 () = stop.token.cancelled() => return Ok(Generated::Nothing),
                 () = time::sleep(READY_POLL) => {}
             }
         }
-        if details.is_empty() {
-            let detail = format!("none of {:?} is ready and priced", turn.context.models);
-            return Ok(Generated::Failed { detail, hopeless: false });
-        }
-        Ok(Generated::Failed { detail: details.join("; "), hopeless })
     }
 
-    /// The models of the route that are ready and have a price, in order; and whether one that is
-    /// not ready is still loading.
-    async fn rungs(&self, context: &TurnContext) -> Result<(Vec<Rung>, bool), StorageError> {
-        let mut rungs = Vec::new();
+    /// The models of the route that are ready and have a price, in order.
+    async fn rungs(&self, context: &TurnContext) -> Result<Rungs, StorageError> {
+        let mut ready = Vec::new();
         let mut loading = false;
         for name in &context.models {
             let model = match self.plugins.ready(name) {
@@ -135,7 +148,7 @@ impl Core {
                 Err(_) => continue,
             };
             match self.price(name, context.currency).await? {
-                Some(price) => rungs.push(Rung { model, price }),
+                Some(price) => ready.push(Rung { model, price }),
                 None => {
                     let currency = context.currency;
                     tracing::warn!(model = %name, %currency, "a model without a price is passed over");
@@ -143,7 +156,7 @@ impl Core {
                 }
             }
         }
-        Ok((rungs, loading))
+        Ok(Rungs { ready, loading })
     }
 
     async fn try_rung(
@@ -152,19 +165,22 @@ impl Core {
         rung: &Rung,
         stop: &StopListener,
         until: Instant,
+        holds: &mut HashMap<String, (Micros, u32)>,
     ) -> Result<Tried, StorageError> {
         let name = rung.model.upstream.as_ref().unwrap_or(&rung.model.name);
         let mut request = prompt::request(&turn.context, name);
         let input_bound = max_input_tokens(&request, rung.model.context_tokens);
-        let (hold, max_tokens) = match self.hold(turn, rung, &request, input_bound).await? {
-            Sized::To { hold, max_tokens } => (hold, max_tokens),
-            Sized::NoFunds => return Ok(Tried::Done(Generated::NoFunds)),
-            Sized::Fenced => return Ok(Tried::Done(Generated::Fenced)),
-            Sized::TooSmall => {
-                let detail = "the hold of an earlier attempt is too small".to_owned();
-                return Ok(Tried::Next { detail, hopeless: false });
-            }
+        let before = holds.get(&rung.model.name).copied();
+        let sized = match before {
+            Some((hold, max_tokens)) => Sized::To { hold, max_tokens },
+            None => self.hold(turn, rung, &request, input_bound).await?,
         };
+        let (hold, max_tokens) = match sized {
+            Sized::To { hold, max_tokens } => (hold, max_tokens),
+            Sized::NoFunds { set_aside } => return Ok(Tried::NoFunds { set_aside }),
+            Sized::Fenced => return Ok(Tried::Done(Generated::Fenced)),
+        };
+        holds.insert(rung.model.name.clone(), (hold, max_tokens));
         request.params.max_tokens = Some(max_tokens);
         let payload = match serde_json::to_vec(&request) {
             Ok(payload) => payload,
@@ -197,75 +213,6 @@ impl Core {
             }
             Heard::Error(error) => failed(&error),
         })
-    }
-
-    /// T3: sets aside what the answer may cost, or as much as the wallet affords.
-    async fn hold(
-        &self,
-        turn: &Turn,
-        rung: &Rung,
-        request: &ChatRequest,
-        input_bound: u32,
-    ) -> Result<Sized, StorageError> {
-        let settings = &self.settings.turns;
-        let rates = rung.price.rates();
-        let asked = request.params.max_tokens.unwrap_or(settings.max_reply_tokens);
-        let most = if rung.model.max_output_tokens == 0 {
-            asked
-        } else {
-            asked.min(rung.model.max_output_tokens)
-        };
-        let least = settings.min_reply_tokens.min(most);
-        let afforded = |balance| affordable_output(&rates, input_bound, balance, most);
-        let mut outcome = match hold_amount(&rates, input_bound, most) {
-            Ok(amount) => self.try_hold(turn, rung, amount).await?,
-            Err(_) => Hold::NoFunds,
-        };
-        if outcome == Hold::NoFunds {
-            let short = afforded(turn.context.available).filter(|tokens| least <= *tokens);
-            let amount = short.and_then(|tokens| hold_amount(&rates, input_bound, tokens).ok());
-            let Some(amount) = amount else { return Ok(Sized::NoFunds) };
-            outcome = self.try_hold(turn, rung, amount).await?;
-        }
-        counter!("qudao_holds_total", "outcome" => hold_word(outcome)).increment(1);
-        Ok(match outcome {
-            Hold::Held { amount } | Hold::Found { amount } => match afforded(amount) {
-                Some(max_tokens) if least <= max_tokens => Sized::To { hold: amount, max_tokens },
-                _ => Sized::TooSmall,
-            },
-            Hold::NoFunds => Sized::NoFunds,
-            Hold::Fenced => Sized::Fenced,
-        })
-    }
-
-    async fn try_hold(
-        &self,
-        turn: &Turn,
-        rung: &Rung,
-        amount: Micros,
-    ) -> Result<Hold, StorageError> {
-        let hold = HoldTurn {
-            conversation_id: turn.claim.conversation_id,
-            epoch: turn.claim.epoch,
-            turn_id: turn.id,
-            // A free answer takes the least amount: every turn has exactly one hold.
-            amount: amount.max(Micros::new(1)),
-            currency: turn.context.currency,
-            model: rung.model.name.clone(),
-        };
-        let mut tx = self.store.begin(turn.claim.tenant_id).await?;
-        let outcome = tx.hold_turn(&hold).await?;
-        tx.commit().await?;
-        Ok(outcome)
-    }
-}
-
-const fn hold_word(hold: Hold) -> &'static str {
-    match hold {
-        Hold::Held { .. } => "held",
-        Hold::Found { .. } => "found",
-        Hold::Fenced => "fenced",
-        Hold::NoFunds => "no_funds",
     }
 }
 
@@ -429,10 +376,61 @@ impl Answer {
     }
 }
 
+impl Asked {
+    fn new() -> Self {
+        Self {
+            details: Vec::new(),
+            hopeless: true,
+            over: Vec::new(),
+            holds: HashMap::new(),
+            no_funds: false,
+            set_aside: false,
+        }
+    }
+
+    fn refused(&mut self, model: &str, how: Tried) {
+        self.over.push(model.to_owned());
+        match how {
+            Tried::Next { detail, hopeless } => {
+                counter!("qudao_rungs_failed_total", "model" => model.to_owned()).increment(1);
+                self.hopeless &= hopeless;
+                self.details.push(format!("{model}: {detail}"));
+            }
+            Tried::NoFunds { set_aside } => {
+                self.no_funds = true;
+                self.set_aside |= set_aside;
+            }
+            Tried::Done(_) | Tried::Busy => {}
+        }
+    }
+
+    /// What to make of it when nobody answered.
+    fn sum_up(self, context: &TurnContext, busy: bool, loading: bool) -> Generated {
+        if busy {
+            return Generated::Busy { detail: "the models are busy".to_owned() };
+        }
+        if !self.details.is_empty() {
+            // With the credits that others have now, another model may answer next time.
+            let hopeless = self.hopeless && !self.set_aside;
+            return Generated::Failed { detail: self.details.join("; "), hopeless };
+        }
+        if self.set_aside {
+            return Generated::Busy { detail: "the credits are set aside".to_owned() };
+        }
+        if self.no_funds && !loading {
+            return Generated::NoFunds;
+        }
+        let detail = format!("none of {:?} is ready and priced", context.models);
+        Generated::Failed { detail, hopeless: false }
+    }
+}
+
 /// The person saw nothing of it, so the next rung may answer. Hopeless is what depends on the
 /// request alone.
 fn failed(error: &CallError) -> Tried {
     let hopeless = match error {
+        CallError::Overloaded => return Tried::Busy,
+        CallError::Provider { kind: ErrorKind::Overloaded, .. } => return Tried::Busy,
         CallError::Poison => true,
         CallError::Provider { kind, .. } => {
             matches!(kind, ErrorKind::BadRequest | ErrorKind::ContentFilter)

@@ -204,3 +204,60 @@ async fn a_revoked_key_stops_working_within_a_second() {
     let stranger = qudao_domain::key::ApiKey::generate();
     assert!(stage.core.authenticate(&stranger).await.unwrap().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_cannot_be_settled_does_not_fail_its_neighbours() {
+    let model = Script::new(|request, sink| {
+        sink.token("ok")?;
+        Ok(done(request.params.max_tokens.unwrap_or_default() as usize))
+    });
+    let mut settings = CoreSettings::default();
+    settings.api.settle.max_wait = Duration::from_secs(2);
+    let stage = Stage::with(tenant(), &[("fake", &model)], settings).await;
+    stage.sql("ALTER TABLE usage_events ADD CONSTRAINT unlucky CHECK (output_tokens <> 13)");
+    let principal = stage.principal().await;
+    let mut replies = Vec::new();
+    for max_tokens in [12, 13, 14] {
+        let mut request = request("fake");
+        request.chat.params.max_tokens = Some(max_tokens);
+        replies.push(stage.core.api_chat(&principal, request).await.unwrap());
+    }
+    let ends = replies.into_iter().map(|mut reply| async move {
+        loop {
+            match reply.next().await.unwrap() {
+                Ok(ApiEvent::End { .. }) => return true,
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error, ApiError::Unsettled);
+                    return false;
+                }
+            }
+        }
+    });
+    let [one, two, three] = <[_; 3]>::try_from(ends.collect::<Vec<_>>()).ok().unwrap();
+    assert_eq!(tokio::join!(one, two, three), (true, false, true));
+    assert_eq!(usage(&stage).await.len(), 2);
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_settles_what_was_served_before_it_gives_the_credits_back() {
+    let model = Script::new(|_, sink| {
+        sink.token("a")?;
+        while !sink.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Its last words take a while.
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(done(1))
+    });
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    let mut reply = stage.core.api_chat(&stage.principal().await, request("fake")).await.unwrap();
+    reply.next().await.unwrap().unwrap();
+    drop(reply);
+    assert!(stage.core.drain(Duration::from_secs(20)).await);
+    assert_eq!(stage.wallet().await, (Micros::new(units(100).get() - 1_000), Micros::ZERO));
+    for finding in stage.store.check().await.unwrap() {
+        assert_eq!(finding.violations, 0, "{finding:?}");
+    }
+}

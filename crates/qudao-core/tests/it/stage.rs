@@ -192,6 +192,10 @@ impl Stage {
         self.core.accept(self.tenant.id, inbound).await.unwrap()
     }
 
+    pub(crate) fn attempts(&self) -> String {
+        self.sql("SELECT string_agg(attempts::text, ',') FROM conversations")
+    }
+
     pub(crate) async fn claim(&self) -> Claim {
         let lease = Duration::from_secs(30);
         let claims = self.store.claim_conversations(self.core.node, 10, lease).await.unwrap();

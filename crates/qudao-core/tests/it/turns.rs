@@ -1,8 +1,11 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use qudao_core::{PreviewEvent, TurnOutcome};
-use qudao_domain::Micros;
-use qudao_plugin_api::wire::Content;
+use qudao_core::{CoreSettings, PreviewEvent, TurnOutcome};
+use qudao_domain::{BlockId, Micros};
+use qudao_plugin_api::{
+    PluginError,
+    wire::{Content, ErrorKind},
+};
 use qudao_storage::{BusEvent, Topic};
 use qudao_testkit::TestRedis;
 
@@ -204,5 +207,160 @@ async fn a_watcher_sees_the_answer_grow_and_stops_it_from_another_node() {
     let (outcome, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
     assert_eq!(outcome, TurnOutcome::Stopped);
     assert!(10 <= stage.texts().await[1].len());
+    stage.assert_sound().await;
+}
+
+/// A model that has no place for anybody.
+fn crowded() -> Arc<Script> {
+    Script::new(|_, _| Err(PluginError::new(ErrorKind::Overloaded, "full")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_waits_for_a_busy_model() {
+    let times = std::sync::atomic::AtomicUsize::new(0);
+    let model = Script::new(move |_, sink| {
+        if times.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 5 {
+            return Err(PluginError::new(ErrorKind::Overloaded, "full"));
+        }
+        sink.token("at last")?;
+        Ok(done(1))
+    });
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    stage.say("1", "Hello").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await[1], "at last");
+    assert_eq!(stage.sql("SELECT count(*) FROM model_attempts"), "1", "one hold for all tries");
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_stays_busy_costs_no_attempt_until_patience_ends() {
+    let model = crowded();
+    let mut settings = CoreSettings::default();
+    settings.turns.ready_wait = Duration::ZERO;
+    let stage = Stage::with(tenant(), &[("fake", &model)], settings).await;
+    stage.say("1", "Hello").await;
+    for _ in 0..5 {
+        assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+        assert_eq!(stage.attempts(), "0");
+        stage.skip_backoff();
+    }
+    stage.sql("UPDATE inbox SET accepted_at = now() - interval '1 hour'");
+    for _ in 0..2 {
+        assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+        stage.skip_backoff();
+    }
+    assert_eq!(stage.answer().await, TurnOutcome::Buried);
+    assert_eq!(stage.wallet().await, (units(100), Micros::ZERO));
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_model_leaves_the_turn_to_the_next_one() {
+    let (busy, free) = (crowded(), Script::says(&["yes"]));
+    let models = [("busy", &busy), ("free", &free)];
+    let stage = Stage::new(tenant().models(&["busy", "free"]), &models).await;
+    stage.say("1", "Hello").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await[1], "yes");
+    stage.assert_sound().await;
+}
+
+/// Sets what a model costs per million tokens written.
+fn reprice(stage: &Stage, model: &str, output: i64) {
+    stage.sql("ALTER TABLE price_books DISABLE TRIGGER ALL");
+    stage
+        .sql(&format!("UPDATE price_books SET output_per_mtok = {output} WHERE model = '{model}'"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dearer_model_raises_the_hold_of_a_free_one() {
+    let (free, dear) = (Script::fails(), Script::says(&["yes"]));
+    let models = [("free", &free), ("dear", &dear)];
+    let stage = Stage::new(tenant().models(&["free", "dear"]), &models).await;
+    reprice(&stage, "free", 0);
+    stage.say("1", "Hello").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await[1], "yes");
+    assert_eq!(stage.wallet().await, (Micros::new(units(100).get() - 1_000), Micros::ZERO));
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_beyond_the_wallet_leaves_the_turn_to_a_cheaper_one() {
+    let (dear, cheap) = (Script::says(&["no"]), Script::says(&["yes"]));
+    let models = [("dear", &dear), ("cheap", &cheap)];
+    let stage = Stage::new(tenant().models(&["dear", "cheap"]), &models).await;
+    reprice(&stage, "dear", units(1_000_000).get());
+    reprice(&stage, "cheap", 1_000_000);
+    let mut tx = stage.store.begin(stage.tenant.id).await.unwrap();
+    let lease = Duration::from_secs(60);
+    let rest = Micros::new(units(100).get() - 15_000);
+    assert!(tx.reserve_block(BlockId::new(), stage.core.node, rest, lease).await.unwrap());
+    tx.commit().await.unwrap();
+    stage.say("1", "Hello").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await[1], "yes");
+    assert_eq!(dear.calls(), 0);
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credits_that_others_set_aside_are_waited_for() {
+    let model = Script::says(&["yes"]);
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    let block = BlockId::new();
+    let mut tx = stage.store.begin(stage.tenant.id).await.unwrap();
+    let lease = Duration::from_secs(60);
+    assert!(tx.reserve_block(block, stage.core.node, units(100), lease).await.unwrap());
+    tx.commit().await.unwrap();
+    stage.say("1", "Hello").await;
+    for _ in 0..4 {
+        assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+        assert_eq!(stage.attempts(), "0");
+        stage.skip_backoff();
+    }
+    let mut tx = stage.store.begin(stage.tenant.id).await.unwrap();
+    assert!(tx.close_block(block).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_cannot_be_read_is_buried_after_its_last_attempt() {
+    let model = Script::says(&["yes"]);
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    stage.say("1", "Hello").await;
+    stage.sql("ALTER TABLE channels DROP CONSTRAINT channels_assistant_unless_api");
+    stage.sql("UPDATE channels SET assistant_id = NULL");
+    for _ in 0..2 {
+        assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+        stage.skip_backoff();
+    }
+    assert_eq!(stage.answer().await, TurnOutcome::Buried);
+    let apology = &stage.texts().await[1];
+    assert!(apology.contains("抱歉") && apology.contains("Sorry"), "{apology}");
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passing_error_of_the_database_costs_no_attempt() {
+    let model = Script::says(&["yes"]);
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    stage.sql(
+        "CREATE FUNCTION contended() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'busy' USING ERRCODE = '40001'; END $$; \
+         CREATE TRIGGER contended BEFORE INSERT ON model_attempts \
+         FOR EACH ROW EXECUTE FUNCTION contended()",
+    );
+    stage.say("1", "Hello").await;
+    for _ in 0..4 {
+        assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+        assert_eq!(stage.attempts(), "0");
+        stage.skip_backoff();
+    }
+    stage.sql("DROP TRIGGER contended ON model_attempts");
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
     stage.assert_sound().await;
 }
