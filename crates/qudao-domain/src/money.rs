@@ -20,7 +20,9 @@ pub enum MoneyError {
 }
 
 /// An amount in micro-units of some currency. Negative in ledger legs and refunds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Micros(i64);
 
@@ -101,7 +103,8 @@ impl FromStr for Micros {
             return Err(MoneyError::NotAnAmount);
         }
         let units: i64 = units.parse().map_err(|_| MoneyError::Overflow)?;
-        let fraction: i64 = format!("{fraction:0<6}").parse().map_err(|_| MoneyError::NotAnAmount)?;
+        let fraction: i64 =
+            format!("{fraction:0<6}").parse().map_err(|_| MoneyError::NotAnAmount)?;
         let micros = units
             .checked_mul(1_000_000)
             .and_then(|value| value.checked_add(fraction))

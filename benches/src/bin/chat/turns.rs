@@ -227,7 +227,8 @@ impl Drop for Platform {
 
 fn settings(plugins: &Path) -> String {
     format!(
-        "[plugins]\ndirs = [{:?}]\nallow_unsigned = true\n\n[demo]\nmodel = \"bench-echo\"\n\
+        "[plugins]\ndirs = [{:?}]\nallow_unsigned = true\n\n[limits]\n\
+         visitor_messages_per_minute = 0\naddress_messages_per_minute = 0\n\n[demo]\nmodel = \"bench-echo\"\n\
          credits = \"100000\"\n\n[[instances]]\nname = \"bench-echo\"\nplugin = \"echo\"\n\n\
          [[instances.models]]\nname = \"bench-echo\"\nkind = \"chat\"\ncontext_tokens = 8192\n\
          max_output_tokens = 1024\ndata_class = \"local\"\nprices = [{{ currency = \"CNY\", \
