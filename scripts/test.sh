@@ -39,7 +39,13 @@ rust() {
 
 # Real weights need optimised code; the folder is shared with the plugin that is laid out.
 model() {
-    RUSTFLAGS="-C target-cpu=native" cargo_test --release --target-dir target/native -p qudao-plugin-candle-llm
+    export RUSTFLAGS="-C target-cpu=native"
+    # What the tests would build themselves, so that no test waits for a compiler.
+    cargo build --quiet --release --target-dir target/native -p qudao-plugin-candle-llm -p qudao-plugin-host \
+        && cargo_test --release --target-dir target/native -p qudao-plugin-candle-llm
+    local verdict=$?
+    unset RUSTFLAGS
+    return $verdict
 }
 
 e2e() { scripts/e2e.sh; }
