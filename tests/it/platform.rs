@@ -97,13 +97,21 @@ impl Platform {
                 if self.text("base_url").is_empty() {
                     return;
                 }
-                let ready = self.http.get(self.url("/readyz")).send().await;
-                if ready.is_ok_and(|response| response.status() == StatusCode::OK) {
+                if self.no_model_is_loading().await {
                     return;
                 }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// A model that is broken is not waited for.
+    async fn no_model_is_loading(&self) -> bool {
+        let Ok(response) = self.http.get(self.url("/readyz")).send().await else { return false };
+        let up = response.status() == StatusCode::OK;
+        let Ok(body) = response.json::<Value>().await else { return false };
+        let models = body["models"].as_array().unwrap();
+        up && models.iter().all(|model| model["state"] != "loading")
     }
 
     pub(crate) fn log(&self) -> String {
