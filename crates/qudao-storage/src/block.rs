@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use qudao_domain::{
-    ApiKeyId, BlockId, ChannelId, ConversationId, Currency, Micros, NodeId, TurnId,
+    ApiKeyId, BlockId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId, TurnId,
     state::{EndReason, FairCharging},
 };
-use sqlx::Row as _;
+use sqlx::{Postgres, Row as _, postgres::PgArguments, query::QueryScalar};
 
 use crate::{Result, StorageError, Store, Tx, claim::millis};
 
@@ -52,6 +52,16 @@ pub enum Settle {
     /// The block is closed: its lease ran out. Nothing changed. Reserve another block and settle
     /// there.
     Fenced,
+}
+
+impl Settle {
+    fn read(outcome: &str) -> Result<Self> {
+        match outcome {
+            "done" => Ok(Self::Done),
+            "fenced" => Ok(Self::Fenced),
+            other => Err(StorageError::unknown_outcome("app.settle_calls", other)),
+        }
+    }
 }
 
 /// Whether a block was extended.
@@ -144,12 +154,7 @@ impl Tx {
     /// # Errors
     /// [`StorageError::Refused`] if the charges exceed what is left of the block.
     pub async fn settle_calls(&mut self, block_id: BlockId, lines: &[UsageLine]) -> Result<Settle> {
-        let outcome = self.record_calls(Some(block_id), lines).await?;
-        match outcome.as_str() {
-            "done" => Ok(Settle::Done),
-            "fenced" => Ok(Settle::Fenced),
-            other => Err(StorageError::unknown_outcome("app.settle_calls", other)),
-        }
+        Settle::read(&self.record_calls(Some(block_id), lines).await?)
     }
 
     /// Records calls that the platform bears: for calls that were served, whose block is closed
@@ -171,32 +176,10 @@ impl Tx {
         block: Option<BlockId>,
         lines: &[UsageLine],
     ) -> Result<String> {
-        macro_rules! column {
-            ($line:ident => $value:expr) => {
-                lines.iter().map(|$line| $value).collect::<Vec<_>>()
-            };
-        }
-        let outcome = sqlx::query_scalar(
+        let call = sqlx::query_scalar(
             "SELECT app.settle_calls($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-        )
-        .bind(block.map(BlockId::as_uuid))
-        .bind(column!(line => line.turn_id.as_uuid()))
-        .bind(column!(line => line.channel_id.as_uuid()))
-        .bind(column!(line => line.api_key_id.map(ApiKeyId::as_uuid)))
-        .bind(column!(line => line.conversation_id.map(ConversationId::as_uuid)))
-        .bind(column!(line => line.model.as_str()))
-        .bind(column!(line => line.price_version))
-        .bind(column!(line => i64::from(line.input_tokens)))
-        .bind(column!(line => i64::from(line.output_tokens)))
-        .bind(column!(line => i64::from(line.delivered_tokens)))
-        .bind(column!(line => line.charge.get()))
-        .bind(column!(line => line.absorbed.get()))
-        .bind(column!(line => line.currency.as_str()))
-        .bind(column!(line => line.policy.as_str()))
-        .bind(column!(line => line.end_reason.as_str()))
-        .fetch_one(self.connection())
-        .await?;
-        Ok(outcome)
+        );
+        Ok(bind_calls(call, block, lines).fetch_one(self.connection()).await?)
     }
 
     /// Gives the rest of a block back. `false` if it was closed already.
@@ -212,7 +195,57 @@ impl Tx {
     }
 }
 
+type CallQuery<'q> = QueryScalar<'q, Postgres, String, PgArguments>;
+
+/// The arguments of `app.settle_calls`, one array for each column.
+fn bind_calls<'q>(
+    call: CallQuery<'q>,
+    block: Option<BlockId>,
+    lines: &'q [UsageLine],
+) -> CallQuery<'q> {
+    macro_rules! column {
+        ($line:ident => $value:expr) => {
+            lines.iter().map(|$line| $value).collect::<Vec<_>>()
+        };
+    }
+    call.bind(block.map(BlockId::as_uuid))
+        .bind(column!(line => line.turn_id.as_uuid()))
+        .bind(column!(line => line.channel_id.as_uuid()))
+        .bind(column!(line => line.api_key_id.map(ApiKeyId::as_uuid)))
+        .bind(column!(line => line.conversation_id.map(ConversationId::as_uuid)))
+        .bind(column!(line => line.model.as_str()))
+        .bind(column!(line => line.price_version))
+        .bind(column!(line => i64::from(line.input_tokens)))
+        .bind(column!(line => i64::from(line.output_tokens)))
+        .bind(column!(line => i64::from(line.delivered_tokens)))
+        .bind(column!(line => line.charge.get()))
+        .bind(column!(line => line.absorbed.get()))
+        .bind(column!(line => line.currency.as_str()))
+        .bind(column!(line => line.policy.as_str()))
+        .bind(column!(line => line.end_reason.as_str()))
+}
+
 impl Store {
+    /// Settles calls of one tenant against a block, all or none, durable when this returns: one
+    /// statement, one round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// As [`Tx::settle_calls`]; after [`StorageError::Unavailable`] it is unknown whether the
+    /// calls are settled.
+    pub async fn settle_calls(
+        &self,
+        tenant_id: TenantId,
+        block_id: BlockId,
+        lines: &[UsageLine],
+    ) -> Result<Settle> {
+        let call = sqlx::query_scalar(
+            "SELECT app.settle_calls_of(\
+             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        );
+        let call = bind_calls(call.bind(tenant_id.as_uuid()), Some(block_id), lines);
+        Settle::read(&self.one_statement(call).await?)
+    }
+
     /// Gives back the rest of blocks whose lease ran out, and the holds of turns that nobody has
     /// worked on for a quarter of an hour, which is longer than any turn may take. A node that
     /// wakes up later finds itself fenced.

@@ -9,12 +9,18 @@ use std::{ops::DerefMut as _, str::FromStr as _, time::Duration};
 
 use qudao_domain::TenantId;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, Connection as _, Executor as _, FromRow, PgConnection, PgPool, Postgres,
+    Transaction,
     migrate::{MigrateError, Migrator},
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::QueryScalar,
 };
 
 use crate::{Result, StorageError};
+
+/// Of the connections for single statements. Each serves one group commit at a time, and more at
+/// one time would only queue up at the disk.
+const STATEMENT_CONNECTIONS: u32 = 4;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -50,6 +56,9 @@ impl StoreSettings {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    /// Connections on which no transaction is ever begun, so that none can be left open: each
+    /// statement is a transaction of its own.
+    statements: PgPool,
 }
 
 /// A unit of work that sees the rows of one tenant only.
@@ -90,20 +99,29 @@ impl Store {
             ("enable_seqscan", "off".to_owned()),
             ("jit", "off".to_owned()),
         ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(*max_connections)
+        let pools = PgPoolOptions::new()
             .acquire_timeout(*acquire_timeout)
-            // The healing ROLLBACK finds a dead connection at the same price.
+            // A dead connection is found by its first statement at the same price.
             .test_before_acquire(false)
             .after_connect(|connection, _| {
                 Box::pin(async move { connection.execute("SET ROLE qudao_app").await.map(|_| ()) })
-            })
+            });
+        let statements = pools
+            .clone()
+            .max_connections(STATEMENT_CONNECTIONS.min(*max_connections))
+            // The few functions that are called here take the same plans whatever the arguments;
+            // to make them anew each time is a third of what a settlement costs.
+            .connect_lazy_with(
+                options.clone().options([("plan_cache_mode", "force_generic_plan")]),
+            );
+        let pool = pools
+            .max_connections(*max_connections)
             .after_release(|connection, _| {
                 Box::pin(async move { connection.execute("ROLLBACK").await.map(|_| true) })
             })
             .connect_with(options)
             .await?;
-        Ok(Self { pool })
+        Ok(Self { pool, statements })
     }
 
     /// Brings the schema up to date and returns the names of the migrations that it applied.
@@ -179,8 +197,21 @@ impl Store {
         Ok(self.pool.begin_with(AssertSqlSafe(opening)).await?)
     }
 
+    /// Runs a statement that is a whole transaction and safe to repeat.
+    pub(crate) async fn one_statement<T>(
+        &self,
+        statement: QueryScalar<'_, Postgres, T, PgArguments>,
+    ) -> Result<T>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+        T: Send + Unpin,
+    {
+        Ok(statement.fetch_one(&self.statements).await?)
+    }
+
     /// Waits until all connections are closed. Work that has not begun yet fails.
     pub async fn close(&self) {
+        self.statements.close().await;
         self.pool.close().await;
     }
 }

@@ -85,17 +85,22 @@ impl Core {
         drop(queue);
         if start {
             self.spawn(Arc::clone(self).settle_lane(Arc::clone(lane)));
-        } else {
+        } else if self.is_gathered(lane) {
             lane.settling.more.notify_one();
         }
         settled
+    }
+
+    /// Whether a batch has nobody left to wait for.
+    fn is_gathered(&self, lane: &Lane) -> bool {
+        self.settings.api.settle.max_batch.min(lane.open_calls()) <= lane.settling.len()
     }
 
     async fn settle_lane(self: Arc<Self>, lane: Arc<Lane>) {
         let settings = &self.settings.api.settle;
         loop {
             let gathered = async {
-                while lane.settling.len() < settings.max_batch.min(lane.open_calls()) {
+                while !self.is_gathered(&lane) {
                     lane.settling.more.notified().await;
                 }
             };
@@ -167,16 +172,14 @@ impl Core {
         block: BlockId,
         lines: &[UsageLine],
     ) -> Result<(), StorageError> {
-        let mut tx = self.store.begin(lane.tenant_id).await?;
-        match tx.settle_calls(block, lines).await {
-            Ok(Settle::Done) => return tx.commit().await,
+        match self.store.settle_calls(lane.tenant_id, block, lines).await {
+            Ok(Settle::Done) => return Ok(()),
             Ok(Settle::Fenced) => {}
             Err(StorageError::Refused { constraint }) => {
                 tracing::error!(%block, constraint, "a block holds less than was spent from it");
             }
             Err(error) => return Err(error),
         }
-        drop(tx);
         lane.forget(block);
         self.settle_elsewhere(lane, lines).await
     }

@@ -32,10 +32,7 @@ impl World {
     }
 
     async fn settle(&self, block: BlockId, lines: &[UsageLine]) -> Settle {
-        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
-        let settled = tx.settle_calls(block, lines).await.unwrap();
-        tx.commit().await.unwrap();
-        settled
+        self.store.settle_calls(self.tenant.id, block, lines).await.unwrap()
     }
 
     async fn close(&self, block: BlockId) -> bool {
@@ -83,6 +80,25 @@ async fn a_batch_that_is_repeated_charges_once_even_when_the_block_is_closed() {
     lines.extend(world.calls(&[1]).await);
     assert_eq!(world.settle(block, &lines).await, Settle::Fenced);
     assert_eq!(world.wallet().await, (9400, 0));
+    world.assert_sound().await;
+}
+
+/// The connections of single statements serve all tenants in turn.
+#[tokio::test]
+async fn a_settlement_leaves_its_tenant_on_no_connection() {
+    let world = World::with_credits(Micros::new(10_000)).await;
+    let rival = world.other_tenant().await;
+    let block = BlockId::new();
+    world.reserve(block, 4000, LEASE).await;
+    for _ in 0..8 {
+        let lines = world.calls(&[1]).await;
+        assert_eq!(world.settle(block, &lines).await, Settle::Done);
+        let lines = world.calls(&[1]).await;
+        let stolen = world.store.settle_calls(rival.id, block, &lines).await.unwrap();
+        assert_eq!(stolen, Settle::Fenced);
+    }
+    assert_eq!(world.wallet().await, (9992, 3992));
+    assert_eq!(world.number("SELECT count(DISTINCT tenant_id) FROM usage_events"), 1);
     world.assert_sound().await;
 }
 

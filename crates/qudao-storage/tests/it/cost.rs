@@ -31,11 +31,11 @@ async fn a_settlement_does_not_read_the_usage_of_before() {
     let mut tx = world.store.begin(world.tenant.id).await.unwrap();
     let amount = qudao_domain::Micros::new(1_000_000);
     tx.reserve_block(block, world.node, amount, crate::world::LEASE).await.unwrap();
+    tx.commit().await.unwrap();
     for _ in 0..40 {
         let lines = world.calls(&[1; 32]).await;
-        tx.settle_calls(block, &lines).await.unwrap();
+        world.store.settle_calls(world.tenant.id, block, &lines).await.unwrap();
     }
-    tx.commit().await.unwrap();
     world.store.close().await;
     let read = world.number(
         "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'usage_events_no'",
