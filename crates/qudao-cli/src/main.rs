@@ -19,6 +19,10 @@ use crate::{
     context::Context,
 };
 
+/// Most of what a call of the API costs in user space is small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -20,6 +20,7 @@ mod error;
 mod extract;
 mod failure;
 mod handle;
+mod meter;
 mod openai;
 mod openapi;
 mod operations;

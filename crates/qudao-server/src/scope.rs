@@ -8,15 +8,15 @@ use actix_web::{
     body::{BoxBody, MessageBody},
     dev::{Payload, ServiceRequest, ServiceResponse},
     http::{
-        Method, StatusCode,
+        StatusCode,
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
 };
 use futures_util::future::{Ready, ready};
-use qudao_domain::{TurnId, key};
+use qudao_domain::TurnId;
 
-use crate::{code::Code, error::ApiError, openai};
+use crate::{code::Code, error::ApiError, meter, openai};
 
 /// The header that carries the id of a request, in and out.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -77,7 +77,7 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
         None => response.map_into_boxed_body(),
     };
     response.headers_mut().insert(REQUEST_ID, context.request_id);
-    count(&response, started);
+    meter::count(&response, started);
     Ok(response)
 }
 
@@ -142,25 +142,6 @@ fn log_failure(failure: &ApiError, context: &RequestContext, request: &HttpReque
     }
 }
 
-fn count(response: &ServiceResponse<BoxBody>, started: Instant) {
-    // The pattern and not the path: ids would make a time series each.
-    let endpoint = response.request().match_pattern().unwrap_or_else(|| "none".to_owned());
-    let labels = [
-        ("endpoint", endpoint),
-        ("method", method_label(response.request().method()).to_owned()),
-        ("status", response.status().as_u16().to_string()),
-    ];
-    metrics::counter!("qudao_http_requests_total", &labels).increment(1);
-    metrics::histogram!("qudao_http_response_head_seconds", &labels)
-        .record(started.elapsed().as_secs_f64());
-}
-
-/// HTTP lets a client make up a method, and each would be a time series for ever.
-fn method_label(method: &Method) -> &'static str {
-    const KNOWN: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    KNOWN.iter().find(|known| **known == method.as_str()).copied().unwrap_or("other")
-}
-
 fn is_request_id(value: &HeaderValue) -> bool {
     let plain =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
@@ -186,9 +167,9 @@ fn is_traceparent(text: &str) -> bool {
 }
 
 fn new_traceparent() -> String {
-    let trace = TurnId::new().as_uuid().simple().to_string();
-    let parent = hex::encode(&key::SecretHash::of(&trace).as_bytes()[..8]);
-    format!("00-{trace}-{parent}-00")
+    let trace = TurnId::new().as_uuid().simple();
+    let (_, parent) = TurnId::new().as_uuid().as_u64_pair();
+    format!("00-{trace}-{parent:016x}-00")
 }
 
 #[cfg(test)]

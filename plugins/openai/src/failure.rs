@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_openai::error::{ApiError, OpenAIError};
+use async_openai::error::ApiError;
 use qudao_plugin_api::wire::ErrorKind;
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -88,23 +88,6 @@ impl From<reqwest::Error> for Failure {
         };
         let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
         Self { passing: true, ..Self::new(kind, &message) }
-    }
-}
-
-/// The client hands our own failures through in a box; the rest is its own parsing.
-impl From<OpenAIError> for Failure {
-    fn from(error: OpenAIError) -> Self {
-        match error {
-            OpenAIError::Boxed(inner) => match inner.downcast::<Self>() {
-                Ok(failure) => *failure,
-                Err(other) => Self::new(ErrorKind::Internal, &other.to_string()),
-            },
-            OpenAIError::Reqwest(error) => error.into(),
-            OpenAIError::JSONDeserialize(..) => {
-                Self::unavailable("the provider's answer is not JSON")
-            }
-            other => Self::new(ErrorKind::Internal, &other.to_string()),
-        }
     }
 }
 

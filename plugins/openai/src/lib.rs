@@ -24,6 +24,10 @@ use crate::{
     settings::Settings,
 };
 
+/// A reply is many small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An instance: one provider with one key.
 pub struct OpenAi {
     provider: Provider,

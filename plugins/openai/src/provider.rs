@@ -2,14 +2,10 @@
 
 use std::{borrow::Cow, future::Future, time::Duration};
 
-use async_openai::{
-    Client,
-    config::{Config as _, OpenAIConfig},
-    middleware::HttpRequestFactory,
-};
+use async_openai::config::Config as _;
 use bytes::Bytes;
 use qudao_plugin_api::wire::{FinishReason, Usage};
-use reqwest::{Method, Response, Url, header};
+use reqwest::{Response, Url, header};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -20,7 +16,7 @@ use crate::{
     reply::{Counted, Delta, Reply},
     request::Asked,
     settings::Settings,
-    transport::{Call, Patience, Transport, is_whole},
+    transport::{Outgoing, Patience, Transport, is_whole},
 };
 
 /// When a request brings no deadline of its own.
@@ -87,7 +83,6 @@ pub struct Answered {
 pub struct Provider {
     settings: Settings,
     key: Option<String>,
-    client: Client<OpenAIConfig>,
     transport: Transport,
     url: Url,
     headers: header::HeaderMap,
@@ -105,17 +100,16 @@ impl Provider {
         let url = Url::parse(&config.url("/chat/completions"))
             .map_err(|error| Failure::settings(&format!("`base_url`: {error}")))?;
         let mut headers = config.headers();
+        // The configuration writes the header also without a key.
+        let empty = |value: &header::HeaderValue| value.as_bytes().trim_ascii() == b"Bearer";
+        if key.is_none() && headers.get(header::AUTHORIZATION).is_some_and(empty) {
+            headers.remove(header::AUTHORIZATION);
+        }
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
         for value in headers.values_mut() {
             value.set_sensitive(true);
         }
-        // The client's own transport is never used: `whole` puts ours into each call.
-        let idle = Call::new(
-            transport.clone(),
-            Patience { deadline: Instant::now(), first_byte: Some(Duration::ZERO) },
-        );
-        let client = Client::build(transport.http(), config).with_http_service(idle);
-        Ok(Self { settings, key, client, transport, url, headers })
+        Ok(Self { settings, key, transport, url, headers })
     }
 
     /// Answers one conversation, streamed if somebody reads along.
@@ -154,18 +148,8 @@ impl Provider {
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
-        let patience = Patience { deadline, first_byte: None };
-        let call = Call::new(self.transport.clone(), patience);
-        let client = self.client.clone().with_http_service(call);
-        let chat = client.chat();
-        let begun = Instant::now();
-        let reply = timeout_at(deadline, chat.create_byot(asked.body(&self.settings))).await;
-        let reply: Box<RawValue> = reply
-            .map_err(|_| Failure::timeout("no whole reply", begun.elapsed()))?
-            .map_err(Failure::from)?;
-        let pieces = answer.read(reply.get().as_bytes())?;
-        answer.finished.ok_or_else(no_choice)?;
-        Ok(out.take(pieces).await?)
+        let response = self.send(asked, Patience { deadline, first_byte: None }).await?;
+        self.read_whole(response, deadline, answer, out).await
     }
 
     async fn streamed(
@@ -175,30 +159,23 @@ impl Provider {
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
-        let request = self.request(asked)?;
         let first_byte = Some(self.settings.timeouts.first_byte());
-        let response = self.transport.send(&request, Patience { deadline, first_byte }).await?;
+        let response = self.send(asked, Patience { deadline, first_byte }).await?;
         if is_whole(&response) {
-            return self.unexpectedly_whole(response, deadline, answer, out).await;
+            // Some servers ignore `stream` for some models.
+            return self.read_whole(response, deadline, answer, out).await;
         }
         self.events(response, deadline, answer, out).await
     }
 
-    /// A stream is asked for by hand, with the client's address and headers: see [`crate::transport`].
-    fn request(&self, asked: &Asked<'_>) -> Result<HttpRequestFactory, Failure> {
+    async fn send(&self, asked: &Asked<'_>, patience: Patience) -> Result<Response, Failure> {
         let body = serde_json::to_vec(&asked.body(&self.settings))
             .map_err(|error| Failure::bad_request(&error.to_string()))?;
-        let (url, headers, body) = (self.url.clone(), self.headers.clone(), Bytes::from(body));
-        Ok(HttpRequestFactory::new(move || {
-            let mut request = reqwest::Request::new(Method::POST, url.clone());
-            *request.headers_mut() = headers.clone();
-            *request.body_mut() = Some(body.clone().into());
-            std::future::ready(Ok(request))
-        }))
+        let request = Outgoing { url: &self.url, headers: &self.headers, body: body.into() };
+        self.transport.send(&request, patience).await
     }
 
-    /// Some servers ignore `stream` for some models.
-    async fn unexpectedly_whole(
+    async fn read_whole(
         &self,
         mut response: Response,
         deadline: Instant,

@@ -1,19 +1,12 @@
 //! Sends requests: one connection pool, our patience, our retries.
 //!
-//! The client of `async-openai` builds the requests; it hands them to [`Transport`] as to any
-//! tower service. Its own transport would retry without an end in sight, lose `Retry-After`, and
+//! The transport of `async-openai` would retry without an end in sight, lose `Retry-After`, and
 //! read a stream into an unbounded queue, which is why nothing of it is used.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use async_openai::{error::OpenAIError, middleware::HttpRequestFactory};
-use reqwest::{Response, header};
+use bytes::Bytes;
+use reqwest::{Method, Request, Response, Url, header};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
@@ -37,6 +30,26 @@ pub struct Patience {
     pub deadline: Instant,
     /// Until the head of a reply; `None` where the head only comes with the whole answer.
     pub first_byte: Option<Duration>,
+}
+
+/// A request that may be sent more than once.
+#[derive(Debug, Clone)]
+pub struct Outgoing<'a> {
+    /// Where to.
+    pub url: &'a Url,
+    /// With the key.
+    pub headers: &'a header::HeaderMap,
+    /// JSON.
+    pub body: Bytes,
+}
+
+impl Outgoing<'_> {
+    fn build(&self) -> Request {
+        let mut request = Request::new(Method::POST, self.url.clone());
+        *request.headers_mut() = self.headers.clone();
+        *request.body_mut() = Some(self.body.clone().into());
+        request
+    }
 }
 
 /// A connection pool with a policy.
@@ -67,12 +80,6 @@ impl Transport {
         Ok(Self { http, max_retries, key: key.map(Arc::from) })
     }
 
-    /// The pool itself.
-    #[must_use]
-    pub fn http(&self) -> reqwest::Client {
-        self.http.clone()
-    }
-
     /// Sends until a reply begins with success, the failure is not a passing one, the attempts
     /// are used up, or the next wait would end after the deadline.
     ///
@@ -80,7 +87,7 @@ impl Transport {
     /// The last attempt's failure.
     pub async fn send(
         &self,
-        request: &HttpRequestFactory,
+        request: &Outgoing<'_>,
         patience: Patience,
     ) -> Result<Response, Failure> {
         let mut attempt = 0;
@@ -102,31 +109,20 @@ impl Transport {
 
     async fn attempt(
         &self,
-        request: &HttpRequestFactory,
+        request: &Outgoing<'_>,
         patience: Patience,
     ) -> Result<Response, Failure> {
-        let mut request = request.build().await?;
-        if self.key.is_none() && is_empty_bearer(request.headers()) {
-            request.headers_mut().remove(header::AUTHORIZATION);
-        }
         let begun = Instant::now();
         let until = patience
             .first_byte
             .map_or(patience.deadline, |limit| patience.deadline.min(begun + limit));
-        let sent = timeout_at(until, self.http.execute(request)).await;
+        let sent = timeout_at(until, self.http.execute(request.build())).await;
         let response = sent.map_err(|_| Failure::timeout("no reply began", begun.elapsed()))??;
         if response.status().is_success() {
             return Ok(response);
         }
         Err(refusal(response, until).await)
     }
-}
-
-/// The client always writes the header, also without a key.
-fn is_empty_bearer(headers: &header::HeaderMap) -> bool {
-    headers
-        .get(header::AUTHORIZATION)
-        .is_some_and(|value| value.as_bytes().trim_ascii() == b"Bearer")
 }
 
 async fn refusal(mut response: Response, until: Instant) -> Failure {
@@ -173,39 +169,6 @@ fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
 fn backoff(attempt: u32) -> Duration {
     let ceiling = BACKOFF.saturating_mul(1 << attempt.min(10)).min(BACKOFF_CAP);
     ceiling.mul_f64(0.1 + 0.9 * fastrand::f64())
-}
-
-/// [`Transport`] for one call, as the client of `async-openai` wants it.
-#[derive(Debug, Clone)]
-pub struct Call {
-    transport: Transport,
-    patience: Patience,
-}
-
-impl Call {
-    /// Requests of the client that this is given to must keep to `patience`.
-    #[must_use]
-    pub fn new(transport: Transport, patience: Patience) -> Self {
-        Self { transport, patience }
-    }
-}
-
-impl tower_service::Service<HttpRequestFactory> for Call {
-    type Response = Response;
-    type Error = OpenAIError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, OpenAIError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), OpenAIError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: HttpRequestFactory) -> Self::Future {
-        let Self { transport, patience } = self.clone();
-        Box::pin(async move {
-            let sent = transport.send(&request, patience).await;
-            sent.map_err(|failure| OpenAIError::Boxed(Box::new(failure)))
-        })
-    }
 }
 
 /// Whether a reply is one JSON document although events were asked for.

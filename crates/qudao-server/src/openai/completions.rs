@@ -56,17 +56,8 @@ fn decode(body: &[u8]) -> Result<CompletionRequest, ApiError> {
         // Serde would take a list of the values in order for a struct.
         return Err(ApiError::field("", "has to be an object"));
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
     let completion: CompletionRequest =
-        serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            match error.inner().classify() {
-                serde_json::error::Category::Data => {
-                    ApiError::field(pointer_of(error.path()), error.inner())
-                }
-                _ => malformed(error.inner()),
-            }
-        })?;
-    json.end().map_err(|error| malformed(&error))?;
+        serde_json::from_slice(body).map_err(|error| refusal(body, &error))?;
     // The escape is rare, so its letters are looked for before the texts are.
     if body.windows(6).any(|window| window == b"\\u0000") {
         let value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
@@ -75,6 +66,17 @@ fn decode(body: &[u8]) -> Result<CompletionRequest, ApiError> {
         }
     }
     Ok(completion)
+}
+
+/// Says where the mistake is, which only a second and slower reading finds out.
+fn refusal(body: &[u8], error: &serde_json::Error) -> ApiError {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    match serde_path_to_error::deserialize::<_, CompletionRequest>(&mut json) {
+        Err(found) if found.inner().is_data() => {
+            ApiError::field(pointer_of(found.path()), found.inner())
+        }
+        _ => malformed(error),
+    }
 }
 
 /// The head of a response to a call that was let in.

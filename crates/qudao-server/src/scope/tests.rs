@@ -28,10 +28,3 @@ fn a_request_id_that_could_forge_a_log_line_is_replaced() {
     headers.insert(REQUEST_ID, HeaderValue::from_static("client-42"));
     assert_eq!(RequestContext::read(&headers).id(), "client-42");
 }
-
-#[test]
-fn a_method_that_a_client_made_up_gets_no_time_series_of_its_own() {
-    let label = |name: &str| method_label(&Method::from_bytes(name.as_bytes()).unwrap());
-    assert_eq!([label("GET"), label("PATCH"), label("DELETE")], ["GET", "PATCH", "DELETE"]);
-    assert_eq!([label("FOO1"), label("FOO2"), label("get")], ["other"; 3]);
-}
