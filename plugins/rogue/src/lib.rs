@@ -92,6 +92,9 @@ unsafe extern "C" fn drain(instance: *mut c_void, _: u64) -> i32 {
     QD_OK
 }
 
+/// Events of `exceed`: more than any window.
+const EXCESS: usize = 1_000;
+
 struct Line<'a> {
     host: &'a QdHostApi,
     id: u64,
@@ -148,7 +151,12 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
         }
         // SAFETY: it is not; that is the point.
         "segfault" => unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) },
-        "wait" => thread::sleep(Duration::from_millis(300)),
+        "late segfault" => {
+            thread::sleep(Duration::from_millis(100));
+            // SAFETY: as above.
+            unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) }
+        }
+        _ if mode.starts_with("wait") => thread::sleep(Duration::from_millis(300)),
         "hang" => loop {
             thread::sleep(Duration::from_secs(1));
         },
@@ -171,6 +179,14 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
                     _ => {}
                 }
             }
+        }
+        "exceed" => {
+            // Takes no refusal for an answer, then ends as if all of it had been taken.
+            for number in 0..EXCESS {
+                line.token(format!("{number} ").as_bytes());
+            }
+            line.end();
+            return QD_OK;
         }
         "leak" => {
             std::mem::forget(vec![1u8; 8 << 20]);

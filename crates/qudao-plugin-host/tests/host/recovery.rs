@@ -60,6 +60,24 @@ async fn a_request_that_crashes_the_child_takes_no_other_with_it() {
 }
 
 #[tokio::test]
+async fn a_request_that_segfaults_the_child_takes_no_other_with_it() {
+    let stage = Stage::with(&["rogue"]).instance("rogue", Placement::Process, |settings| {
+        settings.max_concurrency = 8;
+    });
+    let host = stage.ready().await;
+    let call = |text: &str| host.call("rogue", say(text)).unwrap();
+    let (first, culprit) = (call("wait 1"), call("late segfault"));
+    let others = [first, call("wait 2"), call("wait 3")];
+    for (index, stream) in others.into_iter().enumerate() {
+        let (text, end) = read(stream).await;
+        assert_eq!((text.as_str(), end.is_ok()), ("ok", true), "{index}: {end:?}");
+    }
+    let crashed = CallError::Crashed { signal: Some(libc::SIGSEGV), delivered: false };
+    assert_eq!(read(culprit).await.1, Err(crashed));
+    assert_eq!(host.call("rogue", say("late segfault")).err(), Some(CallError::Poison));
+}
+
+#[tokio::test]
 async fn a_child_killed_midway_is_a_clear_failure_and_the_next_call_is_served() {
     let stage = slow_echo(Placement::Process);
     let host = stage.ready().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qudao_plugin_host::{CallError, Event, ModelState, Placement, PluginHost, TimeoutKind};
 
-use crate::stage::{Stage, ask, say, until, until_crashes};
+use crate::stage::{Stage, ask, read, say, until, until_crashes};
 
 const BOTH: [Placement; 2] = [Placement::Process, Placement::Inproc];
 
@@ -109,6 +109,26 @@ async fn a_flood_is_stopped_at_the_window_and_ends_when_the_reader_leaves() {
         drop(stream);
         still_serves(&host).await;
         assert_eq!(host.model("rogue").unwrap().crashes, 0);
+    }
+}
+
+/// Of the rogue's manifest, which names none.
+const WINDOW: usize = 256;
+
+#[tokio::test]
+async fn what_a_plugin_emits_beyond_its_credit_is_not_passed_on() {
+    for placement in BOTH {
+        let (_stage, host) = rogue(placement).await;
+        let stream = host.call("rogue", say("exceed")).unwrap();
+        // Nobody reads until the plugin has said all it wanted to say.
+        while host.model("rogue").unwrap().in_flight != 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (text, end) = read(stream).await;
+        let passed: Vec<_> = (0..WINDOW).map(|number| number.to_string()).collect();
+        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), passed, "{placement:?}");
+        assert!(end.is_ok(), "{placement:?}: {end:?}");
+        still_serves(&host).await;
     }
 }
 
