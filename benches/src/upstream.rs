@@ -3,7 +3,7 @@
 //! | model | reply |
 //! |---|---|
 //! | `mock-json` or any other name | one short answer, whole or as 35 events back to back |
-//! | `mock-paced` | the same events, one every 5 ms |
+//! | `mock-paced` | the same, a word every 5 ms; as with real providers, the end comes at once after the last |
 //! | `mock-slow` | nothing for 30 s, then the answer |
 //! | `mock-tools` | a call of the tool `get_weather` |
 //! | `mock-429` | rate limited, `retry-after: 1` |
@@ -194,12 +194,18 @@ fn written(
         };
         match pace {
             _ if first => {}
-            Pace::None => tokio::task::yield_now().await,
-            Pace::Every(gap) => tokio::time::sleep(gap).await,
+            Pace::Every(gap) if is_text(&event) => tokio::time::sleep(gap).await,
+            Pace::None | Pace::Every(_) => tokio::task::yield_now().await,
         }
         Some((Ok(event), (left, open, false)))
     })
 }
+
+fn is_text(event: &[u8]) -> bool {
+    event.windows(TEXT.len()).any(|part| part == TEXT)
+}
+
+const TEXT: &[u8] = br#""content":"w"#;
 
 #[cfg(test)]
 mod tests;

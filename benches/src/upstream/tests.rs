@@ -22,7 +22,7 @@ fn a_streamed_answer_has_the_agreed_number_of_events() {
 fn a_paced_answer_takes_its_time() {
     let target = Target::chat(&start(), "none", "mock-paced", true).unwrap();
     let run = load::run(&target, 1, 1).unwrap();
-    assert!(run.samples[0].whole >= PACE * u32::try_from(EVENTS - 2).unwrap());
+    assert!(run.samples[0].whole >= PACE * u32::try_from(EVENTS - 3).unwrap());
     assert!(run.gap(0.5) >= PACE / 2);
 }
 
