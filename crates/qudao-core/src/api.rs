@@ -11,11 +11,13 @@ use serde_json::Value;
 
 mod admit;
 mod credit;
+mod kept;
 mod rate;
 mod reply;
 mod settle;
 pub(crate) mod upkeep;
 
+pub use kept::{Answered, KeptAnswer};
 pub use rate::CallRate;
 pub use reply::ApiReply;
 

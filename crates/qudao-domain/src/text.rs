@@ -81,9 +81,51 @@ text_type!(/** What an end user wrote. */ MessageText, 16_000);
 text_type!(/** An assistant's system prompt. */ SystemPrompt, 32_000);
 text_type!(/** A channel's own id of a message or a sender. */ ExternalId, 200);
 
+/// Why an idempotency key was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("has to be 1 to {max} printable ASCII characters", max = IdempotencyKey::MAX_CHARS)]
+pub struct IdempotencyKeyError;
+
+/// What a caller calls a request of theirs, so that its repetition is known for one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// The longest key that is accepted.
+    pub const MAX_CHARS: usize = 255;
+
+    /// Checks. Nothing is trimmed: a key is compared as it was sent.
+    ///
+    /// # Errors
+    /// [`IdempotencyKeyError`] for an empty or overlong one, and for control characters and
+    /// others that headers do not carry faithfully.
+    pub fn parse(text: &str) -> Result<Self, IdempotencyKeyError> {
+        let printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if (1..=Self::MAX_CHARS).contains(&text.len()) && printable && !text.trim().is_empty() {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(IdempotencyKeyError)
+    }
+
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_idempotency_key_is_printable_ascii_of_at_most_255_characters() {
+        for key in ["a", "invoice 42", "\"8e03978e\"", &"k".repeat(255)] {
+            assert_eq!(IdempotencyKey::parse(key).unwrap().as_str(), key);
+        }
+        for key in ["", " ", "a\tb", "a\u{7f}", "钥匙", &"k".repeat(256)] {
+            assert_eq!(IdempotencyKey::parse(key), Err(IdempotencyKeyError), "{key:?}");
+        }
+    }
 
     #[test]
     fn white_space_around_a_name_is_cut() {

@@ -1,6 +1,6 @@
 //! The admin API: what an operator and a tenant manage. A handler reads, calls one thing, answers.
 
-use actix_web::{HttpResponse, http::header, web};
+use actix_web::web;
 use futures_util::future::BoxFuture;
 use qudao_domain::{Currency, Micros, TenantId};
 use qudao_storage::{Listing, Page, StorageError, Tx};
@@ -61,12 +61,8 @@ fn page(query: &PageQuery) -> Result<Page, ApiError> {
     Ok(Page { limit: query.limit()?, cursor: query.cursor().map(str::to_owned) })
 }
 
-fn created<T: Serialize>(location: &str, body: &T) -> HttpResponse {
-    HttpResponse::Created().insert_header((header::LOCATION, location)).json(body)
-}
-
 /// What a transaction's work returns.
-type Work<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
+pub(crate) type Work<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
 
 /// Runs `work` in one transaction of an existing tenant and commits.
 ///

@@ -69,8 +69,11 @@ codes! {
         openai(400, "invalid_request_error", None),
         "Pass `next_cursor` of the previous page unchanged, or leave it out to start anew.";
     IdempotencyKeyRequired = "idempotency_key_required", 400, "Money moves only with an idempotency key",
-        openai(400, "invalid_request_error", None),
-        "Send the header `Idempotency-Key` with 1 to 200 visible ASCII characters of your choice.";
+        openai(400, "invalid_request_error", Some("idempotency_key_required")),
+        "Send the header `Idempotency-Key` with 1 to 255 printable ASCII characters of your choice.";
+    IdempotencyKeyInvalid = "idempotency_key_invalid", 400, "The idempotency key cannot be used",
+        openai(400, "invalid_request_error", Some("idempotency_key_invalid")),
+        "Send the header `Idempotency-Key` once, with 1 to 255 printable ASCII characters.";
     Unauthenticated = "unauthenticated", 401, "Credentials are missing",
         openai(401, "invalid_request_error", Some("invalid_api_key")),
         "Send `Authorization: Bearer <key>`.";
@@ -98,6 +101,9 @@ codes! {
     Conflict = "conflict", 409, "It collides with what exists",
         openai(409, "invalid_request_error", None),
         "Look at `detail`, read the present state, and decide again.";
+    IdempotencyKeyInFlight = "idempotency_key_in_flight", 409, "A request with this idempotency key is under way",
+        openai(409, "invalid_request_error", Some("idempotency_key_in_flight")),
+        "Wait for as many seconds as `Retry-After` says and repeat the request: it gets the answer of the first.";
     ChannelClosed = "channel_closed", 409, "The channel takes no messages",
         openai(409, "invalid_request_error", None),
         "Open the channel or use another one.";
@@ -114,7 +120,7 @@ codes! {
         openai(400, "invalid_request_error", Some("context_length_exceeded")),
         "Shorten the messages or take a model with a larger context.";
     IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for another request",
-        openai(422, "invalid_request_error", None),
+        openai(422, "invalid_request_error", Some("idempotency_key_reused")),
         "Use a new key for a new request; repeat a request only with its own body.";
     ContentFiltered = "content_filtered", 422, "The provider refused the content",
         openai(400, "invalid_request_error", Some("content_filter")),

@@ -33,8 +33,11 @@ pub(crate) fn completions() -> Doc {
             "As OpenAI's endpoint of the same name; fields that no model here knows are ignored. \
              With `stream` the answer is `text/event-stream`: chunks as `data:` lines, then \
              `data: [DONE]` when the charge is settled. A refusal in the middle of a stream is one \
-             `data:` line with `error` in place of the rest.",
+             `data:` line with `error` in place of the rest. With an `Idempotency-Key` the answer is \
+             kept for a day and given again: the model is called and charged once. Such a call is \
+             made to its end, and charged as a whole, even if its caller hangs up.",
         )
+        .once()
         .body::<CompletionRequest>(json!({
             "model": "qwen2.5-0.5b-instruct",
             "messages": [{ "role": "user", "content": "Hello!" }],
@@ -70,6 +73,7 @@ pub(crate) fn model() -> Doc {
 
 pub(crate) fn create_tenant() -> Doc {
     Doc::new("Tenants", "Create a tenant")
+        .once()
         .about("With an empty wallet and the channel that its API calls are booked on.")
         .body::<CreateTenant>(json!({ "name": "Acme", "currency": "CNY", "locale": "zh" }))
         .returns::<TenantBody>(201, LOCATION)
@@ -92,17 +96,17 @@ pub(crate) fn wallet() -> Doc {
 pub(crate) fn add_credit() -> Doc {
     Doc::new("Tenants", "Add credits")
         .about(
-            "The same key with the same body adds once and answers the same, with \
-             `Idempotent-Replayed: true`.",
+            "Once per key: the key is remembered for a day like any other, and the ledger adds \
+             nothing twice under one key after that either.",
         )
-        .header("Idempotency-Key", "1 to 200 visible ASCII characters of your choice.")
+        .only_once()
         .body::<AddCredit>(json!({ "amount": "100", "source": "cash", "note": "invoice 42" }))
         .returns::<Credit>(201, "Added, now or before; `Location` names the wallet.")
-        .fails(&[Code::IdempotencyKeyRequired, Code::IdempotencyKeyReused])
 }
 
 pub(crate) fn create_route() -> Doc {
     Doc::new("Assistants", "Create a route")
+        .once()
         .about("A route says which models may serve, the preferred first.")
         .body::<CreateRoute>(json!({ "name": "Local", "models": ["qwen2.5-0.5b-instruct"] }))
         .returns::<RouteBody>(201, LOCATION)
@@ -120,6 +124,7 @@ pub(crate) fn get_route() -> Doc {
 
 pub(crate) fn create_assistant() -> Doc {
     Doc::new("Assistants", "Create an assistant")
+        .once()
         .body::<CreateAssistant>(json!({
             "name": "Ada",
             "system_prompt": "You answer questions about our shop, in the language of the question.",
@@ -142,6 +147,7 @@ pub(crate) fn get_assistant() -> Doc {
 
 pub(crate) fn create_channel() -> Doc {
     Doc::new("Channels", "Create a channel")
+        .once()
         .body::<CreateChannel>(json!({
             "name": "Web site",
             "kind": "web",
@@ -173,7 +179,12 @@ pub(crate) fn update_channel() -> Doc {
 
 pub(crate) fn create_api_key() -> Doc {
     Doc::new("API keys", "Create an API key")
-        .about("The answer holds the whole key. It is not shown again.")
+        .once()
+        .about(
+            "The answer holds the whole key. It is not shown again: where the request is repeated \
+             under its `Idempotency-Key`, `key` is `null`. A key that was lost with its answer is \
+             revoked by the `id`, and another made.",
+        )
         .body::<CreateApiKey>(json!({ "name": "Back office", "scopes": ["chat"] }))
         .returns::<NewKey>(201, LOCATION)
 }
@@ -225,6 +236,7 @@ pub(crate) fn plugins() -> Doc {
 
 pub(crate) fn reload() -> Doc {
     Doc::new("Plugins", "Reload a plugin")
+        .once()
         .about("New calls go to the new generation; calls under way end on the old one.")
         .returns::<Reloaded>(200, "The new generations.")
         .fails(&[Code::Conflict])
@@ -232,6 +244,7 @@ pub(crate) fn reload() -> Doc {
 
 pub(crate) fn lift_quarantine() -> Doc {
     Doc::new("Plugins", "Lift the quarantine of a plugin")
+        .once()
         .about("A plugin that crashed too often is kept out until an operator lets it in again.")
         .returns_nothing(204, "Lifted.")
         .fails(&[Code::Conflict])

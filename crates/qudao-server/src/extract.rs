@@ -102,6 +102,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
 /// Reads JSON into a type that knows its fields. Malformed text is 400, wrong fields are 422 with
 /// a pointer, and so is U+0000 anywhere, which Postgres cannot keep.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    from_object(parse_object(bytes)?)
+}
+
+/// The first half of [`decode`]: an object, whatever its fields.
+pub(crate) fn parse_object(bytes: &[u8]) -> Result<Value, ApiError> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
     if !value.is_object() {
         // Serde would take a list of the values in order for a struct.
@@ -110,6 +115,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if let Some(pointer) = find_nul(&value) {
         return Err(ApiError::field(pointer, "must not contain the character U+0000"));
     }
+    Ok(value)
+}
+
+/// The second half of [`decode`].
+pub(crate) fn from_object<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value)
         .map_err(|error| ApiError::field(pointer_of(error.path()), error.inner()))
 }

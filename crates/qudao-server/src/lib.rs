@@ -21,6 +21,7 @@ mod extract;
 mod failure;
 mod handle;
 mod meter;
+mod once;
 mod openai;
 mod openapi;
 mod operations;

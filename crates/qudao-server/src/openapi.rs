@@ -6,9 +6,9 @@ use serde_json::Value;
 use utoipa::{
     ToSchema,
     openapi::{
-        Components, Content, HttpMethod, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder,
-        PathItem, PathsBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
-        ServerBuilder,
+        Components, Content, Header, HeaderBuilder, HttpMethod, InfoBuilder, LicenseBuilder,
+        OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, Response,
+        ResponseBuilder, Schema, ServerBuilder,
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
         schema::{ObjectBuilder, Type},
@@ -40,6 +40,7 @@ pub struct Doc {
     successes: Vec<(u16, &'static str, Contents)>,
     failures: Vec<Code>,
     openai: bool,
+    once: bool,
     schemas: Schemas,
 }
 
@@ -60,6 +61,7 @@ impl Doc {
             successes: Vec::new(),
             failures: Vec::new(),
             openai: false,
+            once: false,
             schemas: Vec::new(),
         }
     }
@@ -126,9 +128,27 @@ impl Doc {
         self
     }
 
-    pub(crate) fn header(mut self, name: &'static str, description: &'static str) -> Self {
-        self.parameters.push((ParameterIn::Header, name, true, description));
-        self
+    /// May be repeated under an idempotency key.
+    pub(crate) fn once(self) -> Self {
+        self.idempotent(false)
+    }
+
+    /// Takes effect only with an idempotency key.
+    pub(crate) fn only_once(self) -> Self {
+        self.idempotent(true).fails(&[Code::IdempotencyKeyRequired])
+    }
+
+    fn idempotent(mut self, required: bool) -> Self {
+        let words = "1 to 255 printable ASCII characters of your choice. For 24 hours a repetition \
+                     with the same key and body gets the same answer with \
+                     `Idempotent-Replayed: true` and changes nothing.";
+        self.parameters.push((ParameterIn::Header, "Idempotency-Key", required, words));
+        self.once = true;
+        self.fails(&[
+            Code::IdempotencyKeyInvalid,
+            Code::IdempotencyKeyInFlight,
+            Code::IdempotencyKeyReused,
+        ])
     }
 
     pub(crate) fn fails(mut self, codes: &[Code]) -> Self {
@@ -174,6 +194,9 @@ impl Doc {
         }
         for (status, description, contents) in &self.successes {
             let mut response = ResponseBuilder::new().description(*description);
+            if self.once {
+                response = response.header("Idempotent-Replayed", replayed_header());
+            }
             for (media_type, content) in contents {
                 response = response.content(*media_type, content.clone());
             }
@@ -238,6 +261,14 @@ impl Doc {
 
 fn text_content() -> Content {
     Content::new(Some(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build())))
+}
+
+fn replayed_header() -> Header {
+    let kind = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true"]));
+    HeaderBuilder::new()
+        .schema(Some(Schema::Object(kind.build())))
+        .description(Some("The request was answered before under its key; this is that answer."))
+        .build()
 }
 
 const OPERATOR: &str = "operator_key";

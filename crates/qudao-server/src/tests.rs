@@ -107,6 +107,27 @@ fn the_description_is_complete_enough_for_generators_of_clients() {
     }
 }
 
+/// The web chat has the ids of its messages for that.
+#[test]
+fn every_post_but_the_web_chats_may_be_repeated_under_a_key() {
+    for (name, operation) in operations(&description()) {
+        let listed = operation["parameters"].as_array().cloned().unwrap_or_default();
+        let keyed = listed.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
+        let expected = name.starts_with("POST ") && !name.starts_with("POST /v1/web/");
+        assert_eq!(keyed, expected, "{name}");
+        if !keyed {
+            continue;
+        }
+        for status in ["400", "409", "422"] {
+            assert!(operation["responses"][status].is_object(), "{name} {status}");
+        }
+        let successes = operation["responses"].as_object().unwrap().iter();
+        for (status, response) in successes.filter(|(status, _)| status.starts_with('2')) {
+            assert!(response["headers"]["Idempotent-Replayed"].is_object(), "{name} {status}");
+        }
+    }
+}
+
 #[test]
 fn every_reference_of_the_description_leads_somewhere() {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {

@@ -9,7 +9,7 @@ use qudao_domain::{
 };
 use sqlx::{Postgres, Row as _, postgres::PgArguments, query::QueryScalar};
 
-use crate::{Result, StorageError, Store, Tx, claim::millis};
+use crate::{KeptCall, Result, StorageError, Store, Tx, claim::millis};
 
 /// One line of usage: what a turn or an API call consumed and what it costs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub struct UsageLine {
     pub policy: FairCharging,
     /// Why the reply ended.
     pub end_reason: EndReason,
+    /// What a repetition of the call is answered, where it has an idempotency key: it is kept in
+    /// the transaction that settles the line.
+    pub kept: Option<KeptCall>,
 }
 
 /// Whether calls were settled.
@@ -179,7 +182,13 @@ impl Tx {
         let call = sqlx::query_scalar(
             "SELECT app.settle_calls($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         );
-        Ok(bind_calls(call, block, lines).fetch_one(self.connection()).await?)
+        let outcome: String = bind_calls(call, block, lines).fetch_one(self.connection()).await?;
+        if outcome == "done" {
+            for kept in lines.iter().filter_map(|line| line.kept.as_ref()) {
+                self.keep_call(kept).await?;
+            }
+        }
+        Ok(outcome)
     }
 
     /// Gives the rest of a block back. `false` if it was closed already.
@@ -227,7 +236,7 @@ fn bind_calls<'q>(
 
 impl Store {
     /// Settles calls of one tenant against a block, all or none, durable when this returns: one
-    /// statement, one round trip. Safe to repeat.
+    /// statement, one round trip, unless answers are to be kept with them. Safe to repeat.
     ///
     /// # Errors
     /// As [`Tx::settle_calls`]; after [`StorageError::Unavailable`] it is unknown whether the
@@ -238,6 +247,13 @@ impl Store {
         block_id: BlockId,
         lines: &[UsageLine],
     ) -> Result<Settle> {
+        if lines.iter().any(|line| line.kept.is_some()) {
+            // Their answers are kept in the same transaction, which is more than one statement.
+            let mut tx = self.begin(tenant_id).await?;
+            let settled = tx.settle_calls(block_id, lines).await?;
+            tx.commit().await?;
+            return Ok(settled);
+        }
         let call = sqlx::query_scalar(
             "SELECT app.settle_calls_of(\
              $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",

@@ -231,6 +231,15 @@ impl Tx {
         Ok(self.inner.commit().await?)
     }
 
+    /// Undoes the work and lets go of its locks before this returns; a transaction that is only
+    /// dropped does so a moment later.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] if the connection was lost: the work is undone then, too.
+    pub async fn rollback(self) -> Result<()> {
+        Ok(self.inner.rollback().await?)
+    }
+
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         self.inner.deref_mut()
     }

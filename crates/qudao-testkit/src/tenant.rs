@@ -5,7 +5,7 @@ use qudao_domain::{
     AssistantId, ChannelId, Currency, Micros, RouteId, TenantId,
     key::{ApiKey, random_secret},
     state::{ChannelKind, FairCharging},
-    text::{ExternalId, Name, SystemPrompt},
+    text::{IdempotencyKey, Name, SystemPrompt},
 };
 use qudao_storage::{
     CreditSource, ModelPrice, NewApiKey, NewAssistant, NewChannel, NewCredit, NewRoute, NewTenant,
@@ -146,7 +146,7 @@ impl TenantBuilder {
         let mut tx = store.begin(id).await.expect("a transaction");
         if Micros::ZERO < self.credits {
             let credit = NewCredit {
-                idempotency_key: ExternalId::parse("test-credits").expect("a key"),
+                idempotency_key: IdempotencyKey::parse("test-credits").expect("a key"),
                 amount: self.credits,
                 source: CreditSource::Cash,
                 note: String::new(),

@@ -1,4 +1,5 @@
-//! Clears away what dead nodes left: credit blocks and holds whose lease ran out.
+//! Clears away what dead nodes left, credit blocks and holds whose lease ran out, and the answers
+//! to idempotency keys that are older than a day.
 
 use std::sync::Arc;
 
@@ -26,6 +27,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot sweep"),
+        }
+        match shared.core.store.forget_once().await {
+            Ok(forgotten) => {
+                counter!("qudao_swept_total", "what" => "idempotency_records").increment(forgotten);
+            }
+            Err(error) => tracing::warn!(%error, "cannot forget old idempotency keys"),
         }
     }
 }

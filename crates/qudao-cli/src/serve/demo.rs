@@ -9,7 +9,7 @@ use qudao_domain::{
     AssistantId, Currency, Micros, TenantId,
     key::{ApiKey, random_secret},
     state::{ChannelKind, FairCharging},
-    text::{ExternalId, Name, SystemPrompt},
+    text::{IdempotencyKey, Name, SystemPrompt},
 };
 use qudao_services::Services;
 use qudao_storage::{
@@ -203,7 +203,7 @@ async fn make(store: &Store, before: Option<&Demo>, wanted: &Wanted<'_>) -> anyh
 
 async fn add_credits(tx: &mut Tx, amount: Micros) -> anyhow::Result<()> {
     let credit = NewCredit {
-        idempotency_key: ExternalId::parse("demo-credits").context("the credits' key")?,
+        idempotency_key: IdempotencyKey::parse("demo-credits").context("the credits' key")?,
         amount,
         source: CreditSource::Bonus,
         note: "credits of the demo".to_owned(),

@@ -15,6 +15,7 @@ use qudao_storage::{Page, PriceRow, StorageError, UsageLine};
 use super::{
     ApiError, ApiReply, ApiRequest, CallRate,
     credit::{GrantError, Lane},
+    kept::Keeping,
     rate::KeyRates,
     reply::{Bill, OpenCall},
 };
@@ -112,8 +113,47 @@ impl Core {
         principal: &Principal,
         request: ApiRequest,
     ) -> Result<ApiReply, ApiError> {
-        check(&request)?;
-        let rate = self.api.limit(principal.key_id)?;
+        let rate = self.let_in(principal, &request)?;
+        Ok(self.serve(principal, request, None).await?.with_rate(rate))
+    }
+
+    /// What is asked of a request before anything is looked up for it.
+    pub(super) fn let_in(
+        &self,
+        principal: &Principal,
+        request: &ApiRequest,
+    ) -> Result<Option<CallRate>, ApiError> {
+        check(request)?;
+        self.api.limit(principal.key_id)
+    }
+
+    /// Serves a call that was let in, and keeps its answer if it has a key.
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        principal: &Principal,
+        request: ApiRequest,
+        mut keeping: Option<Keeping>,
+    ) -> Result<ApiReply, ApiError> {
+        let opened = self.open(principal, &request, &mut keeping).await;
+        let (call, model, max_tokens) = match opened {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                // The key is free again before the caller hears of it.
+                if let Some(keeping) = keeping {
+                    keeping.let_go().await;
+                }
+                return Err(refusal);
+            }
+        };
+        call.begin(request, &model, max_tokens).await
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        principal: &Principal,
+        request: &ApiRequest,
+        keeping: &mut Option<Keeping>,
+    ) -> Result<(OpenCall, Arc<ModelEntry>, u32), ApiError> {
         let name = request.chat.model.clone();
         let models = self.tenant_models(principal.tenant_id).await?;
         if !models.contains(&name) {
@@ -122,7 +162,7 @@ impl Core {
         let model = self.ready_model(&name)?;
         let price = self.price(&name, principal.holder.currency).await?;
         let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
-        let size = self.size(&request, &model, &price)?;
+        let size = self.size(request, &model, &price)?;
         let lane = self.api.lane(principal.tenant_id);
         let grant = self.grant(&lane, size.hold).await?;
         let holder = &principal.holder;
@@ -135,9 +175,8 @@ impl Core {
             input_bound: size.input_bound,
             streamed: request.stream,
         };
-        let call = OpenCall::new(Arc::clone(self), lane, grant, bill);
-        let reply = call.begin(request, &model, size.max_tokens).await?;
-        Ok(reply.with_rate(rate))
+        let call = OpenCall::new(Arc::clone(self), lane, grant, bill, keeping.take());
+        Ok((call, model, size.max_tokens))
     }
 
     /// The models that the tenant's routes name, in order and without repetition.

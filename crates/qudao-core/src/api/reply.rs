@@ -16,6 +16,7 @@ use tokio::time::{self, Instant};
 use super::{
     ApiError, ApiEvent, ApiRequest, CallRate,
     credit::{Grant, Lane},
+    kept::{Ending, Keeping},
 };
 use crate::Core;
 
@@ -24,11 +25,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes per token of a prompt whose model did not say how many tokens it read.
 const BYTES_PER_TOKEN: u32 = 4;
 
-/// An answer that has begun. Dropping it cancels the model and settles what was handed out.
+/// An answer that has begun. Dropping it cancels the model and settles what was handed out; with
+/// an idempotency key the answer is made to its end instead and kept.
 pub struct ApiReply {
     call: OpenCall,
-    /// What came while the reply was opened.
-    first: Option<Event>,
     rate: Option<CallRate>,
 }
 
@@ -37,11 +37,19 @@ pub(super) struct OpenCall {
     core: Arc<Core>,
     lane: Arc<Lane>,
     turn_id: TurnId,
+    /// When it began, in seconds since 1970.
+    created: i64,
     /// Gone when the call is closed.
     grant: Option<Grant>,
     stream: Option<EventStream>,
+    /// What came while the reply was opened.
+    first: Option<Event>,
     bill: Bill,
     counts: Counts,
+    /// The answer so far, where it is to be kept.
+    keeping: Option<Keeping>,
+    /// The caller is gone: what is handed out reaches nobody.
+    left: bool,
 }
 
 /// What a usage line is made of.
@@ -68,16 +76,27 @@ struct Counts {
 }
 
 impl OpenCall {
-    pub(super) fn new(core: Arc<Core>, lane: Arc<Lane>, grant: Grant, bill: Bill) -> Self {
+    pub(super) fn new(
+        core: Arc<Core>,
+        lane: Arc<Lane>,
+        grant: Grant,
+        bill: Bill,
+        keeping: Option<Keeping>,
+    ) -> Self {
         core.api.meters.calls.increment(1);
+        let turn_id = keeping.as_ref().and_then(Keeping::turn_id).unwrap_or_else(TurnId::new);
         Self {
+            created: core.clock.now().as_second(),
             core,
             lane,
-            turn_id: TurnId::new(),
+            turn_id,
             grant: Some(grant),
             stream: None,
+            first: None,
             bill,
             counts: Counts::default(),
+            keeping,
+            left: false,
         }
     }
 
@@ -100,18 +119,30 @@ impl OpenCall {
         let timeout = self.core.settings.api.timeout;
         let call = Call { kind: ModelKind::Chat, payload, timeout, trace };
         let called = Instant::now();
-        let stream = self.core.plugins.call(&self.bill.model, call).map_err(api_error)?;
+        let stream = match self.core.plugins.call(&self.bill.model, call) {
+            Ok(stream) => stream,
+            Err(error) => return Err(self.refuse(error).await),
+        };
         // Kept before the wait: a caller who leaves now may owe what the model makes meanwhile.
         let stream = self.stream.insert(stream);
         let first = first_event(stream, &mut self.counts).await;
         self.core.api.meters.first_event.record(called.elapsed());
         match first {
-            Event::Error(error) => {
-                self.release();
-                Err(api_error(error))
+            Event::Error(error) => Err(self.refuse(error).await),
+            first => {
+                self.first = Some(first);
+                Ok(ApiReply { call: self, rate: None })
             }
-            first => Ok(ApiReply { call: self, first: Some(first), rate: None }),
         }
+    }
+
+    /// Nothing was served. The key is free again before the caller hears of it.
+    async fn refuse(&mut self, error: CallError) -> ApiError {
+        self.release();
+        if let Some(keeping) = self.keeping.take() {
+            keeping.let_go().await;
+        }
+        api_error(error)
     }
 
     /// Gives all credits back: nothing was served.
@@ -125,17 +156,95 @@ impl OpenCall {
 
     /// Books the call. The receiver hears when that is durable; `None` if there is nothing to
     /// book.
-    fn close(&mut self, end: EndReason) -> Option<(Micros, tokio::sync::oneshot::Receiver<()>)> {
+    fn close(
+        &mut self,
+        end: EndReason,
+        finish: Option<FinishReason>,
+    ) -> Option<(Micros, tokio::sync::oneshot::Receiver<()>)> {
         let grant = self.grant.take()?;
         self.stream = None;
-        let line = self.bill.line(self.turn_id, self.counts, end, grant.amount);
-        if line.output_tokens == 0 && line.charge == Micros::ZERO && is_cut_short(end) {
+        let mut line = self.bill.line(self.turn_id, self.counts, end, grant.amount);
+        let charge = line.charge;
+        if line.output_tokens == 0 && charge == Micros::ZERO && is_cut_short(end) {
             self.lane.give_back(grant, Micros::ZERO);
             self.lane.call_closed();
             return None;
         }
-        let charge = line.charge;
+        if let Some(keeping) = self.keeping.take() {
+            let ending = match finish {
+                Some(finish_reason) => Ending::Whole {
+                    created: self.created,
+                    model: self.bill.model.clone(),
+                    finish_reason,
+                    usage: self.bill.usage(self.counts),
+                    charge,
+                },
+                None => Ending::BrokenOff { charge },
+            };
+            line.kept = keeping.finish(self.turn_id, ending);
+        }
         Some((charge, self.core.settle(&self.lane, grant, line)))
+    }
+
+    async fn next(&mut self) -> Option<Result<ApiEvent, ApiError>> {
+        loop {
+            let event = match self.first.take() {
+                Some(event) => event,
+                None => {
+                    let event = self.stream.as_mut()?.next().await;
+                    let event = event.unwrap_or_else(broken_off);
+                    self.counts.count(&event);
+                    event
+                }
+            };
+            let piece = match event {
+                Event::Token { text, reasoning, .. } => ApiEvent::Delta { text, reasoning },
+                Event::Data(delta) => ApiEvent::Data(delta),
+                Event::Usage(_) | Event::Progress(_) => continue,
+                Event::End { finish_reason, .. } => return Some(self.end(finish_reason).await),
+                Event::Error(error) => return Some(Err(self.break_off(error).await)),
+            };
+            if !self.left {
+                self.counts.handed += 1;
+            }
+            if let Some(keeping) = &mut self.keeping {
+                keeping.note(&piece);
+            }
+            return Some(Ok(piece));
+        }
+    }
+
+    async fn end(&mut self, finish_reason: FinishReason) -> Result<ApiEvent, ApiError> {
+        let usage = self.bill.usage(self.counts);
+        let mut charge = Micros::ZERO;
+        if let Some((amount, settled)) = self.close(end_reason(finish_reason), Some(finish_reason))
+        {
+            charge = amount;
+            let patience = self.core.settings.api.settle.timeout;
+            if !matches!(time::timeout(patience, settled).await, Ok(Ok(()))) {
+                return Err(ApiError::Unsettled);
+            }
+        }
+        Ok(ApiEvent::End { finish_reason, usage, charge })
+    }
+
+    /// The model failed. Who may repeat the request under its key hears of it when it is known
+    /// what the repetition will get.
+    async fn break_off(&mut self, error: CallError) -> ApiError {
+        let keyed = self.keeping.is_some();
+        match self.close(EndReason::Failed, None) {
+            Some((_, settled)) if keyed => {
+                let patience = self.core.settings.api.settle.timeout;
+                let _ = time::timeout(patience, settled).await;
+            }
+            Some(_) => {}
+            None => {
+                if let Some(keeping) = self.keeping.take() {
+                    keeping.let_go().await;
+                }
+            }
+        }
+        api_error(error)
     }
 }
 
@@ -150,17 +259,26 @@ impl Drop for OpenCall {
             return;
         };
         counter!("qudao_api_aborted_total").increment(1);
-        stream.cancel();
-        let Some(grant) = self.grant.take() else { return };
         let mut rest = Self {
             core: Arc::clone(&self.core),
             lane: Arc::clone(&self.lane),
             turn_id: self.turn_id,
-            grant: Some(grant),
+            created: self.created,
+            grant: self.grant.take(),
             stream: None,
+            first: self.first.take(),
             bill: self.bill.clone(),
             counts: self.counts,
+            keeping: self.keeping.take(),
+            left: true,
         };
+        if rest.keeping.is_some() {
+            // Who sends the request again under its key gets the whole answer.
+            rest.stream = Some(stream);
+            self.core.spawn(async move { while let Some(Ok(_)) = rest.next().await {} });
+            return;
+        }
+        stream.cancel();
         self.core.spawn(async move {
             let last_words = async {
                 while let Some(event) = stream.next().await {
@@ -168,7 +286,7 @@ impl Drop for OpenCall {
                 }
             };
             let _ = time::timeout(LAST_WORDS, last_words).await;
-            drop(rest.close(EndReason::Cancelled));
+            drop(rest.close(EndReason::Cancelled, None));
         });
     }
 }
@@ -177,6 +295,11 @@ impl ApiReply {
     /// The call's id, by which it is found in the usage.
     pub fn turn_id(&self) -> TurnId {
         self.call.turn_id
+    }
+
+    /// When it began, in seconds since 1970.
+    pub fn created(&self) -> i64 {
+        self.call.created
     }
 
     /// The model's name, as the caller gave it.
@@ -200,46 +323,7 @@ impl ApiReply {
     /// [`ApiError`] if the model broke off. What was handed out before is charged then as the
     /// tenant's policy says.
     pub async fn next(&mut self) -> Option<Result<ApiEvent, ApiError>> {
-        loop {
-            let event = match self.first.take() {
-                Some(event) => event,
-                None => {
-                    let event = self.call.stream.as_mut()?.next().await;
-                    let event = event.unwrap_or_else(broken_off);
-                    self.call.counts.count(&event);
-                    event
-                }
-            };
-            match event {
-                Event::Token { text, reasoning, .. } => {
-                    self.call.counts.handed += 1;
-                    return Some(Ok(ApiEvent::Delta { text, reasoning }));
-                }
-                Event::Data(delta) => {
-                    self.call.counts.handed += 1;
-                    return Some(Ok(ApiEvent::Data(delta)));
-                }
-                Event::Usage(_) | Event::Progress(_) => {}
-                Event::End { finish_reason, .. } => return Some(self.end(finish_reason).await),
-                Event::Error(error) => {
-                    drop(self.call.close(EndReason::Failed));
-                    return Some(Err(api_error(error)));
-                }
-            }
-        }
-    }
-
-    async fn end(&mut self, finish_reason: FinishReason) -> Result<ApiEvent, ApiError> {
-        let usage = self.call.bill.usage(self.call.counts);
-        let mut charge = Micros::ZERO;
-        if let Some((amount, settled)) = self.call.close(end_reason(finish_reason)) {
-            charge = amount;
-            let patience = self.call.core.settings.api.settle.timeout;
-            if !matches!(time::timeout(patience, settled).await, Ok(Ok(()))) {
-                return Err(ApiError::Unsettled);
-            }
-        }
-        Ok(ApiEvent::End { finish_reason, usage, charge })
+        self.call.next().await
     }
 }
 
@@ -299,6 +383,7 @@ impl Bill {
             currency: self.price.currency,
             policy: self.policy,
             end_reason: end,
+            kept: None,
         }
     }
 }

@@ -372,6 +372,7 @@ impl Answer {
             currency: context.currency,
             policy: context.fair_charging,
             end_reason: self.end,
+            kept: None,
         }
     }
 }

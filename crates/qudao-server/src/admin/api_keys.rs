@@ -7,11 +7,12 @@ use qudao_storage::{ApiKeyRecord, NewApiKey};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{List, created, in_tenant, page};
+use super::{List, in_tenant, page};
 use crate::{
     access::{TenantScope, scope},
     error::{ApiError, FieldCheck},
-    extract::{Body, Id, NoQuery, PageQuery, Query},
+    extract::{Id, NoQuery, PageQuery, Query},
+    once::{Posted, Reply, commit_once},
     state::AppState,
 };
 
@@ -81,9 +82,10 @@ pub(crate) struct ApiKeyBody {
 /// A key that was just made.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NewKey {
-    /// The whole key. It is not shown again.
+    /// The whole key. It is not shown again: `null` where the request is repeated under its
+    /// `Idempotency-Key`.
     #[schema(example = "qk_live_0198c0de00007000800000000000a001_…")]
-    key: String,
+    key: Option<String>,
     #[serde(flatten)]
     record: ApiKeyBody,
 }
@@ -99,24 +101,22 @@ pub(crate) async fn create(
     state: web::Data<AppState>,
     TenantScope(tenant_id): TenantScope,
     _: Query<NoQuery>,
-    Body(body): Body<CreateApiKey>,
+    Posted { body, once }: Posted<CreateApiKey>,
 ) -> Result<HttpResponse, ApiError> {
     let Draft { name, scopes, expires_at } = body.parse(state.core.clock.now())?;
     let key = ApiKey::generate();
-    let shown = key.reveal();
-    let record = in_tenant(&state, tenant_id, move |tx| {
+    let made = commit_once(&state, tenant_id, once, move |tx| {
         Box::pin(async move {
             let new = NewApiKey { name, key: &key, scopes, expires_at };
-            Ok(tx.create_api_key(&new).await?)
+            let record = tx.create_api_key(&new).await?;
+            let location = format!("/v1/tenants/{tenant_id}/api-keys/{}", record.id);
+            let mut body = NewKey { key: Some(key.reveal()), record: record.into() };
+            let reply = Reply::created(location, &body);
+            body.key = None;
+            Ok(reply.repeated_as(&body))
         })
     });
-    let record = record.await?;
-    let location = format!("/v1/tenants/{tenant_id}/api-keys/{}", record.id);
-    let mut response = created(&location, &NewKey { key: shown, record: record.into() });
-    // The one answer that holds a secret must not stay in any cache.
-    let no_store = actix_web::http::header::HeaderValue::from_static("no-store");
-    response.headers_mut().insert(actix_web::http::header::CACHE_CONTROL, no_store);
-    Ok(response)
+    made.await
 }
 
 pub(crate) async fn list(

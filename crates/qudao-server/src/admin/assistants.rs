@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{List, created, dangling, in_tenant, page, parse_optional_text};
+use super::{List, dangling, in_tenant, page, parse_optional_text};
 use crate::{
     access::TenantScope,
     error::{ApiError, FieldCheck},
-    extract::{Body, Id, NoQuery, PageQuery, Query},
+    extract::{Id, NoQuery, PageQuery, Query},
+    once::{Posted, Reply, commit_once},
     state::AppState,
 };
 
@@ -141,17 +142,17 @@ pub(crate) async fn create(
     state: web::Data<AppState>,
     TenantScope(tenant_id): TenantScope,
     _: Query<NoQuery>,
-    Body(body): Body<CreateAssistant>,
+    Posted { body, once }: Posted<CreateAssistant>,
 ) -> Result<HttpResponse, ApiError> {
     let new = body.parse()?;
-    let made = in_tenant(&state, tenant_id, move |tx| {
-        Box::pin(
-            async move { tx.create_assistant(&new).await.map_err(dangling("/route_id", "route")) },
-        )
+    let made = commit_once(&state, tenant_id, once, move |tx| {
+        Box::pin(async move {
+            let made = tx.create_assistant(&new).await.map_err(dangling("/route_id", "route"))?;
+            let location = format!("/v1/tenants/{tenant_id}/assistants/{}", made.id);
+            Ok(Reply::created(location, &AssistantBody::from(made)))
+        })
     });
-    let made = made.await?;
-    let location = format!("/v1/tenants/{tenant_id}/assistants/{}", made.id);
-    Ok(created(&location, &AssistantBody::from(made)))
+    made.await
 }
 
 pub(crate) async fn list(

@@ -8,11 +8,12 @@ use qudao_storage::{ChannelRecord, NewChannel};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{List, created, dangling, in_tenant, page, parse_locale};
+use super::{List, dangling, in_tenant, page, parse_locale};
 use crate::{
     access::TenantScope,
     error::{ApiError, FieldCheck},
     extract::{Body, Id, NoQuery, PageQuery, Query},
+    once::{Posted, Reply, commit_once},
     state::AppState,
 };
 
@@ -101,10 +102,10 @@ pub(crate) async fn create(
     state: web::Data<AppState>,
     TenantScope(tenant_id): TenantScope,
     _: Query<NoQuery>,
-    Body(body): Body<CreateChannel>,
+    Posted { body, once }: Posted<CreateChannel>,
 ) -> Result<HttpResponse, ApiError> {
     let Draft { name, assistant_id, locale } = body.parse()?;
-    let made = in_tenant(&state, tenant_id, move |tx| {
+    let made = commit_once(&state, tenant_id, once, move |tx| {
         Box::pin(async move {
             let tenant = tx.tenant().await?.ok_or_else(|| ApiError::not_found("tenant"))?;
             let new = NewChannel {
@@ -114,12 +115,13 @@ pub(crate) async fn create(
                 assistant_id,
                 locale: locale.unwrap_or(tenant.locale),
             };
-            tx.create_channel(&new).await.map_err(dangling("/assistant_id", "assistant"))
+            let made = tx.create_channel(&new).await;
+            let made = made.map_err(dangling("/assistant_id", "assistant"))?;
+            let location = format!("/v1/tenants/{tenant_id}/channels/{}", made.id);
+            Ok(Reply::created(location, &ChannelBody::from(made)))
         })
     });
-    let made = made.await?;
-    let location = format!("/v1/tenants/{tenant_id}/channels/{}", made.id);
-    Ok(created(&location, &ChannelBody::from(made)))
+    made.await
 }
 
 pub(crate) async fn list(

@@ -9,6 +9,7 @@ use crate::{
     code::Code,
     error::ApiError,
     extract::{NoQuery, Query},
+    once::{Once, Reply, run_once},
     state::AppState,
 };
 
@@ -54,23 +55,29 @@ pub(crate) async fn reload(
     state: web::Data<AppState>,
     request: HttpRequest,
     _: Query<NoQuery>,
+    once: Once,
 ) -> Result<HttpResponse, ApiError> {
     let (plugin, plugins) = (known_plugin(&state, &request)?, state.core.plugins.clone());
-    let work = async move { plugins.reload(&plugin).await.map_err(|error| refused(&error)) };
-    let swaps = state.on_runtime(work).await?;
-    Ok(HttpResponse::Ok().json(Reloaded { data: values(swaps)? }))
+    let work = async move {
+        let swaps = plugins.reload(&plugin).await.map_err(|error| refused(&error))?;
+        Ok(Reply::ok(&Reloaded { data: values(swaps)? }))
+    };
+    run_once(&state, once, work).await
 }
 
 pub(crate) async fn lift_quarantine(
     state: web::Data<AppState>,
     request: HttpRequest,
     _: Query<NoQuery>,
+    once: Once,
 ) -> Result<HttpResponse, ApiError> {
     let plugin = known_plugin(&state, &request)?;
     let plugins = state.core.plugins.clone();
-    let work = async move { plugins.lift_quarantine(&plugin).map_err(|error| refused(&error)) };
-    state.on_runtime(work).await?;
-    Ok(HttpResponse::NoContent().finish())
+    let work = async move {
+        plugins.lift_quarantine(&plugin).map_err(|error| refused(&error))?;
+        Ok(Reply::no_content())
+    };
+    run_once(&state, once, work).await
 }
 
 fn known_plugin(state: &AppState, request: &HttpRequest) -> Result<String, ApiError> {

@@ -7,11 +7,12 @@ use qudao_storage::{NewRoute, Route};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{List, created, in_tenant, page};
+use super::{List, in_tenant, page};
 use crate::{
     access::TenantScope,
     error::{ApiError, FieldCheck},
-    extract::{Body, Id, NoQuery, PageQuery, Query},
+    extract::{Id, NoQuery, PageQuery, Query},
+    once::{Posted, Reply, commit_once},
     state::AppState,
 };
 
@@ -75,14 +76,17 @@ pub(crate) async fn create(
     state: web::Data<AppState>,
     TenantScope(tenant_id): TenantScope,
     _: Query<NoQuery>,
-    Body(body): Body<CreateRoute>,
+    Posted { body, once }: Posted<CreateRoute>,
 ) -> Result<HttpResponse, ApiError> {
     let new = body.parse()?;
-    let route = in_tenant(&state, tenant_id, move |tx| {
-        Box::pin(async move { Ok(tx.create_route(&new).await?) })
+    let made = commit_once(&state, tenant_id, once, move |tx| {
+        Box::pin(async move {
+            let route = tx.create_route(&new).await?;
+            let location = format!("/v1/tenants/{tenant_id}/routes/{}", route.id);
+            Ok(Reply::created(location, &RouteBody::from(route)))
+        })
     });
-    let route = route.await?;
-    Ok(created(&format!("/v1/tenants/{tenant_id}/routes/{}", route.id), &RouteBody::from(route)))
+    made.await
 }
 
 pub(crate) async fn list(

@@ -5,18 +5,18 @@ use jiff::Timestamp;
 use qudao_domain::{
     Currency, LedgerTxnId, Micros, TenantId,
     state::FairCharging,
-    text::{ExternalId, Name},
+    text::{IdempotencyKey, Name},
 };
 use qudao_storage::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{List, Money, created, in_tenant, page, parse_locale, parse_optional_text};
+use super::{List, Money, in_tenant, page, parse_locale, parse_optional_text};
 use crate::{
     access::TenantScope,
-    code::Code,
     error::{ApiError, FieldCheck},
-    extract::{Body, NoQuery, PageQuery, Query},
+    extract::{NoQuery, PageQuery, Query},
+    once::{Posted, Reply, commit_once, commit_tenant},
     state::AppState,
 };
 
@@ -120,7 +120,7 @@ pub(crate) struct AddCredit {
 }
 
 impl AddCredit {
-    fn parse(self, idempotency_key: ExternalId) -> Result<NewCredit, ApiError> {
+    fn parse(self, idempotency_key: IdempotencyKey) -> Result<NewCredit, ApiError> {
         let mut check = FieldCheck::default();
         let amount = check.take("/amount", self.amount.parse::<Micros>());
         if amount.is_some_and(|amount| amount <= Micros::ZERO || MAX_CREDIT < amount) {
@@ -154,13 +154,16 @@ pub(crate) struct Credit {
 pub(crate) async fn create(
     state: web::Data<AppState>,
     _: Query<NoQuery>,
-    Body(body): Body<CreateTenant>,
+    Posted { body, once }: Posted<CreateTenant>,
 ) -> Result<HttpResponse, ApiError> {
     let new = body.parse()?;
-    let core = state.core.clone();
-    let tenant = state.on_runtime(async move { core.store.create_tenant(&new).await }).await?;
-    let location = format!("/v1/tenants/{}", tenant.id);
-    Ok(created(&location, &TenantBody::from(tenant)))
+    let made = commit_tenant(&state, once, move |tx| {
+        Box::pin(async move {
+            let tenant = tx.create_tenant(&new).await?;
+            Ok(Reply::created(format!("/v1/tenants/{}", tenant.id), &TenantBody::from(tenant)))
+        })
+    });
+    made.await
 }
 
 pub(crate) async fn list(
@@ -198,48 +201,23 @@ pub(crate) async fn add_credit(
     state: web::Data<AppState>,
     request: HttpRequest,
     _: Query<NoQuery>,
-    Body(body): Body<AddCredit>,
+    Posted { body, once }: Posted<AddCredit>,
 ) -> Result<HttpResponse, ApiError> {
     let tenant_id: TenantId = crate::extract::path_id(&request)?;
-    let credit = body.parse(idempotency_key(&request)?)?;
-    let amount = credit.amount;
-    let (outcome, currency) = in_tenant(&state, tenant_id, move |tx| {
+    let credit = body.parse(once.required()?.clone())?;
+    let added = commit_once(&state, tenant_id, once, move |tx| {
         Box::pin(async move {
-            let outcome = tx.add_credit(&credit).await?;
+            // The ledger knows its keys for ever, and not for a day only.
+            let (txn_id, repeated) = match tx.add_credit(&credit).await? {
+                CreditOutcome::Added { txn_id } => (txn_id, false),
+                CreditOutcome::Repeated { txn_id } => (txn_id, true),
+                CreditOutcome::KeyReused => return Err(crate::once::reused()),
+            };
             let wallet = tx.wallet().await?.ok_or_else(|| ApiError::not_found("tenant"))?;
-            Ok((outcome, wallet.currency))
+            let body = Credit { txn_id, credited: Money::new(credit.amount, wallet.currency) };
+            let reply = Reply::created(format!("/v1/tenants/{tenant_id}/wallet"), &body);
+            Ok(if repeated { reply.replayed() } else { reply })
         })
-    })
-    .await?;
-    let (txn_id, replayed) = match outcome {
-        CreditOutcome::Added { txn_id } => (txn_id, false),
-        CreditOutcome::Repeated { txn_id } => (txn_id, true),
-        CreditOutcome::KeyReused => {
-            let detail = "the idempotency key was used for another credit";
-            return Err(ApiError::new(Code::IdempotencyKeyReused, detail));
-        }
-    };
-    let body = Credit { txn_id, credited: Money::new(amount, currency) };
-    let mut response = created(&format!("/v1/tenants/{tenant_id}/wallet"), &body);
-    if replayed {
-        let (name, value) = ("idempotent-replayed", "true");
-        response.headers_mut().insert(
-            actix_web::http::header::HeaderName::from_static(name),
-            actix_web::http::header::HeaderValue::from_static(value),
-        );
-    }
-    Ok(response)
-}
-
-fn idempotency_key(request: &HttpRequest) -> Result<ExternalId, ApiError> {
-    let required = || {
-        let detail = "send an Idempotency-Key of 1 to 200 visible ASCII characters";
-        ApiError::new(Code::IdempotencyKeyRequired, detail)
-    };
-    let value = request.headers().get("idempotency-key").ok_or_else(required)?;
-    let text = value.to_str().map_err(|_| required())?;
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(required());
-    }
-    ExternalId::parse(text).map_err(|_| required())
+    });
+    added.await
 }

@@ -20,8 +20,10 @@ pub(crate) struct Heading {
 }
 
 impl Heading {
-    pub(crate) fn new(model: String, created: i64) -> Self {
-        Self { id: format!("chatcmpl-{}", TurnId::new().as_uuid().simple()), created, model }
+    /// The completion is called like the call in the usage.
+    pub(crate) fn new(turn_id: TurnId, created: i64, model: &str) -> Self {
+        let id = format!("chatcmpl-{}", turn_id.as_uuid().simple());
+        Self { id, created, model: model.to_owned() }
     }
 }
 

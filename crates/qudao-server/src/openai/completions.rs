@@ -6,12 +6,12 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder,
+    HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _,
     http::header::{CACHE_CONTROL, HeaderName},
     web::{self, Bytes, BytesMut},
 };
 use futures_util::{FutureExt as _, Stream, future::LocalBoxFuture};
-use qudao_core::{ApiEvent, ApiReply, ApiRequest};
+use qudao_core::{Answered, ApiEvent, ApiReply, ApiRequest, KeptAnswer};
 
 use super::{
     answer::{ChunkWriter, Collector, Heading},
@@ -23,6 +23,7 @@ use crate::{
     code::Code,
     error::ApiError,
     extract::{find_nul, malformed, pointer_of, read_json},
+    once::{IDEMPOTENCY_KEY, Once, mark_replayed, reused, under_way},
     scope::RequestContext,
     state::AppState,
 };
@@ -38,16 +39,66 @@ pub(crate) async fn create(
     let body = read_json(&request, payload.into_inner(), limit).await?;
     let completion = decode(&body)?;
     let (stream, include_usage) = (completion.is_stream(), completion.include_usage());
-    let heading = Heading::new(completion.model.clone(), state.core.clock.now().as_second());
     let choices = completion.n;
     let chat = completion.into_chat()?;
     let call = ApiRequest { chat, choices, stream, trace: context.traceparent };
-    let reply = state.within(state.core.api_chat(&caller.0, call)).await?;
+    let reply = match read_once(&request, &caller, &body)? {
+        None => state.within(state.core.api_chat(&caller.0, call)).await?,
+        Some(once) => match state.within(state.core.api_chat_once(&caller.0, call, once)).await? {
+            Answered::Now(reply) => *reply,
+            Answered::Before(answer) => return Ok(again(answer, stream, include_usage)),
+            Answered::BrokenOff => return Err(broke_off()),
+            Answered::OtherBody => return Err(reused()),
+            Answered::UnderWay => return Err(under_way()),
+        },
+    };
+    let heading = Heading::new(reply.turn_id(), reply.created(), reply.model());
     if stream {
         streamed(reply, ChunkWriter::new(heading, include_usage)).await
     } else {
         whole(reply, &heading).await
     }
+}
+
+/// What makes the call one that may be repeated, if it has a key.
+fn read_once(
+    request: &HttpRequest,
+    KeyCaller(principal): &KeyCaller,
+    body: &[u8],
+) -> Result<Option<qudao_storage::Once>, ApiError> {
+    if !request.headers().contains_key(IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
+    let body = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    Ok(Once::read(request, &body)?.within(principal.tenant_id))
+}
+
+/// A call that was served before: the same answer, as a stream or whole like the first time.
+fn again(answer: KeptAnswer, stream: bool, include_usage: bool) -> HttpResponse {
+    let heading = Heading::new(answer.turn_id, answer.created, &answer.model);
+    let mut response = HttpResponse::Ok();
+    mark_replayed(&mut response);
+    if stream {
+        let mut writer = ChunkWriter::new(heading, include_usage);
+        let mut body = BytesMut::new();
+        for event in answer.into_events() {
+            writer.write(&event, &mut body);
+        }
+        return event_stream(&mut response).body(body.freeze());
+    }
+    let mut collector = Collector::default();
+    for event in answer.into_events() {
+        if let Some((reason, usage)) = collector.push(event) {
+            return response.json(collector.finish(&heading, reason, usage));
+        }
+    }
+    cut_off().error_response()
+}
+
+fn broke_off() -> ApiError {
+    let detail = "the call with this idempotency key broke off after a part of it was delivered and \
+                  charged; send the request under a new key to call the model again";
+    ApiError::new(Code::ModelFailed, detail)
 }
 
 /// Unknown fields are ignored here, as OpenAI does: its clients send new ones every month.
@@ -107,11 +158,14 @@ async fn streamed(mut reply: ApiReply, mut writer: ChunkWriter) -> Result<HttpRe
     writer.write(&first, &mut head);
     let ended = matches!(first, ApiEvent::End { .. });
     let body = Chunks { writer, buffer: head, reply: Waiting::Idle(Box::new(reply)), ended };
-    Ok(response
+    Ok(event_stream(&mut response).streaming(body))
+}
+
+fn event_stream(response: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder {
+    response
         .content_type("text/event-stream; charset=utf-8")
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((HeaderName::from_static("x-accel-buffering"), "no"))
-        .streaming(body))
 }
 
 fn cut_off() -> ApiError {

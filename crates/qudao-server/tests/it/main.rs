@@ -9,6 +9,7 @@ mod endings;
 mod events;
 mod http;
 mod model;
+mod once;
 mod openai;
 mod socket;
 mod world;

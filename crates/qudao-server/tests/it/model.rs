@@ -102,7 +102,7 @@ impl Script {
     }
 }
 
-fn done(output: usize, finish_reason: FinishReason) -> Completion {
+pub(crate) fn done(output: usize, finish_reason: FinishReason) -> Completion {
     let output_tokens = u32::try_from(output).unwrap();
     Completion { usage: Usage { input_tokens: 10, output_tokens }, finish_reason }
 }

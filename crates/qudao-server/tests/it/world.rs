@@ -96,6 +96,25 @@ impl World {
         Self { server, core, db, _redis: redis }
     }
 
+    /// Another node over the same database, with a model of its own.
+    pub(crate) async fn another_node(&self, model: &Arc<Script>) -> (ServerHandle, Arc<Core>) {
+        let plugins = PluginHost::start(HostSettings::default()).await;
+        model::register(&plugins, Arc::clone(model)).await;
+        let parts = CoreParts {
+            store: self.db.store(),
+            bus: Bus::connect("redis://127.0.0.1:1").unwrap(),
+            plugins,
+            clock: Arc::new(SystemClock),
+            tasks: TaskTracker::new(),
+            node: NodeId::new(),
+        };
+        let core = Core::new(parts, CoreSettings::default());
+        let settings =
+            ServerSettings::new("127.0.0.1:0".parse().unwrap(), SecretHash::of(OPERATOR));
+        let metrics: MetricsRender = Arc::new(String::new);
+        (qudao_server::run(settings, Arc::clone(&core), metrics).await.unwrap(), core)
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.server.addrs()[0]
     }

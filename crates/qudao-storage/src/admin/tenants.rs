@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use qudao_domain::{
     ChannelId, Currency, LedgerTxnId, Micros, TenantId,
     state::FairCharging,
-    text::{ExternalId, Name},
+    text::{IdempotencyKey, Name},
 };
 use sqlx::{Row as _, postgres::PgRow};
 
@@ -86,7 +86,7 @@ impl CreditSource {
 #[derive(Debug, Clone)]
 pub struct NewCredit {
     /// Adding twice under the same key adds once.
-    pub idempotency_key: ExternalId,
+    pub idempotency_key: IdempotencyKey,
     /// How much; more than zero.
     pub amount: Micros,
     /// Where they come from.
@@ -118,12 +118,10 @@ impl Store {
     /// # Errors
     /// [`StorageError`].
     pub async fn create_tenant(&self, new: &NewTenant) -> Result<Tenant> {
-        let id = TenantId::new();
-        let mut tx = self.begin(id).await?;
-        tx.add_tenant(new).await?;
-        let tenant = tx.tenant().await?;
+        let mut tx = self.begin(TenantId::new()).await?;
+        let tenant = tx.create_tenant(new).await?;
         tx.commit().await?;
-        tenant.ok_or_else(|| StorageError::Inconsistent { detail: format!("{id} vanished") })
+        Ok(tenant)
     }
 
     /// All tenants, the newest first.
@@ -159,7 +157,12 @@ impl PlatformTx {
 }
 
 impl Tx {
-    async fn add_tenant(&mut self, new: &NewTenant) -> Result<()> {
+    /// Makes the tenant of this transaction, with an empty wallet and the channel that its API
+    /// calls are booked on.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn create_tenant(&mut self, new: &NewTenant) -> Result<Tenant> {
         sqlx::query("SELECT app.create_tenant($1, $2, $3, $4, $5)")
             .bind(new.name.as_str())
             .bind(new.currency.as_str())
@@ -168,7 +171,9 @@ impl Tx {
             .bind(ChannelId::new().as_uuid())
             .execute(self.connection())
             .await?;
-        Ok(())
+        let id = self.tenant_id();
+        let tenant = self.tenant().await?;
+        tenant.ok_or_else(|| StorageError::Inconsistent { detail: format!("{id} vanished") })
     }
 
     /// The tenant of this transaction, if it exists.

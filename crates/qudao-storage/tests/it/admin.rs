@@ -1,17 +1,14 @@
 use qudao_billing::Rates;
-use qudao_domain::{Currency, Micros, TenantId, key::ApiKey};
+use qudao_domain::{Currency, Micros, TenantId, key::ApiKey, text::IdempotencyKey};
 use qudao_storage::{
     CreditOutcome, CreditSource, ModelPrice, NewCredit, NewRoute, Page, StorageError,
 };
 
-use crate::{
-    accept::join_all,
-    world::{World, external},
-};
+use crate::{accept::join_all, world::World};
 
 fn credit(key: &str, amount: i64) -> NewCredit {
     NewCredit {
-        idempotency_key: external(key),
+        idempotency_key: IdempotencyKey::parse(key).unwrap(),
         amount: Micros::new(amount),
         source: CreditSource::Cash,
         note: String::new(),

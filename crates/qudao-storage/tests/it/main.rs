@@ -14,6 +14,7 @@ mod bus;
 mod cost;
 mod invariants;
 mod isolation;
+mod once;
 mod outbox;
 mod schema;
 mod transactions;

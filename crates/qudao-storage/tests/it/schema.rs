@@ -85,6 +85,7 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
             "claim_outbox",
             "find_api_key",
             "find_channel_by_public_key",
+            "forget_once",
             "list_tenants",
             "sweep"
         ]

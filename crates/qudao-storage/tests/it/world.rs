@@ -113,6 +113,7 @@ impl World {
             currency: self.tenant.currency,
             policy: FairCharging::BillDelivered,
             end_reason: EndReason::Stop,
+            kept: None,
         }
     }
 
