@@ -99,12 +99,14 @@ pub fn affordable_output(
 ///
 /// A reply that ended of itself is paid for as delivered or as made. One that was cut short
 /// (stopped by the person, or failed) before anything was delivered costs nothing unless the
-/// policy bills what was made.
+/// policy bills what was made, and nothing either if nothing was.
 pub fn billable(policy: FairCharging, metered: &Metered) -> Option<Tokens> {
     let delivered = metered.delivered_tokens.min(metered.output_tokens);
     let cut_short = matches!(metered.end_reason, EndReason::Cancelled | EndReason::Failed);
     let nothing_arrived = cut_short && delivered == 0;
+    let nothing_made = cut_short && metered.output_tokens == 0;
     let output = match policy {
+        _ if nothing_made => return None,
         FairCharging::BillGenerated => metered.output_tokens,
         _ if nothing_arrived => return None,
         FairCharging::BillDelivered => delivered,

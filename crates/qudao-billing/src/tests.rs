@@ -61,6 +61,8 @@ fn a_reply_cut_short_before_anything_arrived_is_free_unless_the_policy_bills_wha
         assert_eq!(billable(FairCharging::FreeIfNothingDelivered, &lost), None);
         let made = Some(Tokens { input: 100, output: 80 });
         assert_eq!(billable(FairCharging::BillGenerated, &lost), made);
+        let unmade = metered(0, 0, reason);
+        assert_eq!(billable(FairCharging::BillGenerated, &unmade), None);
     }
 }
 

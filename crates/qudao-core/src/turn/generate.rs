@@ -14,6 +14,7 @@ use super::{Turn, hold::Sized, prompt, stop::StopListener, typing::Typing};
 use crate::{
     Core,
     api::{end_reason, share},
+    notice::Notice,
     price::max_input_tokens,
 };
 
@@ -28,7 +29,7 @@ const BYTES_PER_TOKEN: u32 = 4;
 pub(super) enum Generated {
     /// A reply, whole or stopped by the person.
     Answer(Box<Answer>),
-    /// The person stopped before the first word.
+    /// The person stopped before the first word, and nothing is to be paid.
     Nothing,
     /// The wallet does not cover an answer of any model.
     NoFunds,
@@ -200,11 +201,17 @@ impl Core {
                 Tried::Next { detail, hopeless: false }
             }
             Heard::End(finish) => {
-                Tried::Done(listener.answer(rung, hold, input_bound, end_reason(finish), false))
+                let end = end_reason(finish);
+                let answer = listener.answer(rung, hold, input_bound, end, false);
+                Tried::Done(Generated::Answer(answer))
             }
-            Heard::Stop if listener.text.is_empty() => Tried::Done(Generated::Nothing),
+            Heard::Stop if listener.text.is_empty() => {
+                let answer = listener.answer(rung, hold, input_bound, EndReason::Cancelled, true);
+                Tried::Done(turn.unseen(answer))
+            }
             Heard::Stop => {
-                Tried::Done(listener.answer(rung, hold, input_bound, EndReason::Cancelled, true))
+                let answer = listener.answer(rung, hold, input_bound, EndReason::Cancelled, true);
+                Tried::Done(Generated::Answer(answer))
             }
             // What the person has seen is void; the next attempt begins anew.
             Heard::Error(error) if !listener.text.is_empty() => {
@@ -213,6 +220,19 @@ impl Core {
             }
             Heard::Error(error) => failed(&error),
         })
+    }
+}
+
+impl Turn {
+    /// The person stopped before the first word. Where the policy bills what was made, that has to
+    /// stand in the books with a reply; else it is as if the model had not been asked.
+    fn unseen(&self, mut answer: Box<Answer>) -> Generated {
+        let line = answer.usage_line(self.id, self.claim.conversation_id, &self.context);
+        if line.charge == Micros::ZERO {
+            return Generated::Nothing;
+        }
+        Notice::Stopped.text(&self.context.locale).clone_into(&mut answer.text);
+        Generated::Answer(answer)
     }
 }
 
@@ -316,7 +336,7 @@ impl Listening {
         input_bound: u32,
         end: EndReason,
         stopped: bool,
-    ) -> Generated {
+    ) -> Box<Answer> {
         // A model that was cancelled may end with zeros for want of a count.
         let said = self.usage.filter(|usage| self.made == 0 || usage.output_tokens != 0);
         let usage = said.unwrap_or(Usage {
@@ -328,7 +348,7 @@ impl Listening {
         } else {
             usage.output_tokens
         };
-        Generated::Answer(Box::new(Answer {
+        Box::new(Answer {
             text: self.text,
             stopped,
             model: rung.model.name.clone(),
@@ -337,7 +357,7 @@ impl Listening {
             usage,
             delivered_tokens,
             end,
-        }))
+        })
     }
 }
 

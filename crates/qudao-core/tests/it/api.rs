@@ -7,13 +7,13 @@ use qudao_storage::UsageRecord;
 
 use crate::stage::{PER_CALL, Script, Stage, done, tenant, units};
 
-fn request(model: &str) -> ApiRequest {
+pub(crate) fn request(model: &str) -> ApiRequest {
     let mut chat = ChatRequest::new(model, vec![ChatMessage::text(Role::User, "Hello")]);
     chat.params.max_tokens = Some(100);
     ApiRequest { chat, choices: None, stream: true, trace: String::new() }
 }
 
-async fn collect(mut reply: ApiReply) -> (String, Option<Micros>) {
+pub(crate) async fn collect(mut reply: ApiReply) -> (String, Option<Micros>) {
     let mut text = String::new();
     while let Some(event) = reply.next().await {
         match event.unwrap() {
@@ -31,7 +31,7 @@ async fn usage(stage: &Stage) -> Vec<UsageRecord> {
 }
 
 /// Waits until nothing is under way, then gives the credits back.
-async fn settle_down(stage: &Stage) {
+pub(crate) async fn settle_down(stage: &Stage) {
     for _ in 0..200 {
         stage.core.close().await;
         if stage.wallet().await.1 == Micros::ZERO {

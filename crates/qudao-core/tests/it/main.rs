@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test reports")]
 
 mod api;
+mod charging;
 mod stage;
 mod turns;
