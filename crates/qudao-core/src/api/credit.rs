@@ -185,7 +185,9 @@ impl Credit {
         let many = need.get().saturating_mul(i64::from(self.calls));
         let share = available.get() / i64::from(settings.balance_parts.max(1));
         let ample = many.min(share).min(settings.max_refill.get());
-        Refill { ample: Micros::new(ample.max(exact.get())), exact }
+        // Whole calls: parts of one that lie on several nodes would pay for none.
+        let spare = (ample - exact.get()).max(0) / need.get().max(1) * need.get();
+        Refill { ample: Micros::new(exact.get() + spare), exact }
     }
 
     fn refilled(&mut self, block: BlockId, amount: Micros) {

@@ -4,5 +4,6 @@
 
 mod api;
 mod charging;
+mod money;
 mod stage;
 mod turns;

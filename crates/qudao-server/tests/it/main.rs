@@ -9,6 +9,7 @@ mod endings;
 mod events;
 mod http;
 mod model;
+mod money;
 mod once;
 mod openai;
 mod socket;
