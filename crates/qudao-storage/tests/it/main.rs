@@ -10,6 +10,7 @@
 mod accept;
 mod admin;
 mod blocks;
+mod books;
 mod bus;
 mod cost;
 mod invariants;
