@@ -1,7 +1,5 @@
 //! What a person sees when a part of the platform dies.
 
-use std::time::{Duration, Instant};
-
 use crate::{
     platform::{Platform, Wanted, descendants, signal},
     visitor::Visitor,
@@ -53,20 +51,7 @@ async fn a_platform_killed_in_mid_turn_answers_after_it_came_back() {
     let mut visitor = Visitor::arrive(&platform).await;
     visitor.say("m1", QUESTION).await;
     visitor.read_until("delta").await;
-    let children = [
-        descendants(platform.pid(), "postgres"),
-        descendants(platform.pid(), "redis-server"),
-        descendants(platform.pid(), "qudao-plugin-host"),
-    ]
-    .concat();
-    assert!(children.len() > 3, "{children:?}");
-
-    platform.kill();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while children.iter().any(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()) {
-        assert!(Instant::now() < deadline, "a child outlived its parent");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    platform.kill_with_children().await;
 
     platform.restart().await;
     let (token, cursor) = (visitor.token.clone(), visitor.cursor.clone());

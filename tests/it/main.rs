@@ -13,4 +13,6 @@ mod death;
 mod nodes;
 mod platform;
 mod provider;
+mod recovery;
+mod rolling;
 mod visitor;

@@ -38,6 +38,8 @@ pub(crate) struct Wanted {
     pub(crate) environment: Vec<(&'static str, String)>,
     /// Words after `serve`.
     pub(crate) words: Vec<&'static str>,
+    /// A home that is there already; a fresh one when absent.
+    pub(crate) home: Option<PathBuf>,
 }
 
 /// One node. Ends when dropped; its home goes with it unless another node shares it.
@@ -66,7 +68,7 @@ impl Platform {
         open_for_all(folder.path());
         let settings = folder.path().join("qudao.toml");
         fs::write(&settings, common_settings(&wanted.plugin_dirs) + &wanted.settings).unwrap();
-        let home = folder.path().join("home");
+        let home = wanted.home.unwrap_or_else(|| folder.path().join("home"));
         let child = spawn(&home, &settings, &wanted.environment, &wanted.words);
         let mut platform = Self {
             child,
@@ -126,11 +128,27 @@ impl Platform {
         self.demo[field].as_str().unwrap()
     }
 
-    /// Where this node's private Redis listens.
+    /// Where this node's Redis listens.
     pub(crate) fn redis_url(&self) -> String {
+        self.told("redis_url")
+    }
+
+    /// What the node tells others on the machine: how to reach it and its services.
+    pub(crate) fn told(&self, field: &str) -> String {
         let text = fs::read_to_string(self.home.join("instance.lock")).unwrap();
         let lock: Value = serde_json::from_str(&text).unwrap();
-        lock["redis_url"].as_str().unwrap().to_owned()
+        lock[field].as_str().unwrap().to_owned()
+    }
+
+    /// Runs SQL as the owner of the schema and returns what it prints.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let output = Command::new("psql")
+            .args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", &self.told("database_url")])
+            .args(["-c", statement])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// The process id of the platform itself.
@@ -210,12 +228,16 @@ impl Platform {
 
     /// `qudao <words>` against this platform's home.
     pub(crate) fn qudao(&self, words: &[&str]) -> Output {
-        Command::new(built("qudao"))
-            .args(words)
-            .env("QUDAO_HOME", &self.home)
-            .env("QUDAO_CONFIG", &self.settings)
-            .output()
-            .unwrap()
+        self.command(words).output().unwrap()
+    }
+
+    /// `qudao <words>` against this platform's home, not started yet.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(built("qudao"));
+        command.args(words).env("QUDAO_HOME", &self.home).env("QUDAO_CONFIG", &self.settings);
+        command.env_remove("DATABASE_URL").env_remove("REDIS_URL");
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value.as_str())));
+        command
     }
 
     /// Every invariant that SQL can see holds, those of a drained platform included.
@@ -235,10 +257,34 @@ impl Platform {
         self.child.wait().unwrap();
     }
 
+    /// `kill -9` of the platform, and the wait until its children are gone as well.
+    pub(crate) async fn kill_with_children(&mut self) {
+        let names = ["postgres", "redis-server", "qudao-plugin-host"];
+        let children = names.map(|name| descendants(self.pid(), name)).concat();
+        assert!(!children.is_empty());
+        self.kill();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while children.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+            assert!(Instant::now() < deadline, "a child outlived its parent");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Starts again on the same home.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(&self.home, &self.settings, &self.environment, &self.words);
         self.await_ready().await;
+    }
+
+    /// SIGTERM, and how it ended; others go on meanwhile.
+    pub(crate) async fn stop(&mut self) -> std::process::ExitStatus {
+        signal("-TERM", self.child.id());
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// SIGTERM, and how it ended.
@@ -326,7 +372,7 @@ fn spawn(
         .unwrap()
 }
 
-fn open_for_all(folder: &Path) {
+pub(crate) fn open_for_all(folder: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -41,13 +41,22 @@ impl Visitor {
         token: String,
         cursor: String,
     ) -> Self {
+        Self::try_connect(base, channel_key, token, cursor).await.expect("the door is open")
+    }
+
+    /// The same at a node that may be on its way out.
+    pub(crate) async fn try_connect(
+        base: &str,
+        channel_key: &str,
+        token: String,
+        cursor: String,
+    ) -> Option<Self> {
         let url = format!("{}/v1/web/{channel_key}/socket", base.replacen("http", "ws", 1));
-        let (socket, _) = connect_async(url).await.unwrap();
+        let (socket, _) = connect_async(url).await.ok()?;
         let (base, channel_key) = (base.to_owned(), channel_key.to_owned());
         let mut visitor = Self { socket, token, cursor, base, channel_key };
         let hello = json!({ "type": "hello", "token": visitor.token, "after": visitor.cursor });
-        visitor.write(hello).await;
-        visitor
+        visitor.try_write(hello).await.then_some(visitor)
     }
 
     /// Closes the socket without a word and opens another, at a node of one's choice.
@@ -57,7 +66,12 @@ impl Visitor {
     }
 
     pub(crate) async fn write(&mut self, frame: Value) {
-        self.socket.send(Message::text(frame.to_string())).await.unwrap();
+        assert!(self.try_write(frame).await, "the socket was closed");
+    }
+
+    /// Whether the socket took it; not whether it arrived.
+    pub(crate) async fn try_write(&mut self, frame: Value) -> bool {
+        self.socket.send(Message::text(frame.to_string())).await.is_ok()
     }
 
     pub(crate) async fn say(&mut self, id: &str, text: &str) {
@@ -66,15 +80,24 @@ impl Visitor {
 
     /// The next frame, whatever it is.
     pub(crate) async fn read(&mut self) -> Value {
+        self.try_read().await.expect("the socket was closed")
+    }
+
+    /// The next frame, or nothing when the socket is closed.
+    pub(crate) async fn try_read(&mut self) -> Option<Value> {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.socket.next()).await;
-            let message = message.expect("nothing came in time").expect("the socket was closed");
-            if let Message::Text(text) = message.unwrap() {
-                let frame: Value = serde_json::from_str(&text).unwrap();
-                if let Some(cursor) = frame["cursor"].as_str() {
-                    self.cursor = cursor.to_owned();
+            let message = message.expect("nothing came in time")?;
+            match message.ok()? {
+                Message::Text(text) => {
+                    let frame: Value = serde_json::from_str(&text).unwrap();
+                    if let Some(cursor) = frame["cursor"].as_str() {
+                        self.cursor = cursor.to_owned();
+                    }
+                    return Some(frame);
                 }
-                return frame;
+                Message::Close(_) => return None,
+                _ => {}
             }
         }
     }

@@ -37,6 +37,10 @@ pub(crate) enum Command {
     },
     /// Check the invariants of the books and the pipeline on the live database.
     Check,
+    /// Back the private database up into a folder.
+    Backup(BackupOptions),
+    /// Restore a private database from a folder of backups, into a home without data.
+    Restore(RestoreOptions),
     /// Look at plugins and start new ones.
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -71,12 +75,35 @@ pub(crate) struct ServeOptions {
     pub(crate) bind: Option<SocketAddr>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BackupOptions {
+    /// The folder; `backup.dir` of the settings when absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Keep so many backups, this one included, and the log that they need. All when absent.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) keep: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreOptions {
+    /// The folder; `backup.dir` of the settings when absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+    /// Which backup; the newest that serves when absent.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backup: Option<String>,
+    /// The moment to go back to, such as 2026-11-25T08:30:00Z; all that was archived when absent.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to_time: Option<jiff::Timestamp>,
+}
+
 /// Which part of the platform a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
-    /// Serves HTTP.
+    /// Serves HTTP to clients.
     Api,
-    /// Runs turns and deliveries.
+    /// Runs turns and deliveries; serves `/livez`, `/readyz` and `/metrics` alone.
     Worker,
     /// Both.
     All,

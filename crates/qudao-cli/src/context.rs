@@ -1,11 +1,15 @@
 //! What most commands begin with: the settings, and where things are.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use qudao_config::{Loaded, Settings};
 use qudao_services::{
-    Environment, HomeLock, Instance, Services, ServicesSettings, prepare_home, running_instance,
+    ArchiveSettings, Environment, HomeLock, Instance, Services, ServicesSettings, prepare_home,
+    running_instance,
 };
 
 /// The file beside the shipped plugins that holds the public key of their signature.
@@ -101,7 +105,16 @@ impl Context {
             database_url: reveal(&self.settings.database.url),
             redis_url: reveal(&self.settings.redis.url),
             durable: true,
+            archive: self.archive(),
         }
+    }
+
+    /// Where the private Postgres archives its log, if it does.
+    pub(crate) fn archive(&self) -> Option<ArchiveSettings> {
+        let backup = &self.settings.backup;
+        // Postgres has another working directory.
+        let dir = backup.dir.as_ref().and_then(|dir| std::path::absolute(dir).ok())?;
+        Some(ArchiveSettings { dir, timeout: Duration::from_secs(backup.archive_timeout_s) })
     }
 
     /// The database as a command finds it: configured, or the running instance's, or the private

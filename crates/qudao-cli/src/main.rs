@@ -15,7 +15,7 @@ use clap::Parser as _;
 
 use crate::{
     args::{Cli, Command, ModelCommand, OperatorKeyCommand, PluginCommand},
-    commands::{check, completions, doctor, migrate, model, plugin, print},
+    commands::{backup, check, completions, doctor, migrate, model, plugin, print, restore},
     context::Context,
 };
 
@@ -51,6 +51,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Serve(options) => serve::serve(options, context).await,
                 Command::Migrate => migrate::run(&context, json).await,
                 Command::Check => check::run(&context, json).await,
+                Command::Backup(options) => backup::run(options, &context, json).await,
+                Command::Restore(options) => restore::run(options, &context, json).await,
                 Command::Plugin(command) => plugin::run(command, &context, json).await,
                 Command::Model(ModelCommand::List) => model::list(&context, json),
                 Command::Model(ModelCommand::Pull(pull)) => model::pull(pull, &context, json).await,

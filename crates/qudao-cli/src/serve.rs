@@ -7,14 +7,14 @@ use anyhow::Context as _;
 use qudao_core::{Core, CoreParts};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash};
 use qudao_plugin_host::PluginHost;
-use qudao_server::ServerHandle;
+use qudao_server::{Doors, ServerHandle};
 use qudao_services::{Environment, HomeLock, Instance, Services};
 use qudao_storage::{Bus, Store};
 use qudao_worker::{Worker, WorkerHandle};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    args::ServeOptions,
+    args::{Role, ServeOptions},
     context::Context,
     instances, log, operator_key,
     terminal::{self, Steps},
@@ -52,16 +52,18 @@ pub(crate) async fn serve(options: ServeOptions, mut context: Context) -> anyhow
             return Err(error);
         }
     };
-    let base_url = running.base_url(&context);
+    let base_url = running.base_url(&context, options.role);
     lock.publish(&Instance {
         pid: std::process::id(),
         base_url: base_url.clone(),
         database_url: services.database_url.clone(),
         redis_url: services.redis_url.clone(),
     })?;
-    let door = if base_url.is_empty() { "works" } else { &format!("runs at {base_url}") };
-    terminal::say(&format!("Qudao {door} ({})", steps.line()));
+    let does = if options.role.serves() { "runs" } else { "works" };
+    terminal::say(&format!("Qudao {does} at {base_url} ({})", steps.line()));
     if options.demo {
+        // A worker answers no clients.
+        let base_url = if options.role.serves() { base_url } else { String::new() };
         let wanted = demo::Wanted::new(&context, &base_url, &operator_key, &services, &instances);
         running.show_demo(&context, wanted).await?;
     }
@@ -69,7 +71,7 @@ pub(crate) async fn serve(options: ServeOptions, mut context: Context) -> anyhow
     tracing::info!("draining: a second signal does not wait");
     let deadline = Duration::from_secs(context.settings.server.drain_timeout_s);
     tokio::select! {
-        () = running.drain(deadline) => {}
+        () = running.drain(options.role, deadline) => {}
         () = signals.next() => tracing::warn!("what was under way is given up"),
     }
     services.stop().await;
@@ -82,7 +84,7 @@ struct Running {
     core: Arc<Core>,
     plugins: PluginHost,
     worker: Option<WorkerHandle>,
-    server: Option<ServerHandle>,
+    server: ServerHandle,
 }
 
 impl Running {
@@ -113,12 +115,10 @@ impl Running {
         let core = Core::new(parts, settings::core(&context.settings));
         steps.done("plugins");
 
-        let server = if options.role.serves() {
-            let settings = settings::server(&context.settings, SecretHash::of(operator_key));
-            Some(qudao_server::run(settings, Arc::clone(&core), metrics).await?)
-        } else {
-            None
-        };
+        let operator_key = SecretHash::of(operator_key);
+        let mut server = settings::server(&context.settings, operator_key);
+        server.doors = if options.role.serves() { Doors::All } else { Doors::Operations };
+        let server = qudao_server::run(server, Arc::clone(&core), metrics).await?;
         let worker = options.role.works().then(|| {
             let channels = qudao_channels::all(&core);
             Worker::start(Arc::clone(&core), channels, settings::worker(&context.settings))
@@ -127,17 +127,18 @@ impl Running {
         Ok(Self { store, core, plugins, worker, server })
     }
 
-    /// What clients call this node; empty for a worker, which has no door.
-    fn base_url(&self, context: &Context) -> String {
-        let addr = self.server.as_ref().and_then(|server| server.addrs().first().copied());
+    /// What others call this node.
+    fn base_url(&self, context: &Context, role: Role) -> String {
+        let addr = self.server.addrs().first().copied();
         match (&context.settings.server.public_url, addr) {
+            // The public address leads to the nodes that answer clients.
+            (Some(url), _) if role.serves() => url.trim_end_matches('/').to_owned(),
             (_, None) => String::new(),
-            (Some(url), Some(_)) => url.trim_end_matches('/').to_owned(),
             // Nobody can call the address that means all addresses.
-            (None, Some(addr)) if addr.ip().is_unspecified() => {
+            (_, Some(addr)) if addr.ip().is_unspecified() => {
                 format!("http://127.0.0.1:{}", addr.port())
             }
-            (None, Some(addr)) => format!("http://{addr}"),
+            (_, Some(addr)) => format!("http://{addr}"),
         }
     }
 
@@ -150,19 +151,21 @@ impl Running {
     }
 
     /// Nothing new is taken; what is under way is finished, up to the deadline.
-    async fn drain(self, deadline: Duration) {
+    async fn drain(self, role: Role, deadline: Duration) {
         let (server, worker) = (self.server, self.worker);
-        let server = async {
-            if let Some(server) = server {
-                server.drain(deadline).await;
-            }
-        };
-        let worker = async {
+        server.announce_drain();
+        let works = async {
             if let Some(worker) = worker {
                 worker.drain(deadline).await;
             }
         };
-        tokio::join!(server, worker);
+        if role.serves() {
+            tokio::join!(server.drain(deadline), works);
+        } else {
+            // Whoever watches this node sees it until its last turn is over.
+            works.await;
+            server.drain(deadline).await;
+        }
         if !self.core.drain(deadline).await {
             tracing::warn!(tasks = self.core.tasks.len(), "left behind at the deadline");
         }

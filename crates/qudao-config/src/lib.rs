@@ -10,6 +10,6 @@ pub use instance::{DataClass, Instance, Model, ModelKind, Placement, Price};
 pub use load::{ConfigError, Loaded, Problem, is_operator_key, json_schema, load};
 pub use secret::Secret;
 pub use settings::{
-    Database, Demo, Limits, Log, LogFormat, Models, Operator, Plugins, Redis, Server, Settings,
-    Worker,
+    Backup, Database, Demo, Limits, Log, LogFormat, Models, Operator, Plugins, Redis, Server,
+    Settings, Worker,
 };

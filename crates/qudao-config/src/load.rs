@@ -174,7 +174,7 @@ fn check(settings: &Settings) -> Vec<Problem> {
             problems.push(Problem { key: key.to_owned(), reason: reason.to_owned() });
         }
     };
-    let Settings { server, database, redis, plugins, operator, demo, .. } = settings;
+    let Settings { server, database, redis, backup, plugins, operator, demo, .. } = settings;
     require(!settings.home.as_os_str().is_empty(), "home", "must not be empty");
     require(server.workers <= 1024, "server.workers", "must be at most 1024");
     require(
@@ -205,6 +205,11 @@ fn check(settings: &Settings) -> Vec<Problem> {
         (2..=1000).contains(&database.max_connections),
         "database.max_connections",
         "must be from 2 to 1000",
+    );
+    require(
+        (1..=86_400).contains(&backup.archive_timeout_s),
+        "backup.archive_timeout_s",
+        "must be from 1 to 86400",
     );
     let is_key = |key: &String| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
     require(

@@ -20,6 +20,8 @@ pub struct Settings {
     pub database: Database,
     /// Redis.
     pub redis: Redis,
+    /// Backups of the private Postgres.
+    pub backup: Backup,
     /// Where plugins are and whom to trust.
     pub plugins: Plugins,
     /// Where model files are.
@@ -47,6 +49,7 @@ impl Default for Settings {
             server: Server::default(),
             database: Database::default(),
             redis: Redis::default(),
+            backup: Backup::default(),
             plugins: Plugins::default(),
             models: Models::default(),
             instances: Vec::new(),
@@ -101,6 +104,23 @@ pub struct Database {
 impl Default for Database {
     fn default() -> Self {
         Self { url: None, max_connections: 16 }
+    }
+}
+
+/// Backups of the private Postgres.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backup {
+    /// The folder of backups. When it is set, the private Postgres archives its log there while it
+    /// runs, and `qudao backup` and `qudao restore` use it without `--to` and `--from`.
+    pub dir: Option<PathBuf>,
+    /// Seconds after which what was written is archived at the latest.
+    pub archive_timeout_s: u64,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { dir: None, archive_timeout_s: 60 }
     }
 }
 

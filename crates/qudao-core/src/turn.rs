@@ -9,7 +9,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use metrics::{counter, histogram};
 use qudao_domain::{Micros, TenantId, TurnId};
 use qudao_storage::{
-    Claim, Commit, CommitTurn, EndTurn, ReplyBody, StorageError, TurnContext, UsageLine,
+    Claim, Commit, CommitTurn, EndTurn, ReplyBody, StorageError, Topic, TurnContext, UsageLine,
 };
 use rand::RngExt as _;
 use tokio::time::{self, Instant};
@@ -94,10 +94,15 @@ impl Core {
         outcome
     }
 
-    /// Gives a claim back at once, for another node to take.
+    /// Gives a claim back at once, for another node to take. It does not count as an attempt: a
+    /// node that shuts down says nothing about the question.
     pub async fn abandon_turn(&self, claim: &Claim) {
-        if let Err(error) = self.release(claim, Duration::ZERO).await {
-            tracing::warn!(%error, conversation = %claim.conversation_id, "cannot release a turn");
+        match self.unclaim(claim, Duration::ZERO).await {
+            Ok(true) => self.bus.publish(&Topic::WakeTurns, Vec::new()).await,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, conversation = %claim.conversation_id, "cannot release a turn");
+            }
         }
     }
 
@@ -300,10 +305,16 @@ impl Core {
     /// Gives a claim back for the same attempt once more.
     async fn postpone(&self, claim: &Claim) -> Result<TurnOutcome, StorageError> {
         let retry_in = rand::rng().random_range(POSTPONED);
-        let mut tx = self.store.begin(claim.tenant_id).await?;
-        let released = tx.postpone_turn(claim.conversation_id, claim.epoch, retry_in).await?;
-        tx.commit().await?;
+        let released = self.unclaim(claim, retry_in).await?;
         Ok(if released { TurnOutcome::Released { retry_in } } else { TurnOutcome::Lost })
+    }
+
+    /// Undoes a claim; the attempt does not count.
+    async fn unclaim(&self, claim: &Claim, retry_in: Duration) -> Result<bool, StorageError> {
+        let mut tx = self.store.begin(claim.tenant_id).await?;
+        let given_back = tx.postpone_turn(claim.conversation_id, claim.epoch, retry_in).await?;
+        tx.commit().await?;
+        Ok(given_back)
     }
 
     /// Full jitter: conversations that failed together do not come back together.

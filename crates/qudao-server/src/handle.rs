@@ -47,12 +47,17 @@ impl ServerHandle {
         }
     }
 
+    /// Turns `/readyz` to 503 and goes on serving, for a node that has other work to finish first.
+    pub fn announce_drain(&self) {
+        // No receiver is left when no worker is: then there is nobody to tell either.
+        let _ = self.draining.send(true);
+    }
+
     /// Ends the server: `/readyz` turns 503, no connection is accepted any more, sockets and event
     /// streams are told to reconnect, and what is being answered is finished, up to `deadline`.
     /// `true` if everything was finished in time.
     pub async fn drain(mut self, deadline: Duration) -> bool {
-        // No receiver is left when no worker is: then there is nobody to tell either.
-        let _ = self.draining.send(true);
+        self.announce_drain();
         let graceful = async {
             for (server, _) in &self.servers {
                 server.stop(true).await;

@@ -33,7 +33,7 @@ pub use access::Access;
 pub use code::{Code, reference_markdown};
 pub use endpoints::Endpoint;
 pub use handle::{ServerHandle, StartError};
-pub use settings::{Limits, ServerSettings};
+pub use settings::{Doors, Limits, ServerSettings};
 
 use access::Access::{Chat, Operator, Public, Tenant, Visitor};
 use code::Code as RefusalCode;
@@ -65,9 +65,7 @@ fn endpoints() -> Endpoints {
     api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
     api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
 
-    api.get("/livez", Public, operations::livez, docs::livez());
-    api.get("/readyz", Public, operations::readyz, docs::readyz());
-    api.get("/metrics", Public, operations::metrics, docs::metrics());
+    operations_endpoints(&mut api);
     api.get("/openapi.json", Public, operations::openapi, docs::openapi());
 
     api.asset("/", operations::front_door);
@@ -76,6 +74,24 @@ fn endpoints() -> Endpoints {
     api.asset("/chat/{key}", assets::chat_page);
     api.asset("/assets/{path:.+}", assets::asset);
     api
+}
+
+fn operations_endpoints(api: &mut Endpoints) {
+    api.get("/livez", Public, operations::livez, docs::livez());
+    api.get("/readyz", Public, operations::readyz, docs::readyz());
+    api.get("/metrics", Public, operations::metrics, docs::metrics());
+}
+
+/// The endpoints behind these doors.
+fn endpoints_of(doors: Doors) -> Endpoints {
+    match doors {
+        Doors::All => endpoints(),
+        Doors::Operations => {
+            let mut api = Endpoints::default();
+            operations_endpoints(&mut api);
+            api
+        }
+    }
 }
 
 fn tenant_endpoints(api: &mut Endpoints) {
@@ -150,6 +166,7 @@ pub async fn run(
     let limits = settings.limits.clone();
     let (workers, drain_timeout) = (settings.workers.max(1), settings.drain_timeout);
     let (bind, metrics_bind) = (settings.bind.clone(), settings.metrics_bind);
+    let doors = settings.doors;
     let state = web::Data::new(AppState {
         core,
         visitors: chat::pace::VisitorPace::new(&limits),
@@ -163,7 +180,7 @@ pub async fn run(
         App::new()
             .app_data(state.clone())
             .app_data(description.clone())
-            .configure(|config| endpoints().register(config))
+            .configure(|config| endpoints_of(doors).register(config))
             .default_service(web::to(nowhere))
             .wrap(from_fn(scope::scope))
     })

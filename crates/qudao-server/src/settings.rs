@@ -9,6 +9,8 @@ use qudao_domain::key::SecretHash;
 pub struct ServerSettings {
     /// Where to listen. Port 0 takes a free one; [`crate::ServerHandle::addrs`] tells which.
     pub bind: Vec<SocketAddr>,
+    /// What is served there.
+    pub doors: Doors,
     /// Where `/metrics` is served; on `bind` when left out.
     pub metrics_bind: Option<SocketAddr>,
     /// Threads that serve HTTP.
@@ -26,6 +28,7 @@ impl ServerSettings {
     pub fn new(bind: SocketAddr, operator_key: SecretHash) -> Self {
         Self {
             bind: vec![bind],
+            doors: Doors::All,
             metrics_bind: None,
             workers: 2,
             operator_key,
@@ -33,6 +36,15 @@ impl ServerSettings {
             limits: Limits::default(),
         }
     }
+}
+
+/// What a server serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doors {
+    /// Every endpoint.
+    All,
+    /// `/livez`, `/readyz` and `/metrics`: what a node needs that has no clients.
+    Operations,
 }
 
 /// Bounds on what clients may do. Each exists so that no client can take the server from the others.

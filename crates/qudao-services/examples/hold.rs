@@ -25,7 +25,13 @@ async fn hold() -> Result<(), ServicesError> {
     let home = PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| ".qudao".into()));
     let home = prepare_home(&home)?;
     let mut lock = HomeLock::acquire(&home)?;
-    let settings = ServicesSettings { home, database_url: None, redis_url: None, durable: false };
+    let settings = ServicesSettings {
+        home,
+        database_url: None,
+        redis_url: None,
+        durable: false,
+        archive: None,
+    };
     let services = Services::start(settings, &Environment::read()).await?;
     let instance = Instance {
         pid: std::process::id(),

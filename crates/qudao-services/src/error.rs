@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf, process::ExitStatus};
 
+use jiff::Timestamp;
+
 use crate::home::Instance;
 
 /// Why the services could not be started.
@@ -73,7 +75,7 @@ pub enum ServicesError {
     #[error("Postgres refuses to run as root and there is neither a user `postgres` nor `nobody`")]
     NoUnprivilegedUser,
     /// A child ended instead of coming up.
-    #[error("{name} ended at start ({status}); its log says:\n{log}")]
+    #[error("{name} ended ({status}); it says:\n{log}")]
     ChildEnded {
         /// Which service.
         name: &'static str,
@@ -92,6 +94,74 @@ pub enum ServicesError {
         /// The end of its log.
         log: String,
     },
+    /// The folder of backups cannot be written by the user that archives.
+    #[error(
+        "{} cannot be written by {user}, which archives the log: allow it with `chmod o+x` on each \
+         directory above it and `chown` of itself, or name another folder", .dir.display()
+    )]
+    UnreachableArchive {
+        /// The folder.
+        dir: PathBuf,
+        /// The user.
+        user: String,
+    },
+    /// The folder of backups belongs to another cluster.
+    #[error(
+        "{} holds the backups of another database: name an empty folder", .dir.display()
+    )]
+    OtherArchive {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// Two backups into one folder at the same time.
+    #[error("another backup into {} is under way", .0.display())]
+    BackupRunning(PathBuf),
+    /// The home has no private database.
+    #[error("{} holds no private database to back up", .home.display())]
+    NoCluster {
+        /// The directory.
+        home: PathBuf,
+    },
+    /// There is nothing to restore.
+    #[error("{} holds no complete backup{}", .dir.display(), of(.name.as_deref()))]
+    NoBackup {
+        /// The folder.
+        dir: PathBuf,
+        /// What was asked for.
+        name: Option<String>,
+    },
+    /// The moment lies before every backup.
+    #[error("no backup reaches back to {asked}: the earliest moment is {earliest}")]
+    TooEarly {
+        /// What was asked for.
+        asked: Timestamp,
+        /// When the first backup was complete.
+        earliest: Timestamp,
+    },
+    /// The moment lies after the end of the log.
+    #[error(
+        "the archived log ends before {asked}: leave the time out to restore all that there is"
+    )]
+    TooLate {
+        /// What was asked for.
+        asked: Timestamp,
+    },
+    /// What was written is not there or not what is there now.
+    #[error("the backup {} is damaged: {detail}", .path.display())]
+    DamagedBackup {
+        /// The backup, or the part of it.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The home holds data already.
+    #[error(
+        "{} is not empty: restore into a home without data, or move its data away", .home.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        home: PathBuf,
+    },
     /// The file system or a program failed.
     #[error("{doing}: {source}")]
     Io {
@@ -100,6 +170,10 @@ pub enum ServicesError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+fn of(name: Option<&str>) -> String {
+    name.map(|name| format!(" called {name}")).unwrap_or_default()
 }
 
 /// Adds what was being done to an I/O error.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing as _, ServicesError};
 
-const LOCK: &str = "instance.lock";
+pub(crate) const LOCK: &str = "instance.lock";
 
 /// A running Qudao, as it describes itself to others on the same machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

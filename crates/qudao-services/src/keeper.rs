@@ -27,7 +27,7 @@ const WATCH: Duration = Duration::from_millis(100);
 /// For a child that does not answer at all.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// For a child that says that it recovers its data.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(900);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
@@ -52,6 +52,10 @@ pub(crate) trait Service: Send {
     fn log(&self) -> &Path;
     fn stop_signal(&self) -> Signal;
     fn force_signal(&self) -> Signal;
+    /// How long it may say that it recovers its data.
+    fn recovery_limit(&self) -> Duration {
+        RECOVERY_LIMIT
+    }
     /// Before the first start.
     fn prepare(&self) -> Result<(), ServicesError>;
     fn command(&self) -> Command;
@@ -264,7 +268,10 @@ impl Kept {
                 self.child = None;
                 return Err(ServicesError::ChildEnded { name, status, log: self.log_tail() });
             }
-            let limit = if probe == Probe::StartingUp { RECOVERY_LIMIT } else { SILENCE_LIMIT };
+            let limit = match probe {
+                Probe::StartingUp => self.service.recovery_limit(),
+                Probe::Ready | Probe::Silent => SILENCE_LIMIT,
+            };
             if limit < self.started.elapsed() {
                 let seconds = limit.as_secs();
                 return Err(ServicesError::NoAnswer { name, seconds, log: self.log_tail() });

@@ -5,6 +5,8 @@
 //! supervised, stop with the process, and stop as well when the process is killed: Linux sends
 //! them their shutdown signal when the thread that started them ends.
 
+mod archive;
+mod backup;
 mod child;
 mod error;
 mod find;
@@ -13,13 +15,18 @@ mod keeper;
 mod place;
 mod postgres;
 mod redis;
+mod restore;
+mod wal;
 
 use std::path::PathBuf;
 
+pub use archive::ArchiveSettings;
+pub use backup::{Backup, BackupReport, BackupSettings, back_up};
 pub use error::ServicesError;
 pub use find::{Environment, PostgresBinaries, RedisBinary, find_postgres, find_redis};
 pub use home::{HomeLock, Instance, prepare_home, running_instance};
 pub use keeper::ServiceReport;
+pub use restore::{RestoreReport, RestoreSettings, restore};
 
 use crate::{
     child::Identity,
@@ -38,6 +45,8 @@ pub struct ServicesSettings {
     pub redis_url: Option<String>,
     /// Whether what was committed has to survive a power cut. Off for tests only.
     pub durable: bool,
+    /// Where a private Postgres archives its log, if it does.
+    pub archive: Option<ArchiveSettings>,
 }
 
 /// Where the private services' sockets would be, and the user that the services would run as when
@@ -78,23 +87,15 @@ impl Services {
         settings: ServicesSettings,
         environment: &Environment,
     ) -> Result<Self, ServicesError> {
-        let (database_url, redis_url) = (settings.database_url, settings.redis_url);
-        if let (Some(database_url), Some(redis_url)) = (&database_url, &redis_url) {
+        let (database_url, redis_url) = (&settings.database_url, &settings.redis_url);
+        if let (Some(database_url), Some(redis_url)) = (database_url, redis_url) {
             let (database_url, redis_url) = (database_url.clone(), redis_url.clone());
             return Ok(Self { database_url, redis_url, keeper: None });
         }
         find::require(environment, database_url.is_none(), redis_url.is_none())?;
         let identity = child::identity()?;
         let place = place::decide(&settings.home, identity.as_ref(), environment)?;
-        let result = Self::start_in(
-            &place,
-            identity,
-            database_url,
-            redis_url,
-            settings.durable,
-            environment,
-        )
-        .await;
+        let result = Self::start_in(&place, identity, settings, environment).await;
         if result.is_err() {
             let _ = std::fs::remove_dir_all(&place.run);
         }
@@ -104,13 +105,12 @@ impl Services {
     async fn start_in(
         place: &Place,
         identity: Option<Identity>,
-        mut database_url: Option<String>,
-        mut redis_url: Option<String>,
-        durable: bool,
+        settings: ServicesSettings,
         environment: &Environment,
     ) -> Result<Self, ServicesError> {
+        let ServicesSettings { database_url, redis_url, durable, archive, .. } = settings;
         let mut wanted: Vec<Box<dyn Service>> = Vec::new();
-        let redis_url = match redis_url.take() {
+        let redis_url = match redis_url {
             Some(url) => url,
             None => {
                 let redis = redis::Redis::new(place, identity.clone(), durable, environment)?;
@@ -119,10 +119,11 @@ impl Services {
                 url
             }
         };
-        let database_url = match database_url.take() {
+        let database_url = match database_url {
             Some(url) => url,
             None => {
-                let postgres = postgres::Postgres::new(place, identity, durable, environment)?;
+                let postgres =
+                    postgres::Postgres::new(place, identity, durable, archive, environment)?;
                 let url = postgres.url();
                 wanted.push(Box::new(postgres));
                 url
@@ -145,6 +146,7 @@ impl Services {
             database_url: Some(String::new()),
             redis_url: None,
             durable: false,
+            archive: None,
         };
         Self::start(settings, environment).await
     }

@@ -85,7 +85,7 @@ fn create_passable(path: &Path) -> Result<(), ServicesError> {
 
 /// Whether the user may enter every directory on the way. Access lists are not looked at: they
 /// would only make the answer too cautious.
-fn reachable(path: &Path, identity: &Identity) -> bool {
+pub(crate) fn reachable(path: &Path, identity: &Identity) -> bool {
     path.ancestors().all(|dir| {
         let Ok(metadata) = fs::metadata(dir) else { return false };
         let enter = if metadata.uid() == identity.uid {

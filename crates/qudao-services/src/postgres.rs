@@ -13,10 +13,12 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
+    archive::{self, Archive, ArchiveSettings},
+    backup,
     child::{self, Identity},
     error::{Doing as _, ServicesError},
     find::{self, Environment, PostgresBinaries},
-    keeper::{Probe, Service},
+    keeper::{self, Probe, Service},
     place::{Place, private_dir},
 };
 
@@ -36,6 +38,16 @@ pub(crate) struct Postgres {
     run: PathBuf,
     log: PathBuf,
     durable: bool,
+    archive: Option<ArchiveSettings>,
+    recovery: Option<Recovery>,
+}
+
+/// How a copy of a cluster becomes one that can be used.
+pub(crate) struct Recovery {
+    /// The copy.
+    pub(crate) data: PathBuf,
+    /// Settings of Postgres, `name=value` each.
+    pub(crate) settings: Vec<String>,
 }
 
 impl Postgres {
@@ -43,9 +55,33 @@ impl Postgres {
         place: &Place,
         identity: Option<Identity>,
         durable: bool,
+        archive: Option<ArchiveSettings>,
         environment: &Environment,
     ) -> Result<Self, ServicesError> {
-        let data = place.data.join("postgres");
+        Self::in_dir(place.data.join("postgres"), place, identity, durable, archive, environment)
+    }
+
+    /// A Postgres that recovers a copy; it is ready when the recovery is over.
+    pub(crate) fn recovering(
+        recovery: Recovery,
+        place: &Place,
+        identity: Option<Identity>,
+        archive: Option<ArchiveSettings>,
+        environment: &Environment,
+    ) -> Result<Self, ServicesError> {
+        let data = recovery.data.clone();
+        let postgres = Self::in_dir(data, place, identity, true, archive, environment)?;
+        Ok(Self { recovery: Some(recovery), ..postgres })
+    }
+
+    fn in_dir(
+        data: PathBuf,
+        place: &Place,
+        identity: Option<Identity>,
+        durable: bool,
+        archive: Option<ArchiveSettings>,
+        environment: &Environment,
+    ) -> Result<Self, ServicesError> {
         let binaries = match written_by(&data) {
             None => find::find_postgres(environment, None)?,
             Some(written) => match find::find_postgres(environment, Some(written))? {
@@ -63,7 +99,8 @@ impl Postgres {
             variables: "DATABASE_URL".to_owned(),
         })?;
         let log = place.log.join("postgres.log");
-        Ok(Self { binaries, identity, data, run: place.run.clone(), log, durable })
+        let run = place.run.clone();
+        Ok(Self { binaries, identity, data, run, log, durable, archive, recovery: None })
     }
 
     /// Understood by libpq and by sqlx.
@@ -128,7 +165,12 @@ impl Service for Postgres {
     }
 
     fn prepare(&self) -> Result<(), ServicesError> {
-        if written_by(&self.data).is_none() { self.initdb() } else { Ok(()) }
+        if written_by(&self.data).is_none() {
+            self.initdb()?;
+        }
+        let Some(archive) = &self.archive else { return Ok(()) };
+        let identifier = backup::system_identifier(&self.binaries, &self.data)?;
+        Archive::open(&archive.dir, &identifier)?.open_wal(self.identity.as_ref())
     }
 
     fn command(&self) -> Command {
@@ -140,7 +182,24 @@ impl Service for Postgres {
             let off = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"];
             command.args(off.iter().flat_map(|setting| ["-c", setting]));
         }
+        if let Some(archive) = &self.archive {
+            command.args(["-c", "archive_mode=on", "-c"]);
+            command.arg(format!("archive_timeout={}", archive.timeout.as_secs().max(1)));
+            let wal = Archive::at(&archive.dir).wal_dir();
+            command.arg("-c").arg(format!("archive_command={}", archive::command(&wal)));
+        }
+        for setting in self.recovery.iter().flat_map(|recovery| &recovery.settings) {
+            command.arg("-c").arg(setting);
+        }
         command
+    }
+
+    fn recovery_limit(&self) -> Duration {
+        match &self.recovery {
+            // As long as there is log to read: a week's worth may take hours.
+            Some(_) => Duration::from_secs(7 * 24 * 3600),
+            None => keeper::RECOVERY_LIMIT,
+        }
     }
 
     fn probe(&self) -> Probe {

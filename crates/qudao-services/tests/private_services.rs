@@ -30,7 +30,13 @@ fn open_dir() -> TempDir {
 
 async fn start(home: &Path) -> Result<Services, ServicesError> {
     let home = prepare_home(home)?;
-    let settings = ServicesSettings { home, database_url: None, redis_url: None, durable: false };
+    let settings = ServicesSettings {
+        home,
+        database_url: None,
+        redis_url: None,
+        durable: false,
+        archive: None,
+    };
     Services::start(settings, &Environment::read()).await
 }
 
@@ -255,6 +261,7 @@ async fn services_that_are_configured_are_not_started() {
         database_url: Some("postgres://elsewhere/db".to_owned()),
         redis_url: Some("redis://elsewhere".to_owned()),
         durable: true,
+        archive: None,
     };
     let services = Services::start(settings, &Environment::read()).await.unwrap();
     assert_eq!(services.database_url, "postgres://elsewhere/db");

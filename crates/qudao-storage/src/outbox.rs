@@ -144,6 +144,26 @@ impl Tx {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Gives a claim back at once, for another sender to take, and does not count it as an
+    /// attempt. `false` if another node has the message.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); safe to repeat.
+    pub async fn release_outbox(&mut self, outbox_id: OutboxId, epoch: i64) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE outbox \
+             SET state = 'queued', lease_until = NULL, owner = NULL, next_at = now(), \
+                 attempts = greatest(attempts - 1, 0) \
+             WHERE tenant_id = $1 AND outbox_id = $2 AND epoch = $3 AND state = 'sending'",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(outbox_id.as_uuid())
+        .bind(epoch)
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
     /// The other side will never take the message. The next one of the conversation may go out.
     /// `false` if another node has it.
     ///

@@ -64,6 +64,7 @@ pub(crate) async fn start_services(home: &Path) -> Services {
         database_url: None,
         redis_url: None,
         durable: false,
+        archive: None,
     };
     match Services::start(settings, &Environment::read()).await {
         Ok(services) => services,

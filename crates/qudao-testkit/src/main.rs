@@ -45,7 +45,13 @@ async fn run(arguments: Vec<std::ffi::OsString>) -> Result<u8, ServicesError> {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
     std::fs::set_permissions(dir.path(), open).map_err(io("opening the temporary directory"))?;
     let home = prepare_home(&dir.path().join("home"))?;
-    let settings = ServicesSettings { home, database_url: None, redis_url: None, durable: false };
+    let settings = ServicesSettings {
+        home,
+        database_url: None,
+        redis_url: None,
+        durable: false,
+        archive: None,
+    };
     let services = Services::start(settings, &Environment::read()).await?;
     say(&format!("Postgres and Redis for the tests are up ({:.1?})", begun.elapsed()));
     let mut command = tokio::process::Command::new(&arguments[0]);

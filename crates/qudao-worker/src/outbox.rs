@@ -77,9 +77,26 @@ async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphoreP
     };
     tokio::select! {
         () = work => {}
-        () = shared.abandon.cancelled() => {}
+        () = shared.abandon.cancelled() => abandon(&shared, &claim).await,
     }
     in_flight.decrement(1);
+}
+
+/// Lets another node send at once. It may have arrived already; the receiver knows it by its id.
+async fn abandon(shared: &Shared, claim: &OutboxClaim) {
+    let release = async {
+        let mut tx = shared.core.store.begin(claim.tenant_id).await?;
+        let released = tx.release_outbox(claim.outbox_id, claim.epoch).await?;
+        tx.commit().await?;
+        Ok::<_, StorageError>(released)
+    };
+    match release.await {
+        Ok(true) => shared.core.bus.publish(&Topic::WakeOutbox, Vec::new()).await,
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(%error, outbox = %claim.outbox_id, "cannot release a delivery");
+        }
+    }
 }
 
 async fn send(shared: &Shared, claim: &OutboxClaim) -> Result<(), DeliverError> {

@@ -20,4 +20,5 @@ mod outbox;
 mod schema;
 mod transactions;
 mod turns;
+mod upgrade;
 mod world;

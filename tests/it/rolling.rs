@@ -1,0 +1,265 @@
+//! Four nodes over one Postgres and one Redis that belong to none of them: two for clients, two
+//! for work. Each is stopped and started in its turn while people talk.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use qudao_testkit::{TestDb, TestRedis};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{
+    platform::{Platform, Wanted, descendants},
+    visitor::Visitor,
+};
+
+/// Echo that takes its time.
+const SLOW: &str = r#"
+[[instances]]
+name = "slow"
+plugin = "echo"
+config = { delay_ms = 100 }
+[[instances.models]]
+name = "slow"
+prices = [{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }]
+"#;
+
+/// Postgres and Redis that outlive every node.
+struct Services {
+    db: TestDb,
+    redis: TestRedis,
+}
+
+impl Services {
+    async fn start() -> Self {
+        Self { db: TestDb::empty().await, redis: TestRedis::new().await }
+    }
+
+    async fn node(&self, role: &'static str, settings: &str) -> Platform {
+        let environment = vec![
+            ("DATABASE_URL", self.db.url().to_owned()),
+            ("REDIS_URL", self.redis.url().to_owned()),
+            ("QUDAO__DEMO__MODEL", "slow".to_owned()),
+            ("QUDAO__DATABASE__MAX_CONNECTIONS", "8".to_owned()),
+        ];
+        let settings = format!("{settings}\n{SLOW}");
+        let words = vec!["--role", role];
+        Platform::start_with(Wanted { settings, environment, words, ..Wanted::default() }).await
+    }
+
+    fn assert_books_balance(&self, node: &Platform) {
+        node.assert_books_balance();
+        let open = "SELECT count(*) FROM inbox WHERE state <> 'answered'";
+        assert_eq!(self.db.psql(open), "0");
+    }
+}
+
+/// Asks a node without a key.
+async fn ask(base: &str, path: &str) -> (StatusCode, String) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let response = client.get(format!("{base}{path}")).send().await.unwrap();
+    (response.status(), response.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_worker_answers_those_who_watch_it_and_nobody_else() {
+    let services = Services::start().await;
+    let api = services.node("api", "").await;
+    let worker = services.node("worker", "").await;
+    let base = worker.told("base_url");
+    assert_eq!(ask(&base, "/livez").await.0, StatusCode::OK);
+    let (status, metrics) = ask(&base, "/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(metrics.contains("qudao_"), "{metrics}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ask(&base, "/readyz").await.0 != StatusCode::OK {
+        assert!(Instant::now() < deadline, "{:?}", ask(&base, "/readyz").await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for path in ["/v1/models", "/v1/tenants", "/docs", "/"] {
+        assert_eq!(ask(&base, path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(ask(&api.told("base_url"), "/v1/models").await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_node_for_clients_runs_no_turns() {
+    let services = Services::start().await;
+    let api = services.node("api", "").await;
+    let mut visitor = Visitor::arrive(&api).await;
+    visitor.say("m1", "who works").await;
+    visitor.read_until("accepted").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(services.db.psql("SELECT sum(attempts) FROM conversations"), "0");
+    let _worker = services.node("worker", "").await;
+    assert_eq!(visitor.reply().await["text"], "who works");
+    services.assert_books_balance(&api);
+}
+
+/// Where people knock: the present addresses of the nodes for clients.
+type Doors = Arc<Mutex<Vec<String>>>;
+
+/// A person whose browser reconnects, as the chat page does.
+struct Person {
+    doors: Doors,
+    visitor: Visitor,
+    key: String,
+    previews: usize,
+}
+
+impl Person {
+    async fn arrive(api: &Platform, doors: &Doors) -> Self {
+        let visitor = Visitor::arrive(api).await;
+        let key = api.text("chat_url").rsplit('/').next().unwrap().to_owned();
+        Self { doors: Arc::clone(doors), visitor, key, previews: 0 }
+    }
+
+    async fn reconnect(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for knock in 0.. {
+            assert!(Instant::now() < deadline, "every door stays closed");
+            let door = {
+                let doors = self.doors.lock().unwrap();
+                doors[knock % doors.len()].clone()
+            };
+            let (token, cursor) = (self.visitor.token.clone(), self.visitor.cursor.clone());
+            if let Some(visitor) = Visitor::try_connect(&door, &self.key, token, cursor).await {
+                self.visitor = visitor;
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Says something and waits for its answer; says it again where the socket was lost before
+    /// it was accepted. Every reply that came on the way.
+    async fn talk(&mut self, id: &str, text: &str) -> Vec<String> {
+        let frame = json!({ "type": "send", "id": id, "text": text });
+        let (mut accepted, mut replies) = (false, Vec::new());
+        self.visitor.try_write(frame.clone()).await;
+        loop {
+            let Some(heard) = self.visitor.try_read().await else {
+                self.reconnect().await;
+                if !accepted {
+                    self.visitor.try_write(frame.clone()).await;
+                }
+                continue;
+            };
+            match heard["type"].as_str() {
+                Some("accepted") => accepted = true,
+                Some("delta") => self.previews += 1,
+                Some("message") if heard["role"] == "assistant" => {
+                    let said = heard["text"].as_str().unwrap().to_owned();
+                    let done = said == text;
+                    replies.push(said);
+                    if done {
+                        return replies;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_restarted_one_after_another_and_no_message_is_lost() {
+    let services = Services::start().await;
+    let mut nodes = Vec::new();
+    for role in ["api", "api", "worker", "worker"] {
+        nodes.push(services.node(role, "").await);
+    }
+    let doors: Doors = Arc::default();
+    doors.lock().unwrap().extend([nodes[0].told("base_url"), nodes[1].told("base_url")]);
+    let enough = Arc::new(Mutex::new(false));
+    let mut people = Vec::new();
+    for number in 0..4 {
+        let mut person = Person::arrive(&nodes[number % 2], &doors).await;
+        let enough = Arc::clone(&enough);
+        people.push(tokio::spawn(async move {
+            let (mut asked, mut heard) = (Vec::new(), Vec::new());
+            while !*enough.lock().unwrap() {
+                let text = format!("{number} says {} one two three four five six", asked.len());
+                heard.extend(person.talk(&format!("m{}", asked.len()), &text).await);
+                asked.push(text);
+            }
+            assert_eq!(heard, asked);
+            assert!(0 < person.previews);
+            asked.len()
+        }));
+    }
+    for index in 0..nodes.len() {
+        let node = &mut nodes[index];
+        let status = node.stop().await;
+        assert!(status.success(), "{status}\n{}", node.log());
+        node.restart().await;
+        if index < 2 {
+            doors.lock().unwrap()[index] = node.told("base_url");
+        }
+    }
+    *enough.lock().unwrap() = true;
+    let mut talks = 0;
+    for person in people {
+        talks += person.await.unwrap();
+    }
+    assert!(8 < talks, "{talks}");
+    // Each turn was finished by the worker that began it.
+    assert_eq!(services.db.psql("SELECT count(*) FROM model_attempts"), talks.to_string());
+    services.assert_books_balance(&nodes[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_outlasts_the_drain_goes_to_another_worker_at_once() {
+    let services = Services::start().await;
+    let api = services.node("api", "").await;
+    let impatient = "[server]\ndrain_timeout_s = 1\n";
+    let mut first = services.node("worker", impatient).await;
+    let mut visitor = Visitor::arrive(&api).await;
+    let text = (0..40).map(|number| format!("word{number}")).collect::<Vec<_>>().join(" ");
+    visitor.say("m1", &text).await;
+    visitor.read_until("delta").await;
+    let _second = services.node("worker", "").await;
+    let status = first.stop().await;
+    assert!(status.success(), "{status}\n{}", first.log());
+    // The lease would have run on for half a minute.
+    let stopped = Instant::now();
+    let owner = "SELECT epoch, attempts, lease_until IS NOT NULL FROM conversations";
+    while services.db.psql(owner) != "2|1|t" {
+        assert!(stopped.elapsed() < Duration::from_secs(10), "{}", services.db.psql(owner));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(visitor.reply().await["text"], text.as_str());
+    assert_eq!(api.charged_turns().await.len(), 1);
+    services.assert_books_balance(&api);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_the_api_is_finished_before_its_node_ends() {
+    let services = Services::start().await;
+    let mut api = services.node("api", "").await;
+    assert!(!descendants(api.pid(), "qudao-plugin-host").is_empty());
+    let text = "one two three four five six seven eight nine ten eleven twelve";
+    let mut stream = api.stream_completion("slow", text).await.bytes_stream();
+    let mut body = stream.next().await.unwrap().unwrap().to_vec();
+    let reader = tokio::spawn(async move {
+        while let Some(piece) = stream.next().await {
+            body.extend_from_slice(&piece.unwrap());
+        }
+        String::from_utf8(body).unwrap()
+    });
+    let status = api.stop().await;
+    assert!(status.success(), "{status}\n{}", api.log());
+    let body = reader.await.unwrap();
+    assert!(body.trim_end().ends_with("data: [DONE]"), "{body}");
+    let events = body.lines().filter_map(|line| line.strip_prefix("data: {"));
+    let said: String = events
+        .map(|event| serde_json::from_str::<Value>(&format!("{{{event}")).unwrap())
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(said, text);
+    api.restart().await;
+    services.assert_books_balance(&api);
+}
