@@ -6,6 +6,7 @@ pub(crate) fn run() -> Result<()> {
     crate::run(crate::cargo().args(["fmt", "--all", "--", "--check"]))?;
     crate::deps::run()?;
     crate::tidy::run()?;
+    crate::migrations::run()?;
     crate::run(crate::cargo().args([
         "clippy",
         "--workspace",

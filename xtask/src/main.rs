@@ -1,10 +1,11 @@
-//! Chores that CI or two people run: `cargo xtask deps | tidy | plugins | generate | check | bench`.
+//! Chores that CI or two people run: `cargo xtask deps | tidy | migrations | plugins | generate | check | bench`.
 #![expect(clippy::print_stderr, reason = "a command-line tool talks on stderr")]
 
 mod bench;
 mod check;
 mod deps;
 mod generate;
+mod migrations;
 mod plugins;
 mod tidy;
 
@@ -23,11 +24,13 @@ enum Task {
     Deps,
     /// Size ceilings, names and required comments.
     Tidy,
+    /// Migrations take nothing from older nodes that still serve, and hold no lock for long.
+    Migrations,
     /// Builds the plugins and lays them out, signed, under `dist/plugins`.
     Plugins(plugins::Args),
     /// Writes what is generated from code: OpenAPI, the settings' schema.
     Generate(generate::Args),
-    /// What must hold before a commit: format, lints, deps, tidy, generated files.
+    /// What must hold before a commit: format, lints, deps, tidy, migrations, generated files.
     Check,
     /// Measures against a named reference in the same run.
     Bench(bench::Args),
@@ -37,6 +40,7 @@ fn main() -> Result<()> {
     match Task::parse() {
         Task::Deps => deps::run(),
         Task::Tidy => tidy::run(),
+        Task::Migrations => migrations::run(),
         Task::Plugins(args) => plugins::run(&args),
         Task::Generate(args) => generate::run(&args),
         Task::Check => check::run(),

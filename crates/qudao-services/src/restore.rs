@@ -318,7 +318,12 @@ fn recovery_settings(log: &Path, to_time: Option<Timestamp>) -> Vec<String> {
         // Nobody is let in before the end: being ready means that the recovery is over.
         "hot_standby=off".to_owned(),
     ];
-    settings.extend(to_time.map(|time| format!("recovery_target_time={time}")));
+    // With an offset in digits: names of time zones are not known yet when this is read.
+    settings.extend(
+        to_time.map(|time| {
+            format!("recovery_target_time={}", time.strftime("%Y-%m-%d %H:%M:%S%.6f+00"))
+        }),
+    );
     settings
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use qudao_storage::{Store, StoreSettings};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
 
 use crate::cluster::{admin_url, psql};
 
@@ -37,6 +38,8 @@ impl TestDb {
     /// # Panics
     /// If there is no Postgres to be had.
     pub async fn empty() -> Self {
+        // A store takes on a role that the first migration of a server makes.
+        template().await;
         Self::create(None).await
     }
 
@@ -85,6 +88,12 @@ impl Drop for TestDb {
 
 /// The name of the migrated template on the tests' server, made if it is not there yet.
 async fn template() -> String {
+    // Once in a process: the lock blocks its thread, and whoever holds it may need that thread.
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    TEMPLATE.get_or_init(make_template).await.clone()
+}
+
+async fn make_template() -> String {
     let admin_url = admin_url().await;
     let name = format!("template_{}", short_hash(&migrations()));
     let _turn = lock();

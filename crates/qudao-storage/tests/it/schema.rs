@@ -51,6 +51,16 @@ async fn every_table_of_a_tenant_keeps_to_the_rules() {
     .await;
     assert_eq!(loose_policies, Vec::<String>::new(), "with another policy than the one");
 
+    let keyless = names(
+        &mut connection,
+        "SELECT c.relname::text FROM pg_class c \
+         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' \
+         WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace \
+           AND NOT EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)",
+    )
+    .await;
+    assert_eq!(keyless, Vec::<String>::new(), "without a primary key");
+
     let loose_keys = names(
         &mut connection,
         "SELECT i.indexrelid::regclass::text FROM pg_index i \
@@ -70,6 +80,19 @@ async fn every_table_of_a_tenant_keeps_to_the_rules() {
     )
     .await;
     assert_eq!(loose_foreign_keys, Vec::<String>::new(), "without the tenant");
+
+    // A table without a tenant is whole on every shard, so what refers to it works there too. One
+    // that has a tenant and is referred to from one that has none would not.
+    let inward = names(
+        &mut connection,
+        "SELECT f.conname::text FROM pg_constraint f \
+         JOIN pg_attribute b ON b.attrelid = f.confrelid AND b.attname = 'tenant_id' \
+         WHERE f.contype = 'f' AND NOT EXISTS ( \
+             SELECT 1 FROM pg_attribute a \
+             WHERE a.attrelid = f.conrelid AND a.attname = 'tenant_id')",
+    )
+    .await;
+    assert_eq!(inward, Vec::<String>::new(), "from the platform's tables to a tenant's");
 }
 
 #[tokio::test]
