@@ -135,7 +135,7 @@ async fn a_lost_platform_is_restored_to_its_last_archived_moment_or_an_earlier_o
     for text in ["before", "after"] {
         assert_eq!(visitor.reply().await["text"], text);
     }
-    say(&mut visitor, "another way").await;
+    say(&mut visitor, "otherwise").await;
     restored.assert_books_balance();
 }
 
