@@ -190,7 +190,11 @@ async fn a_restore_refuses_what_it_cannot_do_and_says_why() {
     assert!(said.contains("is missing, and later ones are there"), "{said}");
     fs::write(&segments[0], whole).unwrap();
 
-    printed(&restore(&platform, &new, &[]));
+    printed(&restore(&platform, &new, &["--rehearse"]));
+    let check = platform.command(&["check"]).env("QUDAO_HOME", &new).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    // A branch in the archive would lead the next restore away from the platform that serves.
+    assert!(!dir.join("wal/00000002.history.gz").exists());
     assert_refused(&restore(&platform, &new, &[]), "is not empty");
 }
 

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use qudao_testkit::{TestDb, TestRedis};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::{
     platform::{Platform, Wanted, descendants},
@@ -175,11 +176,11 @@ async fn nodes_are_restarted_one_after_another_and_no_message_is_lost() {
     let doors: Doors = Arc::default();
     doors.lock().unwrap().extend([nodes[0].told("base_url"), nodes[1].told("base_url")]);
     let enough = Arc::new(Mutex::new(false));
-    let mut people = Vec::new();
+    let mut people = JoinSet::new();
     for number in 0..4 {
         let mut person = Person::arrive(&nodes[number % 2], &doors).await;
         let enough = Arc::clone(&enough);
-        people.push(tokio::spawn(async move {
+        people.spawn(async move {
             let (mut asked, mut heard) = (Vec::new(), Vec::new());
             while !*enough.lock().unwrap() {
                 let text = format!("{number} says {} one two three four five six", asked.len());
@@ -189,10 +190,9 @@ async fn nodes_are_restarted_one_after_another_and_no_message_is_lost() {
             assert_eq!(heard, asked);
             assert!(0 < person.previews);
             asked.len()
-        }));
+        });
     }
-    for index in 0..nodes.len() {
-        let node = &mut nodes[index];
+    for (index, node) in nodes.iter_mut().enumerate() {
         let status = node.stop().await;
         assert!(status.success(), "{status}\n{}", node.log());
         node.restart().await;
@@ -201,10 +201,7 @@ async fn nodes_are_restarted_one_after_another_and_no_message_is_lost() {
         }
     }
     *enough.lock().unwrap() = true;
-    let mut talks = 0;
-    for person in people {
-        talks += person.await.unwrap();
-    }
+    let talks: usize = people.join_all().await.into_iter().sum();
     assert!(8 < talks, "{talks}");
     // Each turn was finished by the worker that began it.
     assert_eq!(services.db.psql("SELECT count(*) FROM model_attempts"), talks.to_string());
@@ -244,15 +241,14 @@ async fn a_stream_of_the_api_is_finished_before_its_node_ends() {
     let text = "one two three four five six seven eight nine ten eleven twelve";
     let mut stream = api.stream_completion("slow", text).await.bytes_stream();
     let mut body = stream.next().await.unwrap().unwrap().to_vec();
-    let reader = tokio::spawn(async move {
+    let reader = async {
         while let Some(piece) = stream.next().await {
             body.extend_from_slice(&piece.unwrap());
         }
         String::from_utf8(body).unwrap()
-    });
-    let status = api.stop().await;
+    };
+    let (status, body) = tokio::join!(api.stop(), reader);
     assert!(status.success(), "{status}\n{}", api.log());
-    let body = reader.await.unwrap();
     assert!(body.trim_end().ends_with("data: [DONE]"), "{body}");
     let events = body.lines().filter_map(|line| line.strip_prefix("data: {"));
     let said: String = events

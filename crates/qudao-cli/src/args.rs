@@ -96,6 +96,9 @@ pub(crate) struct RestoreOptions {
     /// The moment to go back to, such as 2026-11-25T08:30:00Z; all that was archived when absent.
     #[arg(long, value_name = "TIME")]
     pub(crate) to_time: Option<jiff::Timestamp>,
+    /// Only to see whether it works: the restored home never archives into the folder.
+    #[arg(long)]
+    pub(crate) rehearse: bool,
 }
 
 /// Which part of the platform a process is.

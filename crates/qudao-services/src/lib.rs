@@ -109,6 +109,7 @@ impl Services {
         environment: &Environment,
     ) -> Result<Self, ServicesError> {
         let ServicesSettings { database_url, redis_url, durable, archive, .. } = settings;
+        let archive = archive.filter(|_| !place.data.join(restore::REHEARSAL).exists());
         let mut wanted: Vec<Box<dyn Service>> = Vec::new();
         let redis_url = match redis_url {
             Some(url) => url,

@@ -29,6 +29,9 @@ use crate::{
 const UNFINISHED_CLUSTER: &str = "postgres.unfinished";
 /// The part of the log that the recovery reads, where Postgres' own user can.
 const LOG: &str = "restore-log";
+/// Marks the data of a rehearsal. Its log would lead a later restore onto a branch on which the
+/// real platform never was.
+pub(crate) const REHEARSAL: &str = "rehearsal";
 /// Files that one call of `gzip` is given.
 const AT_ONCE: usize = 200;
 
@@ -45,6 +48,8 @@ pub struct RestoreSettings {
     pub to_time: Option<Timestamp>,
     /// Where the restored Postgres will archive its log.
     pub archive: Option<ArchiveSettings>,
+    /// Whether this is a rehearsal: the home archives nothing then, whatever its settings say.
+    pub rehearsal: bool,
 }
 
 /// What was restored.
@@ -90,6 +95,7 @@ pub async fn restore(
     let data = place.data.join(UNFINISHED_CLUSTER);
     let log = place.data.join(LOG);
     let recovered = async {
+        let _ = fs::remove_file(place.data.join(REHEARSAL));
         for leftover in [&data, &log] {
             if leftover.exists() {
                 fs::remove_dir_all(leftover)
@@ -103,13 +109,13 @@ pub async fn restore(
         give(&signal, identity.as_ref())?;
         let recovery =
             Recovery { data: data.clone(), settings: recovery_settings(&log, settings.to_time) };
-        let postgres = Postgres::recovering(
-            recovery,
-            &place,
-            identity.clone(),
-            settings.archive.clone(),
-            environment,
-        )?;
+        if settings.rehearsal {
+            let mark = place.data.join(REHEARSAL);
+            fs::write(&mark, "").doing(|| format!("writing {}", mark.display()))?;
+        }
+        let archive = settings.archive.clone().filter(|_| !settings.rehearsal);
+        let postgres =
+            Postgres::recovering(recovery, &place, identity.clone(), archive, environment)?;
         let keeper = Keeper::start(vec![Box::new(postgres)], place.run.clone()).await?;
         keeper.stop().await;
         Ok(())
@@ -137,7 +143,7 @@ pub async fn restore(
 /// What an interrupted restore left is not data.
 fn refuse_data(home: &Path) -> Result<(), ServicesError> {
     let Ok(entries) = fs::read_dir(home.join("data")) else { return Ok(()) };
-    let leftovers = [UNFINISHED_CLUSTER, LOG, "postgres.pid", "HOME"];
+    let leftovers = [UNFINISHED_CLUSTER, LOG, REHEARSAL, "postgres.pid", "HOME"];
     let empty = entries
         .flatten()
         .all(|entry| leftovers.iter().any(|leftover| entry.file_name().to_str() == Some(leftover)));

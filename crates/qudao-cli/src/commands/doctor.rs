@@ -116,7 +116,7 @@ async fn sign_of_life(context: &Context) -> Check {
         );
     };
     if instance.base_url.is_empty() {
-        // A worker has no door to knock at; holding its lock is its sign of life.
+        // It is starting; holding its lock is its sign of life.
         return Check::ok("instance", format!("process {} runs", instance.pid));
     }
     let url = format!("{}/livez", instance.base_url);

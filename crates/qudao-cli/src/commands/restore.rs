@@ -29,12 +29,17 @@ pub(crate) async fn run(
         backup: options.backup,
         to_time: options.to_time,
         archive: context.archive(),
+        rehearsal: options.rehearse,
     };
     let report = restore(settings, &Environment::read()).await?;
     if json {
         terminal::print_json(&json!(report));
     } else {
         terminal::print(&line(&report));
+    }
+    if !json && options.rehearse {
+        terminal::say("this was a rehearsal: look with `qudao check`, then remove the home");
+    } else if !json {
         terminal::say(&format!(
             "{} is restored: start it with `qudao serve`, then look with `qudao check`",
             home.display()
