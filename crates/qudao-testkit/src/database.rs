@@ -52,7 +52,10 @@ impl TestDb {
         // A process id may come back on a server that is kept for long.
         let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         let create = format!("CREATE DATABASE {name} {template}");
-        psql(&admin_url, &[&drop, &create]).expect("a database can be created");
+        // Not on this thread: others of a test that makes several are connecting meanwhile.
+        let server = admin_url.clone();
+        let made = tokio::task::spawn_blocking(move || psql(&server, &[&drop, &create])).await;
+        made.expect("psql runs").expect("a database can be created");
         let url = with_database(&admin_url, &name);
         let settings = StoreSettings { max_connections: 8, ..StoreSettings::new(&*url) };
         let store = Store::connect(settings).await.expect("the new database answers");
