@@ -139,6 +139,38 @@ unsafe extern "C" fn run(
     }
 }
 
+fn segfault(after: Duration) {
+    thread::sleep(after);
+    // SAFETY: it is not; that is the point.
+    unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) }
+}
+
+/// Goes on although there is no credit, until the reader leaves.
+fn flood(line: &Line<'_>) -> i32 {
+    let mut refused = 0;
+    while refused < 1_000 {
+        match line.token(b"flood ") {
+            QD_E_AGAIN => {
+                refused += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            code if code < 0 => return QD_OK,
+            _ => {}
+        }
+    }
+    line.end();
+    QD_OK
+}
+
+/// Takes no refusal for an answer, then ends as if all of it had been taken.
+fn exceed(line: &Line<'_>) -> i32 {
+    for number in 0..EXCESS {
+        line.token(format!("{number} ").as_bytes());
+    }
+    line.end();
+    QD_OK
+}
+
 /// Anything without a rule to break is answered with `ok`.
 fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
     match mode {
@@ -149,13 +181,8 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
             thread::sleep(Duration::from_millis(100));
             std::process::abort();
         }
-        // SAFETY: it is not; that is the point.
-        "segfault" => unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) },
-        "late segfault" => {
-            thread::sleep(Duration::from_millis(100));
-            // SAFETY: as above.
-            unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) }
-        }
+        "segfault" => segfault(Duration::ZERO),
+        "late segfault" => segfault(Duration::from_millis(100)),
         _ if mode.starts_with("wait") => thread::sleep(Duration::from_millis(300)),
         "hang" => loop {
             thread::sleep(Duration::from_secs(1));
@@ -166,28 +193,8 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
                 thread::sleep(Duration::from_secs(1));
             }
         }
-        "flood" => {
-            // Ignores that there is no credit.
-            let mut refused = 0;
-            while refused < 1_000 {
-                match line.token(b"flood ") {
-                    QD_E_AGAIN => {
-                        refused += 1;
-                        thread::sleep(Duration::from_millis(1));
-                    }
-                    code if code < 0 => return QD_OK,
-                    _ => {}
-                }
-            }
-        }
-        "exceed" => {
-            // Takes no refusal for an answer, then ends as if all of it had been taken.
-            for number in 0..EXCESS {
-                line.token(format!("{number} ").as_bytes());
-            }
-            line.end();
-            return QD_OK;
-        }
+        "flood" => return flood(line),
+        "exceed" => return exceed(line),
         "leak" => {
             std::mem::forget(vec![1u8; 8 << 20]);
         }
