@@ -75,6 +75,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qudao-plugin-openai", &["qudao-plugin-api"]),
     ("qudao-tests", &[]),
     (
+        "qudao-chaos",
+        &[
+            "qudao-domain",
+            "qudao-plugin-api",
+            "qudao-billing",
+            "qudao-storage",
+            "qudao-plugin-host",
+            "qudao-core",
+            "qudao-server",
+            "qudao-worker",
+            "qudao-testkit",
+        ],
+    ),
+    (
         "qudao-benches",
         &[
             "qudao-domain",
@@ -100,7 +114,11 @@ const OWNED: &[(&str, &[&str])] = &[
     ("candle-transformers", &["qudao-plugin-candle-llm"]),
     ("tokenizers", &["qudao-plugin-candle-llm"]),
     ("async-openai", &["qudao-plugin-openai"]),
+    ("fail", &["qudao-core", "qudao-chaos"]),
 ];
+
+/// What an operator runs, and what is built together with it (`make build`).
+const SHIPPED: &[&str] = &["qudao-cli", "qudao-plugin-host", "xtask"];
 
 pub(crate) fn run() -> Result<()> {
     let output = crate::cargo()
@@ -113,7 +131,30 @@ pub(crate) fn run() -> Result<()> {
     if !broken.is_empty() {
         bail!("forbidden dependencies:\n  {}", broken.join("\n  "));
     }
-    Ok(())
+    no_failpoints()
+}
+
+/// What is shipped is built without failpoints, in whichever company it is built.
+fn no_failpoints() -> Result<()> {
+    let mut tree = crate::cargo();
+    tree.args(["tree", "--edges=normal,build", "--prefix=none", "--format={p} {f}"]);
+    for package in SHIPPED {
+        tree.args(["--package", package]);
+    }
+    let output = tree.current_dir(crate::root()).output().context("running cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    match failpoint(&String::from_utf8_lossy(&output.stdout)) {
+        Some(line) => bail!("what is shipped would have failpoints: {line}"),
+        None => Ok(()),
+    }
+}
+
+/// The first line of a tree that names the crate of failpoints or their feature.
+fn failpoint(tree: &str) -> Option<&str> {
+    let mut lines = tree.lines();
+    lines.find(|line| line.starts_with("fail v") || line.contains("failpoints"))
 }
 
 fn forbidden(metadata: &serde_json::Value) -> Result<Vec<String>> {
@@ -145,7 +186,7 @@ fn forbidden(metadata: &serde_json::Value) -> Result<Vec<String>> {
 mod tests {
     use serde_json::json;
 
-    use super::forbidden;
+    use super::{failpoint, forbidden};
 
     fn graph(name: &str, dependency: &str, kind: Option<&str>) -> Vec<String> {
         let dependency = json!({ "name": dependency, "kind": kind });
@@ -160,6 +201,14 @@ mod tests {
             graph("qudao-cli", "qudao-plugin-candle-llm", None),
             ["qudao-cli -> qudao-plugin-candle-llm"]
         );
+    }
+
+    #[test]
+    fn a_failpoint_in_the_tree_of_what_is_shipped_is_reported() {
+        assert_eq!(failpoint("qudao-cli v0.1.0\nserde v1.0.0 derive\nfailure v0.1.0"), None);
+        assert_eq!(failpoint("qudao-core v0.1.0\nfail v0.5.1"), Some("fail v0.5.1"));
+        let core = "qudao-core v0.1.0 (/q/core) failpoints";
+        assert_eq!(failpoint(core), Some(core));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "a command-line tool talks on stderr")]
 
 mod bench;
+mod chaos;
 mod check;
 mod deps;
 mod generate;
@@ -31,7 +32,8 @@ enum Task {
     /// Writes what is generated from code: OpenAPI, the settings' schema.
     Generate(generate::Args),
     /// What must hold before a commit: format, lints, deps, tidy, migrations, generated files.
-    Check,
+    /// `check chaos` proves the pipeline under faults and takes minutes.
+    Check(check::Args),
     /// Measures against a named reference in the same run.
     Bench(bench::Args),
 }
@@ -43,7 +45,7 @@ fn main() -> Result<()> {
         Task::Migrations => migrations::run(),
         Task::Plugins(args) => plugins::run(&args),
         Task::Generate(args) => generate::run(&args),
-        Task::Check => check::run(),
+        Task::Check(args) => check::run(&args),
         Task::Bench(args) => bench::run(&args),
     }
 }

@@ -43,6 +43,19 @@ pub(crate) struct Args {
     portable: bool,
 }
 
+impl Args {
+    /// What the checks under faults load, laid out where the tests' plugins are.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            only: vec!["rogue".to_owned()],
+            dev: true,
+            out: "target/chaos-plugins".into(),
+            key: "dist/signing.key".into(),
+            portable: false,
+        }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let members = chosen(&args.only)?;
     let built = build(&members, args)?;

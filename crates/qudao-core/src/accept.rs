@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use metrics::counter;
 use qudao_domain::{ConversationId, TenantId};
-use qudao_storage::{Accept, Inbound, StorageError, Topic};
+use qudao_storage::{Accept, Inbound, StorageError, Topic, Tx};
 
-use crate::Core;
+use crate::{Core, failpoint, faults::seeded_bug};
 
 /// An accepted message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,9 @@ impl Core {
     ) -> Result<Accepted, AcceptError> {
         let mut tx = self.store.begin(tenant_id).await?;
         let accept = tx.accept(inbound).await?;
-        tx.commit().await?;
+        failpoint!("accept.written");
+        self.commit_accepted(tx).await?;
+        failpoint!("accept.committed");
         let (conversation_id, seq, duplicate) = match accept {
             Accept::New { conversation_id, seq } => (conversation_id, seq, false),
             Accept::Duplicate { conversation_id, seq } => (conversation_id, seq, true),
@@ -75,6 +77,17 @@ impl Core {
             self.wake_turns();
         }
         Ok(Accepted { conversation_id, seq, duplicate })
+    }
+
+    async fn commit_accepted(self: &Arc<Self>, tx: Tx) -> Result<(), StorageError> {
+        seeded_bug!("ack_before_commit", {
+            self.spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                tx.commit().await
+            });
+            Ok(())
+        });
+        tx.commit().await
     }
 
     /// Tells the workers of this and other nodes that a conversation is ready.

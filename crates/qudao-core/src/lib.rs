@@ -17,6 +17,7 @@ pub mod accept;
 pub mod api;
 pub mod authenticate;
 pub mod channel;
+pub mod faults;
 pub mod notice;
 pub mod once;
 pub mod preview;

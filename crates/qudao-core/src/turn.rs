@@ -14,7 +14,7 @@ use qudao_storage::{
 use rand::RngExt as _;
 use tokio::time::{self, Instant};
 
-use crate::{AssistantState, Core, PreviewEvent, notice::Notice};
+use crate::{AssistantState, Core, PreviewEvent, failpoint, faults::seeded_bug, notice::Notice};
 
 mod generate;
 mod hold;
@@ -119,19 +119,20 @@ impl Core {
         if self.settings.turns.max_attempts <= claim.attempts {
             // The tenant's language may be what cannot be read.
             let both = ["zh", "en"].map(|locale| Notice::GaveUp.text(locale)).join("\n");
-            let id = TurnId::derive(claim.conversation_id, claim.from_seq);
+            let id = turn_id(claim);
             return self.bury(claim.tenant_id, &end_turn(claim, id, both)).await;
         }
         self.retry(claim).await
     }
 
     async fn try_turn(self: &Arc<Self>, claim: Claim) -> Result<TurnOutcome, StorageError> {
-        let id = TurnId::derive(claim.conversation_id, claim.from_seq);
+        let id = turn_id(&claim);
         let context = self.turn_context(&claim).await?;
         if context.pending.is_empty() {
             self.release(&claim, Duration::ZERO).await?;
             return Ok(TurnOutcome::Lost);
         }
+        failpoint!("turn.read");
         self.record_wait(&context);
         let turn = Turn { claim, id, context };
         if self.settings.turns.max_attempts < claim.attempts {
@@ -223,6 +224,7 @@ impl Core {
         let mut tx = self.store.begin(claim.tenant_id).await?;
         let kept = tx.heartbeat(claim.conversation_id, claim.epoch, lease).await?;
         tx.commit().await?;
+        failpoint!("turn.lease_extended");
         Ok(kept)
     }
 
@@ -250,6 +252,7 @@ impl Core {
                     tries += 1;
                 }
                 Ok(Commit::Done { .. }) => {
+                    failpoint!("turn.committed");
                     self.wake_outbox();
                     return Ok(true);
                 }
@@ -262,6 +265,7 @@ impl Core {
     async fn try_commit(&self, claim: &Claim, commit: &CommitTurn) -> Result<Commit, StorageError> {
         let mut tx = self.store.begin(claim.tenant_id).await?;
         let outcome = tx.commit_turn(commit).await?;
+        failpoint!("turn.written");
         tx.commit().await?;
         Ok(outcome)
     }
@@ -329,6 +333,7 @@ impl Core {
         let mut tx = self.store.begin(claim.tenant_id).await?;
         let released = tx.release_turn(claim.conversation_id, claim.epoch, retry_in).await?;
         tx.commit().await?;
+        failpoint!("turn.released");
         Ok(released)
     }
 
@@ -339,7 +344,9 @@ impl Core {
     ) -> Result<TurnOutcome, StorageError> {
         let mut tx = self.store.begin(tenant).await?;
         let buried = tx.bury_turn(end).await?;
+        failpoint!("turn.burying");
         tx.commit().await?;
+        failpoint!("turn.buried");
         Ok(self.ended(buried, TurnOutcome::Buried))
     }
 
@@ -351,7 +358,9 @@ impl Core {
     ) -> Result<TurnOutcome, StorageError> {
         let mut tx = self.store.begin(turn.claim.tenant_id).await?;
         let rejected = tx.reject_turn(&turn.end(notice)).await?;
+        failpoint!("turn.rejecting");
         tx.commit().await?;
+        failpoint!("turn.rejected");
         Ok(self.ended(rejected, outcome))
     }
 
@@ -370,6 +379,12 @@ impl Turn {
     fn end(&self, notice: Notice) -> EndTurn {
         end_turn(&self.claim, self.id, notice.text(&self.context.locale).to_owned())
     }
+}
+
+/// The same for whoever takes the turn over.
+fn turn_id(claim: &Claim) -> TurnId {
+    seeded_bug!("random_turn_id", TurnId::new());
+    TurnId::derive(claim.conversation_id, claim.from_seq)
 }
 
 fn end_turn(claim: &Claim, turn_id: TurnId, notice: String) -> EndTurn {

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics::{counter, gauge};
-use qudao_core::DeliverError;
+use qudao_core::{DeliverError, failpoint};
 use qudao_storage::{OutboxClaim, StorageError, Topic};
 use rand::RngExt as _;
 use tokio::{
@@ -14,7 +14,8 @@ use tokio::{
 
 use crate::{Shared, signal::Signal};
 
-/// What is left of a lease when a delivery is given up, to write that down.
+/// What is left of a lease when a delivery is given up, to write that down; a quarter of a lease
+/// that is short.
 const MARGIN: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -52,6 +53,9 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
             return false;
         }
     };
+    if !claims.is_empty() {
+        failpoint!("delivery.claimed");
+    }
     let full = claims.len() == permits.len();
     for (claim, permit) in claims.into_iter().zip(permits) {
         shared.jobs.spawn(deliver(Arc::clone(shared), claim, permit));
@@ -69,6 +73,7 @@ async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphoreP
             Err(error) if error.retryable => "failed",
             Err(_) => "refused",
         };
+        failpoint!("delivery.sent");
         counter!("qudao_deliveries_total", "outcome" => outcome).increment(1);
         if let Err(error) = record(&shared, &claim, delivered).await {
             // The lease runs out and it is sent again, under the same id.
@@ -105,7 +110,8 @@ async fn send(shared: &Shared, claim: &OutboxClaim) -> Result<(), DeliverError> 
     let Some(channel) = shared.channels.get(&claim.channel_kind) else {
         return failed("this node has no adapter for the channel");
     };
-    let patience = shared.settings.delivery_lease.saturating_sub(MARGIN).max(MARGIN);
+    let lease = shared.settings.delivery_lease;
+    let patience = lease - MARGIN.min(lease / 4);
     match time::timeout(patience, channel.deliver(claim)).await {
         Ok(outcome) => outcome,
         Err(_) => failed("the other side took too long"),
@@ -134,7 +140,9 @@ async fn record(
             }
         },
     }
+    failpoint!("delivery.recording");
     tx.commit().await?;
+    failpoint!("delivery.recorded");
     // The next message of the conversation may be waiting behind this one.
     shared.core.wake.outbox.notify_one();
     Ok(())

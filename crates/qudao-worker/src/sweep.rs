@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use metrics::counter;
+use qudao_core::failpoint;
 use rand::RngExt as _;
 use tokio::time;
 
@@ -20,6 +21,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         match shared.core.store.sweep().await {
             Ok(swept) => {
+                failpoint!("sweep.done");
                 counter!("qudao_swept_total", "what" => "blocks").increment(swept.blocks);
                 counter!("qudao_swept_total", "what" => "holds").increment(swept.holds);
                 if 0 < swept.blocks + swept.holds {

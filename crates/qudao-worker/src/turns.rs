@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use metrics::{counter, gauge};
+use qudao_core::failpoint;
 use qudao_storage::{Claim, Topic};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -46,6 +47,9 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
             return false;
         }
     };
+    if !claims.is_empty() {
+        failpoint!("turn.claimed");
+    }
     let full = claims.len() == permits.len();
     for (claim, permit) in claims.into_iter().zip(permits) {
         shared.jobs.spawn(turn(Arc::clone(shared), claim, permit));

@@ -16,7 +16,7 @@ use qudao_storage::{Extend, StorageError, Tx};
 use tokio::time::Instant;
 
 use super::settle::Settling;
-use crate::{Core, settings::BlockSettings};
+use crate::{Core, failpoint, settings::BlockSettings};
 
 /// A refill at least this soon after the last one asks for more.
 const BUSY: Duration = Duration::from_secs(1);
@@ -218,6 +218,7 @@ impl Core {
         let arrived = Instant::now();
         loop {
             if let Some(grant) = lane.take(need) {
+                failpoint!("block.spent");
                 return Ok(grant);
             }
             let (core, shared) = (Arc::clone(self), Arc::clone(lane));
@@ -258,7 +259,9 @@ impl Core {
             let refill = lane.credit().refill_size(need, available, settings);
             match extend(&mut tx, block, refill, settings.lease).await? {
                 Extended::By(amount) => {
+                    failpoint!("block.extending");
                     tx.commit().await?;
+                    failpoint!("block.extended");
                     lane.refilled(block, amount);
                     return Ok(true);
                 }
@@ -273,7 +276,9 @@ impl Core {
         let (block, Refill { ample, exact }) = (BlockId::new(), refill);
         let reserved =
             tx.reserve_block_up_to(block, self.node, exact, ample, settings.lease).await?;
+        failpoint!("block.reserving");
         tx.commit().await?;
+        failpoint!("block.reserved");
         if let Some(amount) = reserved {
             lane.refilled(block, amount);
         }

@@ -18,7 +18,7 @@ use super::{
     credit::{Grant, Lane},
     kept::{Ending, Keeping},
 };
-use crate::Core;
+use crate::{Core, failpoint};
 
 /// How long a cancelled model may take to say what it used.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -125,7 +125,9 @@ impl OpenCall {
         };
         // Kept before the wait: a caller who leaves now may owe what the model makes meanwhile.
         let stream = self.stream.insert(stream);
+        failpoint!("call.made");
         let first = first_event(stream, &mut self.counts).await;
+        failpoint!("call.began");
         self.core.api.meters.first_event.record(called.elapsed());
         match first {
             Event::Error(error) => Err(self.refuse(error).await),
@@ -215,6 +217,7 @@ impl OpenCall {
     }
 
     async fn end(&mut self, finish_reason: FinishReason) -> Result<ApiEvent, ApiError> {
+        failpoint!("call.ended");
         let usage = self.bill.usage(self.counts);
         let mut charge = Micros::ZERO;
         if let Some((amount, settled)) = self.close(end_reason(finish_reason), Some(finish_reason))

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::credit::{Grant, Lane};
-use crate::Core;
+use crate::{Core, failpoint, faults::seeded_bug};
 
 /// How long a settlement that the database does not take is tried again.
 const PERSISTENCE: Duration = Duration::from_secs(600);
@@ -79,6 +79,17 @@ impl Core {
         self.api.meters.count(&line);
         lane.give_back(grant, line.charge);
         let (done, settled) = oneshot::channel();
+        failpoint!("settle.handed_over");
+        seeded_bug!("answer_before_settling", {
+            let (core, lane) = (Arc::clone(self), Arc::clone(lane));
+            self.spawn(async move {
+                time::sleep(Duration::from_millis(300)).await;
+                core.settle_lines(&lane, grant.block, &[line]).await;
+                lane.call_closed();
+            });
+            let _ = done.send(());
+            settled
+        });
         let mut queue = lane.settling.queue();
         queue.waiting.push(Pending { line, block: grant.block, done });
         let start = !mem::replace(&mut queue.running, true);
@@ -107,6 +118,7 @@ impl Core {
             // Whoever is not there by then goes with the next batch.
             let _ = time::timeout(settings.max_wait, gathered).await;
             let Some(batch) = lane.settling.next_batch(settings.max_batch) else { return };
+            failpoint!("settle.gathered");
             self.settle_batch(&lane, batch).await;
         }
     }
@@ -134,6 +146,7 @@ impl Core {
         }
         for ((done, settled), line) in waiting.into_iter().zip(settled).zip(&lines) {
             lane.call_closed();
+            failpoint!("settle.answering");
             if settled {
                 // A caller who is gone does not need to know.
                 let _ = done.send(());
@@ -173,7 +186,10 @@ impl Core {
         lines: &[UsageLine],
     ) -> Result<(), StorageError> {
         match self.store.settle_calls(lane.tenant_id, block, lines).await {
-            Ok(Settle::Done) => return Ok(()),
+            Ok(Settle::Done) => {
+                failpoint!("settle.committed");
+                return Ok(());
+            }
             Ok(Settle::Fenced) => {}
             Err(StorageError::Refused { constraint }) => {
                 tracing::error!(%block, constraint, "a block holds less than was spent from it");

@@ -11,7 +11,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::credit::Lane;
-use crate::Core;
+use crate::{Core, failpoint};
 
 /// Runs until the core closes or is dropped.
 pub(crate) async fn run(core: Weak<Core>, every: Duration, closing: CancellationToken) {
@@ -45,7 +45,10 @@ impl Core {
     async fn give_back(&self, lane: &Lane, block: BlockId) -> Result<(), StorageError> {
         let mut tx = self.store.begin(lane.tenant_id).await?;
         tx.close_block(block).await?;
-        tx.commit().await
+        failpoint!("block.closing");
+        tx.commit().await?;
+        failpoint!("block.closed");
+        Ok(())
     }
 
     async fn renew(&self, lane: &Lane, block: BlockId) -> Result<(), StorageError> {
@@ -53,6 +56,7 @@ impl Core {
         let lease = self.settings.api.blocks.lease;
         let outcome = tx.extend_block(block, qudao_domain::Micros::ZERO, lease).await?;
         tx.commit().await?;
+        failpoint!("block.renewed");
         if outcome == Extend::Gone {
             lane.forget(block);
         }

@@ -14,6 +14,7 @@ use super::{Turn, hold::Sized, prompt, stop::StopListener, typing::Typing};
 use crate::{
     Core,
     api::{end_reason, share},
+    failpoint,
     notice::Notice,
     price::max_input_tokens,
 };
@@ -194,7 +195,9 @@ impl Core {
             Err(error) => return Ok(failed(&error)),
         };
         let mut listener = Listening::new(self, turn, stream);
+        failpoint!("model.called");
         let heard = listener.hear(stop).await;
+        failpoint!("model.ended");
         Ok(match heard {
             Heard::End(finish) if listener.text.trim().is_empty() => {
                 let detail = format!("an empty answer ({})", finish.as_str());
@@ -297,6 +300,7 @@ impl Listening {
         match event {
             Some(Event::Token { text, reasoning, .. }) => {
                 if self.made == 0 {
+                    failpoint!("model.began");
                     histogram!("qudao_model_first_token_seconds").record(self.called.elapsed());
                 }
                 self.made += 1;

@@ -7,7 +7,7 @@ use qudao_plugin_api::wire::ChatRequest;
 use qudao_storage::{Hold, HoldTurn, StorageError};
 
 use super::{Turn, generate::Rung};
-use crate::Core;
+use crate::{Core, failpoint};
 
 /// How much of the wallet an answer may use.
 pub(super) enum Sized {
@@ -83,7 +83,9 @@ impl Core {
         };
         let mut tx = self.store.begin(turn.claim.tenant_id).await?;
         let outcome = tx.hold_turn(&hold).await?;
+        failpoint!("hold.written");
         tx.commit().await?;
+        failpoint!("hold.committed");
         Ok(outcome)
     }
 }

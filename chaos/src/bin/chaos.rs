@@ -1,0 +1,80 @@
+//! `cargo xtask check chaos`: proves the pipeline under faults, and that the proof can fail.
+#![expect(clippy::print_stdout, reason = "a command-line tool reports on stdout")]
+
+use std::{process::ExitCode, time::Instant};
+
+use clap::{Parser, Subcommand};
+use qudao_chaos::{mutants, points, verdict::Verdict};
+
+/// The pipeline under faults.
+#[derive(Parser)]
+struct Arguments {
+    /// All of them when absent.
+    #[command(subcommand)]
+    mode: Option<Mode>,
+}
+
+#[derive(Clone, Subcommand)]
+enum Mode {
+    /// Ends a node once at every named point.
+    Points {
+        /// Only points whose name contains this.
+        #[arg(default_value = "")]
+        only: String,
+    },
+    /// Seeds bugs and looks whether each is caught.
+    Mutants {
+        /// Only bugs whose name contains one of these.
+        only: Vec<String>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let modes = match Arguments::parse().mode {
+        Some(mode) => vec![mode],
+        None => vec![Mode::Points { only: String::new() }, Mode::Mutants { only: Vec::new() }],
+    };
+    let mut holds = true;
+    for mode in modes {
+        holds &= run(mode).await?;
+    }
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run(mode: Mode) -> anyhow::Result<bool> {
+    let began = Instant::now();
+    let say = |line: &str| println!("{line}");
+    let holds = match mode {
+        Mode::Points { only } => {
+            let (verdict, crashes) = points::run(&only, say).await?;
+            println!("points: {crashes} crashes");
+            report(&verdict)
+        }
+        Mode::Mutants { only } => {
+            let (tried, unnoticed) = mutants::run(&only, say).await?;
+            println!("mutants: {tried} seeded bugs, {unnoticed} not as expected");
+            unnoticed == 0
+        }
+    };
+    println!("{:.0} s\n", began.elapsed().as_secs_f64());
+    Ok(holds)
+}
+
+/// Prints a line per invariant. Whether all of them held.
+fn report(verdict: &Verdict) -> bool {
+    for line in &verdict.lines {
+        let word = match (line.violations, line.examined) {
+            (0, 0) => "empty",
+            (0, _) => "holds",
+            _ => "VIOLATED",
+        };
+        let sample = line.sample.as_deref().map(|what| format!(": {what}")).unwrap_or_default();
+        println!(
+            "{:<4} {word:<9} examined {:<6} violations {:<4} {}{sample}",
+            line.id, line.examined, line.violations, line.title
+        );
+    }
+    println!("redundant sends {}, model redos {}", verdict.redundant, verdict.redos);
+    verdict.violated().is_empty()
+}

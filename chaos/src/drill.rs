@@ -1,0 +1,206 @@
+//! One fault, a little traffic, no later input: what a crash point and a seeded bug are tried with.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use qudao_testkit::TestTenant;
+use tokio::time;
+
+use crate::{
+    mutants::Sabotage,
+    node::Node,
+    platform::Visitor,
+    record::Seen,
+    stage::{LEASE, REPLY_COST, Stage},
+    verdict::{self, Bounds, Verdict},
+};
+
+/// How long a point may take to be reached.
+const REACHED: Duration = Duration::from_secs(15);
+/// How long the rest may take once the fault is over.
+const DRAIN: Duration = Duration::from_secs(15);
+/// How long a message is delivered again while nobody acknowledges it.
+const DELIVERING: Duration = Duration::from_secs(20);
+/// A limit of an API call that a block of the first size covers once and not twice.
+const CALL_TOKENS: u32 = 32;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// The node ends at this point; another one follows.
+    AbortAt(&'static str),
+    /// The node is killed when it has acknowledged the message.
+    KillAfterAck,
+    /// The node is killed when a caller has read the end of an API call.
+    KillAfterCall,
+    /// The node sleeps for more than a lease when its model has answered, while another one is
+    /// there, and then goes on as if nothing had happened.
+    Zombie,
+    /// The remote refuses the first message of the conversation for a while.
+    Rebuff,
+}
+
+/// What comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// One message and two API calls at once.
+    One,
+    /// One message, of a tenant whose wallet does not cover an answer.
+    Poor,
+    /// One message, for a model that fails.
+    Broken,
+    /// One message that is delivered twice.
+    Twice,
+    /// Two messages, the second when the first is answered.
+    Two,
+    /// Eight people at once, of a tenant that can pay five answers.
+    Crowd,
+    /// One API call.
+    Call,
+}
+
+/// A fault and what it meets.
+#[derive(Debug, Clone, Copy)]
+pub struct Drill {
+    /// What goes wrong.
+    pub fault: Fault,
+    /// What comes in.
+    pub load: Load,
+    /// What was broken before, to see whether it is noticed.
+    pub sabotage: Sabotage,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Every invariant.
+    pub verdict: Verdict,
+    /// From the fault until nothing was left to do; `None` if something was left.
+    pub recovery: Option<Duration>,
+}
+
+impl Drill {
+    /// Runs it on a database of its own.
+    ///
+    /// # Errors
+    /// If it could not be run as planned, such as a point that was never reached.
+    pub async fn run(&self) -> anyhow::Result<Outcome> {
+        let mut stage = Stage::set(self.fault == Fault::Rebuff).await?;
+        self.sabotage.apply(&mut stage)?;
+        let (credits, model) = match self.load {
+            Load::Poor => (5_000, "fake"),
+            Load::Broken => (240_000, "broken"),
+            Load::Crowd => (5 * REPLY_COST, "fake"),
+            _ => (240_000, "fake"),
+        };
+        let tenant = stage.tenant(credits, &[model]).await;
+        let mut plan = stage.plan.clone();
+        match self.fault {
+            Fault::AbortAt(point) => plan.abort_at = Some(point.to_owned()),
+            Fault::Zombie => plan.sleep_at = Some(("model.ended".to_owned(), zombie_ms())),
+            _ => {}
+        }
+        let node = Node::start(&plan, &stage.doors).await?;
+        let (traffic, survivors) =
+            tokio::join!(self.send(&stage, &tenant), self.strike(&stage, node));
+        traffic?;
+        let survivors = survivors?;
+        let recovery = stage.drain(DRAIN).await?;
+        if self.fault == Fault::Zombie {
+            // Until the sleeper has done its worst.
+            time::sleep(LEASE * 3).await;
+        }
+        let bounds = Bounds { answer: Duration::from_secs(12), redundant: 1 };
+        let verdict = verdict::judge(&stage, bounds).await?;
+        drop(survivors);
+        Ok(Outcome { verdict, recovery })
+    }
+
+    async fn send(&self, stage: &Stage, tenant: &TestTenant) -> anyhow::Result<()> {
+        let visitor = Visitor::of(tenant);
+        let say = async |visitor: &Visitor, id: &str| {
+            let text = "what is the answer";
+            stage.platform.deliver(visitor, id, text, DELIVERING).await
+        };
+        match self.load {
+            Load::One => {
+                let call = || stage.platform.call(tenant, CALL_TOKENS);
+                let (said, one, other) = tokio::join!(say(&visitor, "m1"), call(), call());
+                (said?, one?, other?);
+            }
+            Load::Poor | Load::Broken => {
+                say(&visitor, "m1").await?;
+            }
+            Load::Twice => {
+                say(&visitor, "m1").await?;
+                say(&visitor, "m1").await?;
+            }
+            Load::Two => {
+                say(&visitor, "m1").await?;
+                answered(stage).await?;
+                say(&visitor, "m2").await?;
+            }
+            Load::Crowd => {
+                let crowd: Vec<Visitor> = (0..8).map(|_| Visitor::of(tenant)).collect();
+                let ids: Vec<String> = (0..8).map(|n| format!("m{n}")).collect();
+                let all = crowd.iter().zip(&ids).map(|(visitor, id)| say(visitor, id));
+                for said in futures_util::future::join_all(all).await {
+                    said?;
+                }
+            }
+            Load::Call => {
+                stage.platform.call(tenant, CALL_TOKENS).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the fault is, and returns the nodes that live on.
+    async fn strike(&self, stage: &Stage, mut node: Node) -> anyhow::Result<Vec<Node>> {
+        match self.fault {
+            Fault::None | Fault::Rebuff => return Ok(vec![node]),
+            Fault::AbortAt(point) => {
+                if !node.ends_within(REACHED).await {
+                    bail!("the point {point} was never reached");
+                }
+            }
+            Fault::KillAfterAck => {
+                seen(stage, |seen| matches!(seen, Seen::Acknowledged { .. })).await?;
+                node.kill().await?;
+            }
+            Fault::KillAfterCall => {
+                seen(stage, |seen| matches!(seen, Seen::Confirmed { .. })).await?;
+                node.kill().await?;
+            }
+            Fault::Zombie => {
+                seen(stage, |seen| matches!(seen, Seen::Acknowledged { .. })).await?;
+                return Ok(vec![node, stage.node().await?]);
+            }
+        }
+        Ok(vec![stage.node().await?])
+    }
+}
+
+fn zombie_ms() -> u64 {
+    u64::try_from(LEASE.as_millis() * 2).unwrap_or(u64::MAX)
+}
+
+async fn seen(stage: &Stage, what: impl Fn(&Seen) -> bool) -> anyhow::Result<()> {
+    let look = async {
+        while !stage.record.entries().iter().any(|entry| what(&entry.seen)) {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    time::timeout(REACHED, look).await.context("what the fault waits for never came")
+}
+
+async fn answered(stage: &Stage) -> anyhow::Result<()> {
+    let look = async {
+        while stage.sql("SELECT count(*) FROM outbox") == "0" {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    time::timeout(REACHED, look).await.context("the first message was not answered")
+}

@@ -1,0 +1,148 @@
+//! Nodes in processes of their own, as the check starts and ends them.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time,
+};
+
+use crate::plan::{Announcement, NodePlan};
+
+/// How long a node may take to serve.
+const START: Duration = Duration::from_secs(30);
+
+/// The addresses of the nodes that live.
+#[derive(Debug, Clone, Default)]
+pub struct Doors(Arc<Mutex<Vec<SocketAddr>>>);
+
+impl Doors {
+    /// One of them; the `n`-th, round and round.
+    pub fn pick(&self, n: usize) -> Option<SocketAddr> {
+        let doors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.get(n.checked_rem(doors.len())?).copied()
+    }
+
+    fn open(&self, addr: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(addr);
+    }
+
+    fn close(&self, addr: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|door| *door != addr);
+    }
+}
+
+/// A running node. Ends with the value.
+#[derive(Debug)]
+pub struct Node {
+    child: Child,
+    addr: SocketAddr,
+    doors: Doors,
+}
+
+impl Node {
+    /// Starts one and waits until it serves.
+    ///
+    /// # Errors
+    /// If it ends before.
+    pub async fn start(plan: &NodePlan, doors: &Doors) -> anyhow::Result<Self> {
+        let program = beside("chaos-node")?;
+        let loud = std::env::var_os("CHAOS_LOUD").is_some();
+        let mut child = Command::new(program)
+            .arg(serde_json::to_string(plan)?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(if loud { Stdio::inherit() } else { Stdio::null() })
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting a node")?;
+        let stdout = child.stdout.take().context("the node's output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let line =
+            time::timeout(START, lines.next_line()).await.context("a node that serves")??;
+        let Some(line) = line else { bail!("a node ended at its start") };
+        let Announcement { addr } = serde_json::from_str(&line)?;
+        doors.open(addr);
+        Ok(Self { child, addr, doors: doors.clone() })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("killing a node")
+    }
+
+    /// Whether it ended by itself within this time.
+    pub async fn ends_within(&mut self, patience: Duration) -> bool {
+        let ended = time::timeout(patience, self.child.wait()).await.is_ok();
+        if ended {
+            self.doors.close(self.addr);
+        }
+        ended
+    }
+
+    /// Freezes it.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.doors.close(self.addr);
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.doors.open(self.addr);
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.child.id().context("a node that runs")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), signal).context("signalling a node")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.doors.close(self.addr);
+    }
+}
+
+/// A program that was built together with this one.
+///
+/// # Errors
+/// If it is not there.
+pub fn beside(name: &str) -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    if !program.exists() {
+        bail!("{} is missing: run it through `cargo xtask check chaos`", program.display());
+    }
+    Ok(program)
+}
