@@ -3,13 +3,17 @@
 //! that receives the replies. What both of them saw is written down outside of the database and
 //! compared with it afterwards.
 
+pub mod cancel;
+pub mod deps;
 pub mod drill;
 pub mod mutants;
 pub mod node;
 pub mod plan;
 pub mod platform;
+pub mod plugins;
 pub mod points;
 pub mod record;
 pub mod remote;
 pub mod stage;
+pub mod storm;
 pub mod verdict;

@@ -135,6 +135,17 @@ impl Drop for Node {
     }
 }
 
+/// The processes that a process started.
+pub fn children(pid: u32) -> Vec<Pid> {
+    let tasks = format!("/proc/{pid}/task");
+    let tasks = std::fs::read_dir(tasks).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|pid| pid.parse().ok().map(Pid::from_raw))
+        .collect()
+}
+
 /// A program that was built together with this one.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! A database of its own, a remote, a platform, and the plans of the nodes between them.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use qudao_billing::Rates;
@@ -46,7 +49,7 @@ pub struct Stage {
     pub plan: NodePlan,
     /// The database, as the check sees it.
     pub store: Store,
-    _folder: TempDir,
+    folder: TempDir,
     // Last: what uses it goes first.
     db: TestDb,
 }
@@ -80,7 +83,7 @@ impl Stage {
             bugs: Vec::new(),
         };
         let store = db.store();
-        Ok(Self { record, remote, platform, doors, plan, store, _folder: folder, db })
+        Ok(Self { record, remote, platform, doors, plan, store, folder, db })
     }
 
     /// A tenant with this much to spend, whose messages these models answer.
@@ -95,6 +98,11 @@ impl Stage {
     /// If it does not serve.
     pub async fn node(&self) -> anyhow::Result<Node> {
         Node::start(&self.plan, &self.doors).await
+    }
+
+    /// Where the files of this run are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Runs SQL as the owner of the schema.

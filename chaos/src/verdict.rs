@@ -106,6 +106,13 @@ pub async fn judge(stage: &Stage, bounds: Bounds) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
+/// The longest that a message waited whose id begins like this and that was answered.
+pub fn slowest_answer(stage: &Stage, prefix: &str) -> Duration {
+    let witness = Witness::read(stage);
+    let waits = witness.waits().filter(|(id, _, _)| id.starts_with(prefix));
+    waits.filter_map(|(_, asked, answered)| Some(answered? - asked)).max().unwrap_or_default()
+}
+
 /// The record beside what the database says.
 struct Witness {
     entries: Vec<Entry>,
@@ -205,24 +212,36 @@ impl Witness {
         line("I16", "one turn, one reply id on the other side", replies.len(), twice)
     }
 
-    fn in_time(&self, record: &Record, bound: Duration) -> Line {
+    /// The acknowledged messages, and when each was acknowledged and first answered. A message
+    /// that is not in the inbox is left to I1.
+    fn waits(&self) -> impl Iterator<Item = (&str, Duration, Option<Duration>)> {
         let places: HashMap<&str, &(String, i64)> =
             self.inbox.iter().map(|(id, place)| (id.as_str(), place)).collect();
-        let first = self.first_deliveries();
+        let mut known = HashSet::new();
+        let mut answers: HashMap<&str, Vec<(i64, Duration)>> = HashMap::new();
+        for (delivery, at) in self.delivered() {
+            answers.entry(&delivery.conversation_id).or_default().push((delivery.to_seq, at));
+        }
+        self.acknowledged().filter(move |(id, _)| known.insert(*id)).filter_map(
+            move |(id, asked)| {
+                let (conversation, seq) = places.get(id)?;
+                let answers = answers.get(conversation.as_str()).into_iter().flatten();
+                let answer = answers.filter(|(to, _)| seq <= to).map(|(_, at)| *at).min();
+                Some((id, asked, answer))
+            },
+        )
+    }
+
+    fn in_time(&self, record: &Record, bound: Duration) -> Line {
         let (mut examined, mut longest, mut late) = (0, Duration::ZERO, Vec::new());
-        for (id, asked) in self.acknowledged() {
-            // One that is not there is counted by I1.
-            let Some((conversation, seq)) = places.get(id) else { continue };
+        for (id, asked, answered) in self.waits() {
             examined += 1;
-            let answer = first.iter().find(|(delivery, _)| {
-                delivery.conversation_id == *conversation && *seq <= delivery.to_seq
-            });
-            let Some((_, answered)) = answer else {
+            let Some(answered) = answered else {
                 late.push(format!("{id} was never answered"));
                 continue;
             };
             let waited = answered.saturating_sub(asked);
-            let waited = waited.saturating_sub(record.outage_within(asked, *answered));
+            let waited = waited.saturating_sub(record.outage_within(asked, answered));
             longest = longest.max(waited);
             if bound < waited {
                 late.push(format!("{id} waited {waited:.1?}"));

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use qudao_chaos::plan::{Announcement, Delivery, NodePlan};
 use qudao_core::{Channel, Core, CoreParts, CoreSettings, DeliverError};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash, state::ChannelKind};
-use qudao_plugin_host::{HostSettings, InstanceSettings, PluginHost};
+use qudao_plugin_host::{HostSettings, InstanceSettings, PluginHost, Timeouts};
 use qudao_server::ServerSettings;
 use qudao_storage::{Bus, OutboxClaim, Store, StoreSettings};
 use qudao_testkit::FakeModel;
@@ -138,7 +138,17 @@ fn host_settings(plan: &NodePlan) -> HostSettings {
         state_dir: rogue.state.clone(),
         host_binary: rogue.host_binary.clone(),
         allow_unsigned: true,
-        instances: vec![InstanceSettings::new("rogue", "rogue", "rogue")],
+        instances: vec![InstanceSettings {
+            timeouts: Timeouts {
+                first_token: Some(Duration::from_secs(2)),
+                inter_token: Some(Duration::from_secs(2)),
+                total: Some(Duration::from_secs(4)),
+                cancel_grace: Some(Duration::from_millis(500)),
+                ..Timeouts::default()
+            },
+            max_concurrency: 4,
+            ..InstanceSettings::new("rogue", "rogue", "rogue")
+        }],
         ..HostSettings::default()
     }
 }

@@ -4,7 +4,7 @@
 use std::{process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
-use qudao_chaos::{mutants, points, verdict::Verdict};
+use qudao_chaos::{cancel, deps, mutants, plugins, points, storm, verdict::Verdict};
 
 /// The pipeline under faults.
 #[derive(Parser)]
@@ -22,18 +22,50 @@ enum Mode {
         #[arg(default_value = "")]
         only: String,
     },
+    /// Kills, freezes and repeats at random.
+    Random {
+        /// Decides what comes in and what goes wrong; several are tried when absent.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How long each run takes, its end apart.
+        #[arg(long, default_value_t = 40)]
+        seconds: u64,
+    },
     /// Seeds bugs and looks whether each is caught.
     Mutants {
         /// Only bugs whose name contains one of these.
         only: Vec<String>,
     },
+    /// Takes away Redis, the model, the remote, the disk and Postgres.
+    Deps,
+    /// Lets clients hang up at random moments.
+    Cancel {
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        clients: usize,
+        /// Decides who hangs up when.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Lets a plugin break every rule.
+    Plugin,
 }
+
+/// The seeds that are tried when none is named.
+const SEEDS: &[u64] = &[1, 7, 11];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let modes = match Arguments::parse().mode {
         Some(mode) => vec![mode],
-        None => vec![Mode::Points { only: String::new() }, Mode::Mutants { only: Vec::new() }],
+        None => vec![
+            Mode::Points { only: String::new() },
+            Mode::Mutants { only: Vec::new() },
+            Mode::Random { seed: None, seconds: 40 },
+            Mode::Deps,
+            Mode::Cancel { clients: 1000, seed: 1 },
+            Mode::Plugin,
+        ],
     };
     let mut holds = true;
     for mode in modes {
@@ -55,6 +87,31 @@ async fn run(mode: Mode) -> anyhow::Result<bool> {
             let (tried, unnoticed) = mutants::run(&only, say).await?;
             println!("mutants: {tried} seeded bugs, {unnoticed} not as expected");
             unnoticed == 0
+        }
+        Mode::Random { seed, seconds } => {
+            let seeds = seed.map_or_else(|| SEEDS.to_vec(), |seed| vec![seed]);
+            let mut holds = true;
+            for seed in seeds {
+                let (verdict, damage) = storm::run(seed, seconds).await?;
+                println!("random: seed {seed}, {damage:?}");
+                holds &= report(&verdict);
+            }
+            holds
+        }
+        Mode::Deps => {
+            let verdict = deps::run(say).await?;
+            println!("deps:");
+            report(&verdict)
+        }
+        Mode::Cancel { clients, seed } => {
+            let verdict = cancel::run(seed, clients).await?;
+            println!("cancel: {clients} clients, seed {seed}");
+            report(&verdict)
+        }
+        Mode::Plugin => {
+            let verdict = plugins::run().await?;
+            println!("plugin:");
+            report(&verdict)
         }
     };
     println!("{:.0} s\n", began.elapsed().as_secs_f64());

@@ -65,6 +65,9 @@ unsafe extern "C" fn create(
     QD_OK
 }
 
+/// Pieces of eight megabytes: two gigabytes.
+const BALLOON: usize = 256;
+
 /// An instance.
 struct Rogue {
     host: *const QdHostApi,
@@ -197,6 +200,14 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
         "exceed" => return exceed(line),
         "leak" => {
             std::mem::forget(vec![1u8; 8 << 20]);
+        }
+        // Until it is refused more, or for as long as nobody ends it.
+        "balloon" => {
+            let mut air = Vec::new();
+            while air.len() < BALLOON {
+                air.push(vec![1u8; 8 << 20]);
+                thread::sleep(Duration::from_millis(5));
+            }
         }
         "bad kind" => {
             line.emit(QdEvent::new(99, b"?"));
