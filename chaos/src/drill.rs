@@ -162,7 +162,7 @@ impl Drill {
         match self.fault {
             Fault::None | Fault::Rebuff => return Ok(vec![node]),
             Fault::AbortAt(point) => {
-                if !node.ends_within(REACHED).await {
+                if !node.aborts_within(REACHED).await {
                     bail!("the point {point} was never reached");
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
@@ -15,7 +16,7 @@ use nix::{
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     time,
 };
 
@@ -48,6 +49,8 @@ impl Doors {
 #[derive(Debug)]
 pub struct Node {
     child: Child,
+    /// The node ends when this closes, and waiting for a child would close its own.
+    _leash: Option<ChildStdin>,
     addr: SocketAddr,
     doors: Doors,
 }
@@ -75,7 +78,8 @@ impl Node {
         let Some(line) = line else { bail!("a node ended at its start") };
         let Announcement { addr } = serde_json::from_str(&line)?;
         doors.open(addr);
-        Ok(Self { child, addr, doors: doors.clone() })
+        let leash = child.stdin.take();
+        Ok(Self { child, _leash: leash, addr, doors: doors.clone() })
     }
 
     /// Where it listens.
@@ -91,13 +95,11 @@ impl Node {
         self.child.kill().await.context("killing a node")
     }
 
-    /// Whether it ended by itself within this time.
-    pub async fn ends_within(&mut self, patience: Duration) -> bool {
-        let ended = time::timeout(patience, self.child.wait()).await.is_ok();
-        if ended {
-            self.doors.close(self.addr);
-        }
-        ended
+    /// Whether it ended within this time because it reached the point at which it was told to.
+    pub async fn aborts_within(&mut self, patience: Duration) -> bool {
+        let Ok(Ok(status)) = time::timeout(patience, self.child.wait()).await else { return false };
+        self.doors.close(self.addr);
+        status.signal() == Some(Signal::SIGABRT as i32)
     }
 
     /// Freezes it.

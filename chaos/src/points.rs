@@ -5,7 +5,7 @@ use futures_util::{StreamExt as _, stream};
 use crate::{
     drill::{Drill, Fault, Load, Outcome},
     mutants::Sabotage,
-    verdict::Verdict,
+    verdict::{Line, Verdict},
 };
 
 /// How many drills run at a time.
@@ -55,9 +55,8 @@ pub const POINTS: &[(&str, Load)] = &[
 
 /// Ends a node at every point whose name contains `only`. `say` hears of each.
 ///
-/// # Errors
-/// If a drill could not be run as planned.
-pub async fn run(only: &str, say: impl Fn(&str)) -> anyhow::Result<(Verdict, usize)> {
+/// A point that is not reached is a violation of the line `P0`.
+pub async fn run(only: &str, say: impl Fn(&str)) -> (Verdict, usize) {
     let chosen = POINTS.iter().filter(|(name, _)| name.contains(only));
     let drills = chosen.map(|(name, load)| async move {
         let drill = Drill { fault: Fault::AbortAt(name), load: *load, sabotage: Sabotage::NOTHING };
@@ -65,8 +64,16 @@ pub async fn run(only: &str, say: impl Fn(&str)) -> anyhow::Result<(Verdict, usi
     });
     let mut running = stream::iter(drills).buffer_unordered(AT_ONCE);
     let (mut total, mut crashes) = (Verdict::default(), 0);
+    let mut missed = Vec::new();
     while let Some((name, outcome)) = running.next().await {
-        let Outcome { verdict, recovery } = outcome?;
+        let Outcome { verdict, recovery } = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                say(&format!("{name:<20} {error:#}"));
+                missed.push(name);
+                continue;
+            }
+        };
         crashes += 1;
         let recovered = match recovery {
             Some(time) => format!("at rest {:.1} s after", time.as_secs_f64()),
@@ -77,5 +84,13 @@ pub async fn run(only: &str, say: impl Fn(&str)) -> anyhow::Result<(Verdict, usi
         say(&format!("{name:<20} {recovered:<24} {held}"));
         total.merge(verdict);
     }
-    Ok((total, crashes))
+    total.lines.push(Line {
+        id: "P0",
+        title: "every point is reached, and a node that ends there is followed by another"
+            .to_owned(),
+        examined: crashes + missed.len(),
+        violations: missed.len(),
+        sample: missed.first().map(|name| (*name).to_owned()),
+    });
+    (total, crashes)
 }

@@ -75,7 +75,7 @@ impl Stage {
             database_url: db.url().to_owned(),
             redis_url: NO_REDIS.to_owned(),
             remote: remote.socket.clone(),
-            models: models(Duration::from_millis(40)),
+            models: models(Duration::from_millis(120)),
             rogue: None,
             lease_ms: u64::try_from(LEASE.as_millis())?,
             abort_at: None,

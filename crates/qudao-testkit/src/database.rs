@@ -99,7 +99,8 @@ async fn template() -> String {
 async fn make_template() -> String {
     let admin_url = admin_url().await;
     let name = format!("template_{}", short_hash(&migrations()));
-    let _turn = lock();
+    // Off the runtime: whoever holds the lock may need this thread to go on.
+    let _turn = tokio::task::spawn_blocking(lock).await.expect("the lock can be waited for");
     let complete = format!("SELECT 1 FROM pg_database WHERE datname = '{name}' AND datistemplate");
     if psql(&admin_url, &[&complete]).is_ok_and(|found| found == "1") {
         return name;
