@@ -226,7 +226,7 @@ pub const MUTANTS: &[Mutant] = &[
         &["I5", "I18"],
     ),
     mutant(
-        "a stale node is not fenced, and a turn settles twice",
+        "a stale node is not fenced, and no key or CHECK stops a second settlement",
         (Fault::Zombie, Load::One),
         Sabotage {
             bugs: &[],
@@ -238,6 +238,7 @@ pub const MUTANTS: &[Mutant] = &[
                 "ALTER TABLE usage_events DROP CONSTRAINT usage_events_pk",
                 "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_pk",
                 "DROP INDEX outbox_one_reply",
+                "ALTER TABLE wallets DROP CONSTRAINT wallets_held_not_negative",
             ],
         },
         &["I5", "I9", "I16"],

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -21,7 +21,8 @@ use crate::{
     record::{Record, Seen},
 };
 
-/// How long the rebuffing remote waits for the second message of a conversation.
+/// How long the rebuffing remote waits for the second message of a conversation, from the moment
+/// at which it first refused the first one.
 const REBUFF: Duration = Duration::from_secs(3);
 
 /// The fake remote.
@@ -38,7 +39,7 @@ struct Desk {
     record: Record,
     away: Arc<AtomicBool>,
     rebuffs: bool,
-    opened: Instant,
+    rebuffed: Arc<OnceLock<Instant>>,
 }
 
 impl Remote {
@@ -53,7 +54,7 @@ impl Remote {
         let socket = folder.join("remote.sock");
         let listener = UnixListener::bind(&socket).context("opening the remote")?;
         let away = Arc::new(AtomicBool::new(false));
-        let desk = Desk { record, away: Arc::clone(&away), rebuffs, opened: Instant::now() };
+        let desk = Desk { record, away: Arc::clone(&away), rebuffs, rebuffed: Arc::default() };
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut open = JoinSet::new();
@@ -76,7 +77,9 @@ async fn serve(stream: UnixStream, desk: Desk) {
     let mut line = String::new();
     while stream.read_line(&mut line).await.is_ok_and(|read| 0 < read) {
         let Ok(delivery) = serde_json::from_str::<Delivery>(&line) else { return };
-        let rebuffed = desk.rebuffs && delivery.out_seq == 1 && desk.opened.elapsed() < REBUFF;
+        let rebuffed = desk.rebuffs
+            && delivery.out_seq == 1
+            && desk.rebuffed.get_or_init(Instant::now).elapsed() < REBUFF;
         if desk.away.load(Ordering::SeqCst) || rebuffed {
             return;
         }

@@ -132,6 +132,11 @@ fn report(verdict: &Verdict) -> bool {
             line.id, line.examined, line.violations, line.title
         );
     }
-    println!("redundant sends {}, model redos {}", verdict.redundant, verdict.redos);
+    println!(
+        "redundant sends {}, model redos {}, the slowest answer after {:.1} s",
+        verdict.redundant,
+        verdict.redos,
+        verdict.slowest.as_secs_f64()
+    );
     verdict.violated().is_empty()
 }
