@@ -33,6 +33,7 @@ lint() { cargo xtask check; }
 rust() {
     # Programs and libraries that the system tests start.
     cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host -p qudao-testkit -p qudao-benches \
+        && cargo xtask check chaos --build \
         && cargo xtask plugins --dev --only echo,rogue,openai --out target/test-plugins \
         && target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test --workspace --exclude qudao-plugin-candle-llm"
 }

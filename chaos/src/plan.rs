@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use qudao_testkit::Script;
 use serde::{Deserialize, Serialize};
 
+/// The key of the admin API of every node of the check.
+pub const OPERATOR: &str = "qo_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
 /// What a node of the check is and does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodePlan {

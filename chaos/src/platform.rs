@@ -20,6 +20,7 @@ use tokio::time;
 
 use crate::{
     node::Doors,
+    plan::OPERATOR,
     record::{Record, Seen},
 };
 
@@ -154,6 +155,14 @@ impl Platform {
             }));
         let response = request.send().await.ok()?;
         response.status().is_success().then_some(response)
+    }
+
+    /// Lets a plugin that crashed too often serve again.
+    pub async fn lift_quarantine(&self, plugin: &str) {
+        let Some(door) = self.door() else { return };
+        let path = format!("http://{door}/v1/plugins/{plugin}/lift-quarantine");
+        // There may be none to lift.
+        let _ = self.http.post(path).bearer_auth(OPERATOR).send().await;
     }
 
     fn door(&self) -> Option<SocketAddr> {

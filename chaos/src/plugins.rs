@@ -1,6 +1,8 @@
 //! A plugin that breaks every rule, in a child of the node, among tenants whose models are sound.
 
 use std::{
+    cell::Cell,
+    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -9,7 +11,7 @@ use anyhow::ensure;
 use tokio::time;
 
 use crate::{
-    node::beside,
+    node::{Node, beside, children},
     plan::RoguePlan,
     platform::{Sent, Visitor},
     stage::Stage,
@@ -37,6 +39,8 @@ const RULES: &[&str] = &[
 ];
 /// How long a neighbour may wait for an answer that takes its model half a second.
 const NEIGHBOURLY: Duration = Duration::from_secs(5);
+/// What the plugin's manifest allows, and its code on top.
+const MEMORY_MB: usize = 256 + 64;
 const DRAIN: Duration = Duration::from_secs(60);
 
 /// Where the plugin and the program that runs it were built.
@@ -64,11 +68,11 @@ pub async fn run() -> anyhow::Result<Verdict> {
     let rogue = stage.tenant(100_000_000, &["rogue"]).await;
     let good = stage.tenant(100_000_000, &["fake"]).await;
     let node = stage.node().await?;
-    let until = Instant::now() + Duration::from_secs(20);
+    let over = Cell::new(false);
     let neighbour = async {
         let visitor = Visitor::of(&good);
         let (mut asked, mut accepted) = (0_usize, 0_usize);
-        while Instant::now() < until {
+        while !over.get() {
             let id = format!("good{asked}");
             let sent = stage.platform.deliver(&visitor, &id, "hello", NEIGHBOURLY).await?;
             asked += 1;
@@ -80,14 +84,19 @@ pub async fn run() -> anyhow::Result<Verdict> {
     };
     let misbehaviour = async {
         for (n, rule) in RULES.iter().enumerate() {
+            // A plugin that crashes five times in a minute is quarantined; every rule is to be
+            // broken all the same.
+            stage.platform.lift_quarantine("rogue").await;
             let visitor = Visitor::of(&rogue);
             let id = format!("rogue{n}");
             stage.platform.deliver(&visitor, &id, rule, Duration::from_secs(20)).await?;
-            time::sleep(Duration::from_millis(700)).await;
+            await_end(&stage, n + 1).await?;
         }
+        over.set(true);
         anyhow::Ok(())
     };
-    let (neighbour, misbehaviour) = tokio::join!(neighbour, misbehaviour);
+    let (neighbour, misbehaviour, most) =
+        tokio::join!(neighbour, misbehaviour, most_memory(&node, &over));
     let ((asked, accepted), ()) = (neighbour?, misbehaviour?);
     stage.drain(DRAIN).await?;
     let bounds = Bounds { answer: Duration::from_secs(60), redundant: 0 };
@@ -103,6 +112,49 @@ pub async fn run() -> anyhow::Result<Verdict> {
         violations: asked - accepted + usize::from(NEIGHBOURLY < slowest),
         sample: None,
     });
+    let reached = "SELECT count(DISTINCT turn_id) FROM model_attempts WHERE model = 'rogue'";
+    let reached: usize = stage.sql(reached).parse()?;
+    verdict.lines.push(Line {
+        id: "P5",
+        title: "every rule was broken, none only refused".to_owned(),
+        examined: RULES.len(),
+        violations: RULES.len() - reached,
+        sample: None,
+    });
+    verdict.lines.push(Line {
+        id: "P6",
+        title: format!("a plugin that wants two gigabytes gets its limit: {most} MB at most"),
+        examined: 1,
+        violations: usize::from(MEMORY_MB < most),
+        sample: None,
+    });
     drop(node);
     Ok(verdict)
+}
+
+/// Until so many conversations of the plugin's tenant had an answer or word of the failure.
+async fn await_end(stage: &Stage, conversations: usize) -> anyhow::Result<()> {
+    let ended = "SELECT count(DISTINCT conversation_id) FROM inbox \
+                 WHERE external_id LIKE '%:rogue%' AND state <> 'accepted'";
+    let begun = Instant::now();
+    while stage.sql(ended).parse::<usize>()? < conversations {
+        ensure!(begun.elapsed() < DRAIN, "a message of the plugin's tenant is never done");
+        time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// The most memory that a child of the node had at a time, in megabytes.
+async fn most_memory(node: &Node, over: &Cell<bool>) -> usize {
+    let mut most = 0;
+    while !over.get() {
+        for child in node.pid().map(children).unwrap_or_default() {
+            let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            most = most.max(kilobytes.unwrap_or(0) / 1024);
+        }
+        time::sleep(Duration::from_millis(20)).await;
+    }
+    most
 }

@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod chaos;
 mod chat;
 mod death;
 mod nodes;

@@ -5,7 +5,7 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
-use qudao_chaos::plan::{Announcement, Delivery, NodePlan};
+use qudao_chaos::plan::{Announcement, Delivery, NodePlan, OPERATOR};
 use qudao_core::{Channel, Core, CoreParts, CoreSettings, DeliverError};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash, state::ChannelKind};
 use qudao_plugin_host::{HostSettings, InstanceSettings, PluginHost, Timeouts};
@@ -18,8 +18,6 @@ use tokio::{
     net::UnixStream,
 };
 use tokio_util::task::TaskTracker;
-
-const OPERATOR: &str = "qo_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 #[tokio::main(worker_threads = 3)]
 async fn main() -> anyhow::Result<()> {

@@ -18,9 +18,8 @@ struct Arguments {
 enum Mode {
     /// Ends a node once at every named point.
     Points {
-        /// Only points whose name contains this.
-        #[arg(default_value = "")]
-        only: String,
+        /// Only points whose name contains one of these.
+        only: Vec<String>,
     },
     /// Kills, freezes and repeats at random.
     Random {
@@ -59,7 +58,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let modes = match Arguments::parse().mode {
         Some(mode) => vec![mode],
         None => vec![
-            Mode::Points { only: String::new() },
+            Mode::Points { only: Vec::new() },
             Mode::Mutants { only: Vec::new() },
             Mode::Random { seed: None, seconds: 40 },
             Mode::Deps,
