@@ -111,27 +111,27 @@ impl Dependency {
         stage.drain(DRAIN).await?;
         let bounds = Bounds { answer: Duration::from_secs(45), redundant: 16 };
         let mut verdict = verdict::judge(&stage, bounds).await?;
-        if matches!(self, Self::Disk) {
-            verdict.lines.push(Line {
-                id: "P3",
-                title: "a full disk refuses messages instead of losing them".to_owned(),
-                examined: refused,
-                violations: usize::from(refused == 0),
-                sample: None,
-            });
-        }
-        if matches!(self, Self::Model) {
-            let charged = stage.sql("SELECT count(*) FROM usage_events");
-            verdict.lines.push(Line {
-                id: "P4",
-                title: "nobody pays for a model that does not answer".to_owned(),
-                examined: stage.sql("SELECT count(*) FROM holds").parse()?,
-                violations: charged.parse()?,
-                sample: None,
-            });
-        }
+        verdict.lines.extend(self.own_line(&stage, refused)?);
         drop(nodes);
         Ok(Some(verdict))
+    }
+
+    /// What has to hold for this dependency alone.
+    fn own_line(self, stage: &Stage, refused: usize) -> anyhow::Result<Option<Line>> {
+        let (id, title, examined, violations) = match self {
+            Self::Disk => {
+                let title = "a full disk refuses messages instead of losing them";
+                ("P3", title, refused, usize::from(refused == 0))
+            }
+            Self::Model => {
+                let count =
+                    |table: &str| stage.sql(&format!("SELECT count(*) FROM {table}")).parse();
+                let title = "nobody pays for a model that does not answer";
+                ("P4", title, count("holds")?, count("usage_events")?)
+            }
+            Self::Redis | Self::Remote | Self::Postgres => return Ok(None),
+        };
+        Ok(Some(Line { id, title: title.to_owned(), examined, violations, sample: None }))
     }
 }
 

@@ -128,7 +128,9 @@ impl Drill {
             Load::One => {
                 let call = || stage.platform.call(tenant, CALL_TOKENS);
                 let (said, one, other) = tokio::join!(say(&visitor, "m1"), call(), call());
-                (said?, one?, other?);
+                said?;
+                one?;
+                other?;
             }
             Load::Poor | Load::Broken => {
                 say(&visitor, "m1").await?;

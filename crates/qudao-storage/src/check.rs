@@ -88,6 +88,11 @@ pub const UNCHECKED: &[Unchecked] = &[
         title: "redundant sends are at most kills times messages in flight",
         reason: "needs the count of kills and the receiver's own record",
     },
+    Unchecked {
+        id: "I26",
+        title: "an API call whose end its caller read is settled",
+        reason: "needs the callers' own record",
+    },
 ];
 
 impl Store {

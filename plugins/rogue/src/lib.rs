@@ -174,6 +174,15 @@ fn exceed(line: &Line<'_>) -> i32 {
     QD_OK
 }
 
+/// Until it is refused more, or for as long as nobody ends it.
+fn inflate() {
+    let mut air = Vec::new();
+    while air.len() < BALLOON {
+        air.push(vec![1u8; 8 << 20]);
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Anything without a rule to break is answered with `ok`.
 fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
     match mode {
@@ -201,14 +210,7 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
         "leak" => {
             std::mem::forget(vec![1u8; 8 << 20]);
         }
-        // Until it is refused more, or for as long as nobody ends it.
-        "balloon" => {
-            let mut air = Vec::new();
-            while air.len() < BALLOON {
-                air.push(vec![1u8; 8 << 20]);
-                thread::sleep(Duration::from_millis(5));
-            }
-        }
+        "balloon" => inflate(),
         "bad kind" => {
             line.emit(QdEvent::new(99, b"?"));
         }
