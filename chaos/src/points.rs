@@ -48,7 +48,6 @@ pub const POINTS: &[(&str, Load)] = &[
     ("call.ended", Load::One),
     ("settle.handed_over", Load::One),
     ("settle.gathered", Load::One),
-    ("settle.written", Load::One),
     ("settle.committed", Load::One),
     ("settle.answering", Load::One),
 ];
