@@ -18,10 +18,16 @@ chmod 755 "$work"
 cleanup() {
     status=$?
     if [ -n "${server:-}" ]; then kill -TERM "$server" 2>/dev/null && wait "$server" || true; fi
-    [ $status -eq 0 ] || { echo "--- the platform's log:" >&2; tail -n 60 "$work/log" >&2; }
+    if [ $status -ne 0 ]; then
+        echo "--- the platform's log:" >&2
+        tail -n 60 "$work/log" >&2 || true
+        # Last, where a cut-off record of the run still shows it.
+        echo "--- exit code $status: ${failed:-stopped}" >&2
+    fi
     rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'failed="line $LINENO: $BASH_COMMAND"' ERR
 
 cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host
 cargo xtask plugins --dev --only echo,candle-llm --out target/e2e-plugins
@@ -77,8 +83,10 @@ sys.exit(any(model["state"] != "ready" for model in json.load(answer)["models"])
 await 180 "every model" ready
 
 venv=target/tools/openai-sdk
-[ -x $venv/bin/python ] || python3 -m venv $venv
-$venv/bin/pip install --quiet --disable-pip-version-check -r tests/openai-sdk/requirements.txt
+# The build cache outlives the folder it was made from: scripts of an environment name that folder
+# in their first line and its python may be gone, so pip is run as a module and a dead one replaced.
+$venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
+$venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/openai-sdk/requirements.txt
 $venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model"
 
 (cd tests/e2e && npm ci --silent --no-audit --no-fund)
