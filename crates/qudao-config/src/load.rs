@@ -197,9 +197,9 @@ fn check(settings: &Settings) -> Vec<Problem> {
         "must begin with postgres:// or postgresql://",
     );
     require(
-        begins(&redis.url, &["redis://", "unix://", "redis+unix://"]),
+        begins(&redis.url, &["redis://", "redis-cluster://", "unix://", "redis+unix://"]),
         "redis.url",
-        "must begin with redis:// or unix://",
+        "must begin with redis://, redis-cluster:// or unix://",
     );
     require(
         (2..=1000).contains(&database.max_connections),

@@ -94,8 +94,9 @@ impl Default for Server {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
-    /// `postgres://user:password@host:port/name`; a private Postgres is started when absent.
-    /// `DATABASE_URL`.
+    /// `postgres://user:password@host:port/name`; a private Postgres is started when absent. A
+    /// primary and its standbys are parted by commas, `@one:5432,two:5432/name`: the one that
+    /// accepts writes is used, and followed when another is promoted. `DATABASE_URL`.
     pub url: Option<Secret>,
     /// The most connections of this node.
     pub max_connections: u32,
@@ -128,7 +129,8 @@ impl Default for Backup {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// `redis://host:port/number`; a private Redis is started when absent. `REDIS_URL`.
+    /// `redis://host:port/number`, or the servers of a cluster,
+    /// `redis-cluster://one:6379,two:6379`; a private Redis is started when absent. `REDIS_URL`.
     pub url: Option<Secret>,
 }
 

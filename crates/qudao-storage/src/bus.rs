@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use metrics::counter;
 use qudao_domain::{ChannelId, ConversationId};
 use redis::{
-    Client,
+    Client, FromRedisValue,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::{
@@ -72,9 +72,12 @@ pub struct Bus {
 }
 
 struct Shared {
-    client: Client,
-    /// Connects at the first use, so that a node starts without Redis, and again by itself.
-    publisher: ConnectionManager,
+    clients: Vec<Client>,
+    /// One for each server. They connect at the first use, so that a node starts without Redis,
+    /// and again by themselves.
+    publishers: Vec<ConnectionManager>,
+    /// The server that answered last.
+    current: AtomicUsize,
     /// All subscriptions listen through it; it starts with the first.
     hub: OnceLock<Hub>,
     /// The runtime of whoever connected, which outlives those of the subscribers.
@@ -100,22 +103,28 @@ pub struct Subscription {
 }
 
 impl Bus {
-    /// The bus at `redis://…` or `redis+unix:///path`. Succeeds while Redis is away. The runtime
-    /// within which it is called does the listening for all subscriptions.
+    /// The bus at `redis://…` or `redis+unix:///path`, or at the servers of a cluster,
+    /// `redis-cluster://one:6379,two:6379`. A cluster hands on what is published at any of its
+    /// servers to all of them, so the bus needs one that answers. Succeeds while Redis is away.
+    /// The runtime within which it is called does the listening for all subscriptions.
     ///
     /// # Errors
     /// [`StorageError::BadBusUrl`].
     pub fn connect(url: &str) -> Result<Self> {
         let bad = |error| StorageError::BadBusUrl(BusUrlError(error));
-        let client = Client::open(url).map_err(bad)?;
+        let clients: Result<Vec<_>, _> = servers(url).into_iter().map(Client::open).collect();
+        let clients = clients.map_err(bad)?;
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(1)
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
-        let publisher = client.get_connection_manager_lazy(config).map_err(bad)?;
+        let publisher =
+            |client: &Client| client.get_connection_manager_lazy(config.clone()).map_err(bad);
+        let publishers: Result<Vec<_>> = clients.iter().map(publisher).collect();
         let shared = Shared {
-            client,
-            publisher,
+            publishers: publishers?,
+            clients,
+            current: AtomicUsize::new(0),
             hub: OnceLock::new(),
             runtime: Handle::try_current().ok(),
             dropped: AtomicU64::new(0),
@@ -133,16 +142,31 @@ impl Bus {
         }
     }
 
+    /// Tries each server once, the one that answered last first.
     async fn try_publish(&self, topic: &Topic, payload: Vec<u8>) -> bool {
-        let mut connection = self.shared.publisher.clone();
         let mut command = redis::cmd("PUBLISH");
         command.arg(topic.name()).arg(payload);
-        let sent = command.query_async::<i64>(&mut connection);
-        let published = matches!(timeout(PATIENCE, sent).await, Ok(Ok(_)));
+        let published = self.ask::<i64>(&command).await.is_some();
         if !published {
             *self.failure() = Some(Instant::now());
         }
         published
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
+        let Shared { publishers, current, .. } = &*self.shared;
+        for _ in publishers {
+            let index = current.load(Ordering::Relaxed);
+            let mut connection = publishers[index % publishers.len()].clone();
+            let answered = timeout(PATIENCE, command.query_async::<T>(&mut connection)).await;
+            if let Ok(Ok(answer)) = answered {
+                return Some(answer);
+            }
+            // Others may have gone on to the next one already.
+            let next = index.wrapping_add(1);
+            let _ = current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        None
     }
 
     /// How many messages were dropped since the start.
@@ -152,9 +176,7 @@ impl Bus {
 
     /// Whether Redis answers.
     pub async fn ping(&self) -> bool {
-        let mut connection = self.shared.publisher.clone();
-        let command = redis::cmd("PING");
-        matches!(timeout(PATIENCE, command.query_async::<String>(&mut connection)).await, Ok(Ok(_)))
+        self.ask::<String>(&redis::cmd("PING")).await.is_some()
     }
 
     /// Watches a topic. All subscriptions of a bus share one connection.
@@ -162,10 +184,10 @@ impl Bus {
     /// # Panics
     /// Outside of a runtime, if the bus was made outside of one too.
     pub fn subscribe(&self, topic: &Topic) -> Subscription {
-        let Shared { client, hub, runtime, .. } = &*self.shared;
+        let Shared { clients, hub, runtime, .. } = &*self.shared;
         let hub = hub.get_or_init(|| {
             let runtime = runtime.clone().unwrap_or_else(Handle::current);
-            Hub::start(client.clone(), &runtime)
+            Hub::start(clients.clone(), &runtime)
         });
         Subscription { watch: hub.watch(topic.name()) }
     }
@@ -177,6 +199,14 @@ impl Bus {
     fn failure(&self) -> MutexGuard<'_, Option<Instant>> {
         self.shared.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A URL for each server that a URL names.
+fn servers(url: &str) -> Vec<String> {
+    let Some(rest) = url.strip_prefix("redis-cluster://") else { return vec![url.to_owned()] };
+    let (user, hosts) = rest.rsplit_once('@').map_or(("", rest), |(user, hosts)| (user, hosts));
+    let at = if user.is_empty() { "" } else { "@" };
+    hosts.split(',').map(|host| format!("redis://{user}{at}{host}")).collect()
 }
 
 impl Subscription {
@@ -196,5 +226,19 @@ impl std::fmt::Debug for Bus {
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subscription").field("name", &self.watch.name()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::servers;
+
+    #[test]
+    fn each_server_of_a_cluster_gets_the_name_and_the_password() {
+        assert_eq!(servers("redis://one:6379/2"), ["redis://one:6379/2"]);
+        assert_eq!(
+            servers("redis-cluster://me:se@cret@one:1,two:2"),
+            ["redis://me:se@cret@one:1", "redis://me:se@cret@two:2"]
+        );
     }
 }

@@ -58,7 +58,9 @@ pub enum StorageError {
     #[error("not a database URL")]
     BadUrl(#[source] sqlx::Error),
     /// The URL of the bus cannot be read.
-    #[error("not a Redis URL: write redis://host:port or redis+unix:///path")]
+    #[error(
+        "not a Redis URL: write redis://host:port, redis-cluster://one:port,two:port or redis+unix:///path"
+    )]
     BadBusUrl(#[source] BusUrlError),
     /// A statement failed in a way that no caller can mend: a defect.
     #[error("a database statement failed")]
@@ -110,7 +112,8 @@ impl StorageError {
             code if code.starts_with("08")
                 || code.starts_with("57P")
                 || code.starts_with("53")
-                || matches!(code, "25P03" | "3D000") =>
+                // 25006: a server that is, or has just become, a standby.
+                || matches!(code, "25P03" | "3D000" | "25006") =>
             {
                 Self::Unavailable(error)
             }

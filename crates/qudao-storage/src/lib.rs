@@ -18,6 +18,7 @@ mod page;
 mod prices;
 mod reading;
 mod row;
+mod servers;
 mod store;
 mod timeline;
 mod turn;

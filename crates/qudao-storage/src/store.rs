@@ -5,7 +5,7 @@
 //! So nothing here uses the pool directly: every transaction opens with a `ROLLBACK` in the same
 //! round trip as its `BEGIN`, and a connection that comes back is rolled back once more.
 
-use std::{ops::DerefMut as _, str::FromStr as _, time::Duration};
+use std::{ops::DerefMut as _, time::Duration};
 
 use qudao_domain::TenantId;
 use sqlx::{
@@ -15,19 +15,26 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::QueryScalar,
 };
+use tokio::runtime::Handle;
 
-use crate::{Result, StorageError};
+use crate::{Result, StorageError, servers::Servers};
 
 /// Of the connections for single statements. Each serves one group commit at a time, and more at
 /// one time would only queue up at the disk.
 const STATEMENT_CONNECTIONS: u32 = 4;
+
+/// For the connections for single statements. The few functions that are called there take the
+/// same plans whatever the arguments; to make them anew each time is a third of what a settlement
+/// costs.
+pub(crate) const GENERIC_PLANS: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
 /// Where the database is and how much of it to use.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
-    /// `postgres://…`; unix sockets as `postgres:///name?host=/path`.
+    /// `postgres://…`; unix sockets as `postgres:///name?host=/path`. Several servers, parted by
+    /// commas, are a primary and its standbys: the one that accepts writes is used.
     pub url: String,
     /// The most connections that this process opens.
     pub max_connections: u32,
@@ -84,43 +91,44 @@ impl Store {
     /// [`StorageError::BadUrl`], or [`StorageError::Unavailable`] if nobody answers.
     pub async fn connect(settings: StoreSettings) -> Result<Self> {
         let StoreSettings { url, max_connections, acquire_timeout, .. } = &settings;
-        let options = PgConnectOptions::from_str(url).map_err(StorageError::BadUrl)?;
-        let millis = |duration: Duration| format!("{}ms", duration.as_millis());
-        let options = options.application_name("qudao").options([
-            // The healing ROLLBACK warns whenever there is nothing to heal.
-            ("client_min_messages", "error".to_owned()),
-            ("statement_timeout", millis(settings.statement_timeout)),
-            ("lock_timeout", millis(settings.lock_timeout)),
-            ("idle_in_transaction_session_timeout", "10s".to_owned()),
-            // Every statement here is served by an index. Without this a plan that was made and
-            // kept while a table was small reads all of it at every step until the next ANALYZE:
-            // five times the cost of a settlement within the first minute. Compiling statements
-            // that take microseconds only costs.
-            ("enable_seqscan", "off".to_owned()),
-            ("jit", "off".to_owned()),
-        ]);
-        let pools = PgPoolOptions::new()
+        let servers = Servers::parse(url, |options| tuned(options, &settings))?;
+        let options = servers.primary().await?;
+        let several = servers.several();
+        let (at_birth, at_use) = (servers.clone(), servers.clone());
+        let mut pools = PgPoolOptions::new()
             .acquire_timeout(*acquire_timeout)
             // A dead connection is found by its first statement at the same price.
             .test_before_acquire(false)
-            .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute("SET ROLE qudao_app").await.map(|_| ()) })
+            .after_connect(move |connection, _| {
+                let servers = at_birth.clone();
+                Box::pin(async move {
+                    if several {
+                        servers.accepts_writes(connection).await?;
+                    }
+                    connection.execute("SET ROLE qudao_app").await.map(|_| ())
+                })
             });
+        if several {
+            pools = pools.before_acquire(move |_, meta| {
+                let current = at_use.is_current(meta.age);
+                Box::pin(async move { Ok(current) })
+            });
+        }
         let statements = pools
             .clone()
             .max_connections(STATEMENT_CONNECTIONS.min(*max_connections))
-            // The few functions that are called here take the same plans whatever the arguments;
-            // to make them anew each time is a third of what a settlement costs.
-            .connect_lazy_with(
-                options.clone().options([("plan_cache_mode", "force_generic_plan")]),
-            );
+            .connect_lazy_with(options.clone().options(GENERIC_PLANS));
         let pool = pools
             .max_connections(*max_connections)
             .after_release(|connection, _| {
                 Box::pin(async move { connection.execute("ROLLBACK").await.map(|_| true) })
             })
-            .connect_with(options)
+            .connect_with(options.clone())
             .await?;
+        if several {
+            // It ends when the pools are closed, and has nothing to finish.
+            Handle::current().spawn(servers.follow([pool.clone(), statements.clone()], options));
+        }
         Ok(Self { pool, statements })
     }
 
@@ -131,7 +139,7 @@ impl Store {
     /// [`StorageError::Forbidden`] if the role may not create roles or does not bypass row-level
     /// security, [`StorageError::Migration`] if a step fails; it is rolled back then.
     pub async fn migrate(url: &str) -> Result<Vec<String>> {
-        let options = PgConnectOptions::from_str(url).map_err(StorageError::BadUrl)?;
+        let options = Servers::parse(url, |options| options)?.primary().await?;
         let mut connection = PgConnection::connect_with(&options).await?;
         let outcome = migrate(&mut connection).await;
         connection.close().await?;
@@ -214,6 +222,24 @@ impl Store {
         self.statements.close().await;
         self.pool.close().await;
     }
+}
+
+/// What every connection is told.
+fn tuned(options: PgConnectOptions, settings: &StoreSettings) -> PgConnectOptions {
+    let millis = |duration: Duration| format!("{}ms", duration.as_millis());
+    options.application_name("qudao").options([
+        // The healing ROLLBACK warns whenever there is nothing to heal.
+        ("client_min_messages", "error".to_owned()),
+        ("statement_timeout", millis(settings.statement_timeout)),
+        ("lock_timeout", millis(settings.lock_timeout)),
+        ("idle_in_transaction_session_timeout", "10s".to_owned()),
+        // Every statement here is served by an index. Without this a plan that was made and
+        // kept while a table was small reads all of it at every step until the next ANALYZE:
+        // five times the cost of a settlement within the first minute. Compiling statements
+        // that take microseconds only costs.
+        ("enable_seqscan", "off".to_owned()),
+        ("jit", "off".to_owned()),
+    ])
 }
 
 impl Tx {

@@ -56,9 +56,9 @@ pub(super) struct Watch {
 impl Hub {
     /// Starts the task, which no drain needs to wait for. It connects when the first watcher
     /// comes, and ends with the last handle.
-    pub(super) fn start(client: Client, runtime: &Handle) -> Self {
+    pub(super) fn start(servers: Vec<Client>, runtime: &Handle) -> Self {
         let (changes, incoming) = mpsc::unbounded_channel();
-        runtime.spawn(run(client, incoming));
+        runtime.spawn(run(servers, incoming));
         Self { changes, ids: Arc::default() }
     }
 
@@ -135,17 +135,18 @@ impl Watchers {
     }
 }
 
-async fn run(client: Client, mut changes: UnboundedReceiver<Change>) {
+async fn run(servers: Vec<Client>, mut changes: UnboundedReceiver<Change>) {
     let mut watchers = Watchers::default();
     let mut batch = Vec::new();
-    loop {
+    // In a cluster any server that answers will do.
+    for server in servers.iter().cycle() {
         while watchers.topics.is_empty() {
             if changes.recv_many(&mut batch, BATCH).await == 0 {
                 return;
             }
             watchers.apply(&mut batch);
         }
-        if let Ok(Ok(mut line)) = timeout(PATIENCE, Line::open(&client)).await
+        if let Ok(Ok(mut line)) = timeout(PATIENCE, Line::open(server)).await
             && line.serve(&mut watchers, &mut changes).await.is_break()
         {
             return;
