@@ -6,6 +6,7 @@
 pub mod cancel;
 pub mod deps;
 pub mod drill;
+pub mod failover;
 pub mod mutants;
 pub mod node;
 pub mod plan;

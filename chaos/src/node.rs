@@ -20,7 +20,7 @@ use tokio::{
     time,
 };
 
-use crate::plan::{Announcement, NodePlan};
+use crate::plan::{Announcement, NodePlan, Role};
 
 /// How long a node may take to serve.
 const START: Duration = Duration::from_secs(30);
@@ -52,6 +52,7 @@ pub struct Node {
     /// The node ends when this closes, and waiting for a child would close its own.
     _leash: Option<ChildStdin>,
     addr: SocketAddr,
+    role: Role,
     doors: Doors,
 }
 
@@ -77,14 +78,20 @@ impl Node {
             time::timeout(START, lines.next_line()).await.context("a node that serves")??;
         let Some(line) = line else { bail!("a node ended at its start") };
         let Announcement { addr } = serde_json::from_str(&line)?;
-        doors.open(addr);
         let leash = child.stdin.take();
-        Ok(Self { child, _leash: leash, addr, doors: doors.clone() })
+        let node = Self { child, _leash: leash, addr, role: plan.role, doors: doors.clone() };
+        node.open();
+        Ok(node)
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// `kill -9`.
@@ -116,8 +123,14 @@ impl Node {
     /// # Errors
     /// If it is gone.
     pub fn thaw(&self) -> anyhow::Result<()> {
-        self.doors.open(self.addr);
+        self.open();
         self.signal(Signal::SIGCONT)
+    }
+
+    fn open(&self) {
+        if self.role.serves() {
+            self.doors.open(self.addr);
+        }
     }
 
     /// Its process id.

@@ -8,9 +8,35 @@ use serde::{Deserialize, Serialize};
 /// The key of the admin API of every node of the check.
 pub const OPERATOR: &str = "qo_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
+/// What a node does, as `qudao serve --role`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Answers clients.
+    Api,
+    /// Runs turns and delivers.
+    Worker,
+    /// Both.
+    All,
+}
+
+impl Role {
+    /// Whether clients may knock.
+    pub fn serves(self) -> bool {
+        self != Self::Worker
+    }
+
+    /// Whether it runs turns.
+    pub fn works(self) -> bool {
+        self != Self::Api
+    }
+}
+
 /// What a node of the check is and does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodePlan {
+    /// What it is for.
+    pub role: Role,
     /// The database of the run.
     pub database_url: String,
     /// Where hints travel; an address where nobody listens for none.

@@ -90,6 +90,11 @@ impl Record {
         Ok(())
     }
 
+    /// How long the record has been kept.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// The database was down since then.
     pub fn outage_since(&self, since: Instant) {
         let outage = (since.saturating_duration_since(self.began), self.began.elapsed());

@@ -9,13 +9,13 @@ use anyhow::Context as _;
 use qudao_billing::Rates;
 use qudao_domain::Micros;
 use qudao_storage::{Scope, Store};
-use qudao_testkit::{Script, TestDb, TestTenant};
+use qudao_testkit::{Script, TestDb, TestReplicas, TestTenant};
 use tempfile::TempDir;
 use tokio::time;
 
 use crate::{
     node::{Doors, Node},
-    plan::NodePlan,
+    plan::{NodePlan, Role},
     platform::Platform,
     record::Record,
     remote::Remote,
@@ -51,11 +51,20 @@ pub struct Stage {
     pub store: Store,
     folder: TempDir,
     // Last: what uses it goes first.
-    db: TestDb,
+    database: Database,
+}
+
+/// Where a run keeps its rows.
+#[derive(Debug)]
+pub enum Database {
+    /// On the server of the tests.
+    Shared(TestDb),
+    /// On servers of its own.
+    Replicas(TestReplicas),
 }
 
 impl Stage {
-    /// Sets one up.
+    /// Sets one up on the server of the tests.
     ///
     /// # Errors
     /// If a part cannot be made.
@@ -66,13 +75,35 @@ impl Stage {
             "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = on', \
              current_database()); END $$",
         );
+        let (url, store) = (db.url().to_owned(), db.store());
+        Self::over(Database::Shared(db), url, store, rebuffs)
+    }
+
+    /// Sets one up on a primary and its standby.
+    ///
+    /// # Errors
+    /// If a part cannot be made.
+    pub async fn set_on_replicas() -> anyhow::Result<Self> {
+        let replicas = TestReplicas::start().await;
+        Store::migrate(replicas.url()).await?;
+        let (url, store) = (replicas.url().to_owned(), replicas.store().await);
+        Self::over(Database::Replicas(replicas), url, store, false)
+    }
+
+    fn over(
+        database: Database,
+        database_url: String,
+        store: Store,
+        rebuffs: bool,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("qudao-chaos-").tempdir()?;
         let record = Record::begin(folder.path())?;
         let remote = Remote::open(folder.path(), record.clone(), rebuffs)?;
         let doors = Doors::default();
         let platform = Platform::new(doors.clone(), record.clone())?;
         let plan = NodePlan {
-            database_url: db.url().to_owned(),
+            role: Role::All,
+            database_url,
             redis_url: NO_REDIS.to_owned(),
             remote: remote.socket.clone(),
             models: models(Duration::from_millis(120)),
@@ -82,8 +113,7 @@ impl Stage {
             sleep_at: None,
             bugs: Vec::new(),
         };
-        let store = db.store();
-        Ok(Self { record, remote, platform, doors, plan, store, folder, db })
+        Ok(Self { record, remote, platform, doors, plan, store, folder, database })
     }
 
     /// A tenant with this much to spend, whose messages these models answer.
@@ -100,6 +130,14 @@ impl Stage {
         Node::start(&self.plan, &self.doors).await
     }
 
+    /// Starts one of a role.
+    ///
+    /// # Errors
+    /// If it does not serve.
+    pub async fn node_for(&self, role: Role) -> anyhow::Result<Node> {
+        Node::start(&NodePlan { role, ..self.plan.clone() }, &self.doors).await
+    }
+
     /// Where the files of this run are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -107,7 +145,18 @@ impl Stage {
 
     /// Runs SQL as the owner of the schema.
     pub fn sql(&self, sql: &str) -> String {
-        self.db.psql(sql)
+        match &self.database {
+            Database::Shared(db) => db.psql(sql),
+            Database::Replicas(replicas) => replicas.psql(sql),
+        }
+    }
+
+    /// The servers of a run that has its own.
+    pub fn replicas(&self) -> Option<&TestReplicas> {
+        match &self.database {
+            Database::Shared(_) => None,
+            Database::Replicas(replicas) => Some(replicas),
+        }
     }
 
     /// Waits until nothing is left to do, and returns how long that took. `None` if something is

@@ -52,10 +52,13 @@ pub struct Damage {
 
 impl Damage {
     /// Sends that may have been repeated because of it.
-    fn redundant(self) -> usize {
+    pub(crate) fn redundant(self) -> usize {
         (self.kills + self.freezes + self.outages * NODES) * IN_FLIGHT
     }
 }
+
+/// The senders of a run.
+pub(crate) type Senders = JoinSet<anyhow::Result<()>>;
 
 /// Runs for so many seconds and judges what is left.
 ///
@@ -67,31 +70,18 @@ pub async fn run(seed: u64, seconds: u64) -> anyhow::Result<(Verdict, Damage)> {
     let redis = TestRedis::new().await;
     redis.url().clone_into(&mut stage.plan.redis_url);
     stage.plan.rogue = Some(plugins::rogue_plan(stage.folder())?);
-    let tenants = vec![
-        stage.tenant(100_000_000, &["fake"]).await,
-        stage.tenant(100_000_000, &["rogue", "fake"]).await,
-        // The poor one: an answer or eleven, and then no more.
-        stage.tenant(12 * REPLY_COST, &["fake"]).await,
-    ];
+    let tenants = tenants(&stage).await;
     let mut nodes = Vec::new();
     for _ in 0..NODES {
         nodes.push(stage.node().await?);
     }
     let until = Instant::now() + Duration::from_secs(seconds);
-    let mut senders = JoinSet::new();
-    for tenant in &tenants {
-        for _ in 0..3 {
-            let own = StdRng::seed_from_u64(random.random());
-            senders.spawn(write(stage.platform.clone(), tenant.clone(), own, until));
-        }
-        let own = StdRng::seed_from_u64(random.random());
-        senders.spawn(call(stage.platform.clone(), tenant.clone(), own, until));
-    }
+    let mut senders = send(&stage, &tenants, &mut random, until);
     let damage = async {
         let mut damage = Damage::default();
         while Instant::now() < until {
             time::sleep(Duration::from_millis(random.random_range(500..1500))).await;
-            disturb(&stage, &mut nodes, &mut random, &mut damage).await?;
+            disturb(&stage, &mut nodes, &mut random, &mut damage, MAX_OUTAGES).await?;
         }
         anyhow::Ok(damage)
     };
@@ -108,6 +98,35 @@ pub async fn run(seed: u64, seconds: u64) -> anyhow::Result<(Verdict, Damage)> {
     verdict.merge(Verdict { lines: always, ..Verdict::default() });
     drop(nodes);
     Ok((verdict, damage))
+}
+
+/// Two with enough to spend, one of them with a model that misbehaves, and a poor one.
+pub(crate) async fn tenants(stage: &Stage) -> Vec<TestTenant> {
+    vec![
+        stage.tenant(100_000_000, &["fake"]).await,
+        stage.tenant(100_000_000, &["rogue", "fake"]).await,
+        // An answer or eleven, and then no more.
+        stage.tenant(12 * REPLY_COST, &["fake"]).await,
+    ]
+}
+
+/// Lets people write to these tenants, and programs call, until then.
+pub(crate) fn send(
+    stage: &Stage,
+    tenants: &[TestTenant],
+    random: &mut StdRng,
+    until: Instant,
+) -> Senders {
+    let mut senders = JoinSet::new();
+    for tenant in tenants {
+        for _ in 0..3 {
+            let own = StdRng::seed_from_u64(random.random());
+            senders.spawn(write(stage.platform.clone(), tenant.clone(), own, until));
+        }
+        let own = StdRng::seed_from_u64(random.random());
+        senders.spawn(call(stage.platform.clone(), tenant.clone(), own, until));
+    }
+    senders
 }
 
 /// Writes messages of some people, one after the other each.
@@ -146,21 +165,24 @@ async fn call(
 }
 
 /// Does one bad thing.
-async fn disturb(
+pub(crate) async fn disturb(
     stage: &Stage,
     nodes: &mut Vec<Node>,
     random: &mut StdRng,
     damage: &mut Damage,
+    max_outages: usize,
 ) -> anyhow::Result<()> {
     let victim = random.random_range(0..nodes.len());
     // Each run of some length has a crash of Postgres: after three kills it is due.
-    let kind =
-        random.random_range(if damage.outages == 0 && 2 < damage.kills { 90 } else { 0 }..100);
+    let due = damage.outages == 0 && 0 < max_outages && 2 < damage.kills;
+    let kind = random.random_range(if due { 90 } else { 0 }..100);
     match kind {
         0..45 => {
-            nodes.swap_remove(victim).kill().await?;
+            let killed = nodes.swap_remove(victim);
+            let role = killed.role();
+            killed.kill().await?;
             damage.kills += 1;
-            nodes.push(stage.node().await?);
+            nodes.push(stage.node_for(role).await?);
         }
         45..75 => {
             nodes[victim].freeze()?;
@@ -173,7 +195,7 @@ async fn disturb(
                 damage.plugins += usize::from(kill(pid, Signal::SIGKILL).is_ok());
             }
         }
-        _ if damage.outages < MAX_OUTAGES && stop_postgres(stage)? => {
+        _ if damage.outages < max_outages && stop_postgres(stage)? => {
             damage.outages += 1;
             let since = Instant::now();
             await_postgres(stage).await?;
@@ -210,7 +232,7 @@ pub(crate) async fn await_postgres(stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// Looks again and again for violations of what must hold at every moment.
-async fn watch(stage: &Stage, until: Instant) -> Vec<Line> {
+pub(crate) async fn watch(stage: &Stage, until: Instant) -> Vec<Line> {
     let mut seen = Verdict::default();
     while Instant::now() < until {
         time::sleep(Duration::from_millis(500)).await;

@@ -9,7 +9,7 @@ use qudao_chaos::plan::{Announcement, Delivery, NodePlan, OPERATOR};
 use qudao_core::{Channel, Core, CoreParts, CoreSettings, DeliverError};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash, state::ChannelKind};
 use qudao_plugin_host::{HostSettings, InstanceSettings, PluginHost, Timeouts};
-use qudao_server::ServerSettings;
+use qudao_server::{Doors, ServerSettings};
 use qudao_storage::{Bus, OutboxClaim, Store, StoreSettings};
 use qudao_testkit::FakeModel;
 use qudao_worker::{Worker, WorkerSettings};
@@ -86,11 +86,13 @@ async fn serve(plan: &NodePlan) -> anyhow::Result<()> {
     let door = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut settings = ServerSettings::new(door, SecretHash::of(OPERATOR));
     settings.workers = 1;
+    settings.doors = if plan.role.serves() { Doors::All } else { Doors::Operations };
     settings.limits.visitor_messages_per_minute = 0;
     settings.limits.address_messages_per_minute = 0;
     let server = qudao_server::run(settings, Arc::clone(&core), Arc::new(String::new)).await?;
     let remote: Arc<dyn Channel> = Arc::new(Remote { socket: plan.remote.clone() });
-    let worker = Worker::start(core, vec![remote], worker_settings(lease));
+    let worker =
+        plan.role.works().then(|| Worker::start(core, vec![remote], worker_settings(lease)));
     let addr = *server.addrs().first().context("an address")?;
     let mut line = serde_json::to_string(&Announcement { addr })?;
     line.push('\n');

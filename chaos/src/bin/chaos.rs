@@ -4,7 +4,7 @@
 use std::{process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
-use qudao_chaos::{cancel, deps, mutants, plugins, points, storm, verdict::Verdict};
+use qudao_chaos::{cancel, deps, failover, mutants, plugins, points, storm, verdict::Verdict};
 
 /// The pipeline under faults.
 #[derive(Parser)]
@@ -29,6 +29,19 @@ enum Mode {
         /// How long each run takes, its end apart.
         #[arg(long, default_value_t = 40)]
         seconds: u64,
+    },
+    /// The same over nodes with roles, a primary with a standby, which is promoted under load, and
+    /// a Redis Cluster, which loses a master.
+    Failover {
+        /// As of `random`.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How long each run takes, its end apart.
+        #[arg(long, default_value_t = 40)]
+        seconds: u64,
+        /// The primary does not wait for its standby: messages are lost, and the check must say so.
+        #[arg(long)]
+        asynchronous: bool,
     },
     /// Seeds bugs and looks whether each is caught.
     Mutants {
@@ -61,6 +74,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             Mode::Points { only: Vec::new() },
             Mode::Mutants { only: Vec::new() },
             Mode::Random { seed: None, seconds: 40 },
+            Mode::Failover { seed: None, seconds: 40, asynchronous: false },
             Mode::Deps,
             Mode::Cancel { clients: 1000, seed: 1 },
             Mode::Plugin,
@@ -93,6 +107,15 @@ async fn run(mode: Mode) -> anyhow::Result<bool> {
             for seed in seeds {
                 let (verdict, damage) = storm::run(seed, seconds).await?;
                 println!("random: seed {seed}, {damage:?}");
+                holds &= report(&verdict);
+            }
+            holds
+        }
+        Mode::Failover { seed, seconds, asynchronous } => {
+            let mut holds = true;
+            for seed in seed.map_or_else(|| SEEDS.to_vec(), |seed| vec![seed]) {
+                let (verdict, damage, account) = failover::run(seed, seconds, asynchronous).await?;
+                println!("failover: seed {seed}, {damage:?}\n{account}");
                 holds &= report(&verdict);
             }
             holds

@@ -3,6 +3,7 @@
 use std::{
     path::PathBuf,
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct TestReplicas {
     // Before the folder: the servers end, then their files go.
-    primary: Server,
+    primary: Mutex<Server>,
     _standby: Server,
     rig: Rig,
     url: String,
@@ -78,7 +79,7 @@ impl TestReplicas {
         let sockets =
             format!("{},{}", rig.path("primary.run").display(), rig.path("standby.run").display());
         let url = format!("postgres://{USER}@localhost/qudao?host={sockets}");
-        Self { primary, _standby: standby, rig, url }
+        Self { primary: Mutex::new(primary), _standby: standby, rig, url }
     }
 
     /// Both servers, as a node is told.
@@ -104,9 +105,32 @@ impl TestReplicas {
         psql(&url, &[sql]).expect("the statement succeeds")
     }
 
+    /// Cuts the standby off from the primary, which waits for it at every commit from then on.
+    ///
+    /// # Panics
+    /// If the standby does not take it.
+    pub fn part(&self) {
+        let url = self.rig.url("standby", "postgres");
+        let part = "ALTER SYSTEM SET primary_conninfo = ''";
+        psql(&url, &[part, "SELECT pg_reload_conf()"]).expect("the standby is set");
+        await_true(&url, "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    }
+
+    /// Lets the primary confirm commits that the standby has not got: what a failover keeps is
+    /// left to chance then.
+    ///
+    /// # Panics
+    /// If the primary does not take it.
+    pub fn make_asynchronous(&self) {
+        let url = self.rig.url("primary", "postgres");
+        let reset = "ALTER SYSTEM RESET synchronous_standby_names";
+        psql(&url, &[reset, "SELECT pg_reload_conf()"]).expect("the primary is set");
+        await_true(&url, "SELECT current_setting('synchronous_standby_names') = ''");
+    }
+
     /// `kill -9` of the primary; its other processes end when they miss it.
-    pub fn kill_primary(&mut self) {
-        self.primary.end(Signal::SIGKILL);
+    pub fn kill_primary(&self) {
+        self.primary().end(Signal::SIGKILL);
     }
 
     /// Runs SQL on the server that began as the standby.
@@ -127,9 +151,13 @@ impl TestReplicas {
     }
 
     /// Starts the old primary again, which does not know that it was replaced.
-    pub fn revive_primary(&mut self) {
-        self.primary = self.rig.serve("primary");
+    pub fn revive_primary(&self) {
+        *self.primary() = self.rig.serve("primary");
         await_true(&self.rig.url("primary", "postgres"), "SELECT true");
+    }
+
+    fn primary(&self) -> MutexGuard<'_, Server> {
+        self.primary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use qudao_domain::ConversationId;
-use qudao_storage::{Bus, BusEvent, Store, Topic};
+use qudao_domain::{ConversationId, text::Name};
+use qudao_storage::{Bus, BusEvent, NewRoute, Store, StoreSettings, Topic};
 use qudao_testkit::{TestRedisCluster, TestReplicas, TestTenant};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -21,7 +21,7 @@ async fn tenant(store: &Store, name: &str) -> TestTenant {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_follows_the_standby_that_was_promoted_and_nothing_committed_is_lost() {
-    let mut replicas = TestReplicas::start().await;
+    let replicas = TestReplicas::start().await;
     Store::migrate(replicas.url()).await.unwrap();
     let store = replicas.store().await;
     tenant(&store, "Before").await;
@@ -40,6 +40,39 @@ async fn a_store_follows_the_standby_that_was_promoted_and_nothing_committed_is_
     tenant(&replicas.store().await, "Of a new node").await;
     let names = "SELECT string_agg(name, ',' ORDER BY created_at) FROM tenants";
     assert_eq!(replicas.psql_on_the_promoted(names), "Before,After,Later,Of a new node");
+    store.close().await;
+}
+
+/// A cancelled wait for a standby would end in a commit that is confirmed, with a warning that
+/// nobody reads: neither a statement's time limit nor the end of the primary may do that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_standby_has_not_got_is_never_confirmed() {
+    let replicas = TestReplicas::start().await;
+    Store::migrate(replicas.url()).await.unwrap();
+    let impatient = StoreSettings {
+        statement_timeout: Duration::from_millis(300),
+        ..StoreSettings::new(replicas.url())
+    };
+    let store = Store::connect(impatient).await.unwrap();
+    let known = TestTenant::builder().name("Known").create(&store).await;
+    replicas.part();
+    let commits = {
+        let store = store.clone();
+        async move {
+            let mut tx = store.begin(known.id).await?;
+            let route =
+                NewRoute { name: Name::parse("unseen").unwrap(), models: vec!["fake".to_owned()] };
+            tx.create_route(&route).await?;
+            tx.commit().await
+        }
+    };
+    let mut commits = tokio::spawn(commits);
+    timeout(Duration::from_secs(2), &mut commits).await.expect_err("it waits for the standby");
+    replicas.kill_primary();
+    let outcome = timeout(SOON, commits).await.expect("the connection is lost").unwrap();
+    assert!(outcome.unwrap_err().is_transient());
+    replicas.promote();
+    assert_eq!(replicas.psql("SELECT count(*) FROM routes WHERE name = 'unseen'"), "0");
     store.close().await;
 }
 
