@@ -1,7 +1,7 @@
 //! Two nodes over one Postgres and one Redis: the socket on one, the worker on the other.
 
 use crate::{
-    platform::{Platform, Wanted},
+    platform::{Platform, SLOW, Wanted},
     visitor::Visitor,
 };
 
@@ -34,13 +34,3 @@ async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
     assert!(preview.contains("three"), "{preview:?}");
     api.assert_books_balance();
 }
-
-const SLOW: &str = r#"
-[[instances]]
-name = "slow"
-plugin = "echo"
-config = { delay_ms = 100 }
-[[instances.models]]
-name = "slow"
-prices = [{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }]
-"#;

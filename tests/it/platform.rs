@@ -27,6 +27,17 @@ pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// Echo that takes its time.
+pub(crate) const SLOW: &str = r#"
+[[instances]]
+name = "slow"
+plugin = "echo"
+config = { delay_ms = 100 }
+[[instances.models]]
+name = "slow"
+prices = [{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }]
+"#;
+
 /// What a test wants of its platform beyond the demo tenant.
 #[derive(Default)]
 pub(crate) struct Wanted {

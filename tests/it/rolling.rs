@@ -9,24 +9,14 @@ use std::{
 use futures_util::StreamExt as _;
 use qudao_testkit::{TestDb, TestRedis};
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::{
-    platform::{Platform, Wanted, descendants},
+    person::{Doors, Person},
+    platform::{Platform, SLOW, Wanted, descendants},
     visitor::Visitor,
 };
-
-/// Echo that takes its time.
-const SLOW: &str = r#"
-[[instances]]
-name = "slow"
-plugin = "echo"
-config = { delay_ms = 100 }
-[[instances.models]]
-name = "slow"
-prices = [{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }]
-"#;
 
 /// Postgres and Redis that outlive every node.
 struct Services {
@@ -98,72 +88,6 @@ async fn a_node_for_clients_runs_no_turns() {
     let _worker = services.node("worker", "").await;
     assert_eq!(visitor.reply().await["text"], "who works");
     services.assert_books_balance(&api);
-}
-
-/// Where people knock: the present addresses of the nodes for clients.
-type Doors = Arc<Mutex<Vec<String>>>;
-
-/// A person whose browser reconnects, as the chat page does.
-struct Person {
-    doors: Doors,
-    visitor: Visitor,
-    key: String,
-    previews: usize,
-}
-
-impl Person {
-    async fn arrive(api: &Platform, doors: &Doors) -> Self {
-        let visitor = Visitor::arrive(api).await;
-        let key = api.text("chat_url").rsplit('/').next().unwrap().to_owned();
-        Self { doors: Arc::clone(doors), visitor, key, previews: 0 }
-    }
-
-    async fn reconnect(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        for knock in 0.. {
-            assert!(Instant::now() < deadline, "every door stays closed");
-            let door = {
-                let doors = self.doors.lock().unwrap();
-                doors[knock % doors.len()].clone()
-            };
-            let (token, cursor) = (self.visitor.token.clone(), self.visitor.cursor.clone());
-            if let Some(visitor) = Visitor::try_connect(&door, &self.key, token, cursor).await {
-                self.visitor = visitor;
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Says something and waits for its answer; says it again where the socket was lost before
-    /// it was accepted. Every reply that came on the way.
-    async fn talk(&mut self, id: &str, text: &str) -> Vec<String> {
-        let frame = json!({ "type": "send", "id": id, "text": text });
-        let (mut accepted, mut replies) = (false, Vec::new());
-        self.visitor.try_write(frame.clone()).await;
-        loop {
-            let Some(heard) = self.visitor.try_read().await else {
-                self.reconnect().await;
-                if !accepted {
-                    self.visitor.try_write(frame.clone()).await;
-                }
-                continue;
-            };
-            match heard["type"].as_str() {
-                Some("accepted") => accepted = true,
-                Some("delta") => self.previews += 1,
-                Some("message") if heard["role"] == "assistant" => {
-                    let said = heard["text"].as_str().unwrap().to_owned();
-                    let done = said == text;
-                    replies.push(said);
-                    if done {
-                        return replies;
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
