@@ -2,6 +2,8 @@
 
 pub mod cpu;
 pub mod load;
+pub mod pgbench;
+pub mod pipeline;
 pub mod platform;
 pub mod postgres;
 pub mod proxy;

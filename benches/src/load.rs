@@ -140,6 +140,15 @@ async fn client(mut socket: TcpStream, request: &[u8], each: usize) -> Result<Ve
     Ok(samples)
 }
 
+/// Writes one request and reads its reply; the times count from `begun`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn exchange(socket: &mut TcpStream, request: &[u8], begun: Instant) -> Result<Sample> {
+    socket.write_all(request).await?;
+    receive(socket, &mut [0_u8; 4096], begun).await
+}
+
 async fn receive(socket: &mut TcpStream, buffer: &mut [u8], begun: Instant) -> Result<Sample> {
     let mut reader = Reader::default();
     let mut sample = Sample::default();

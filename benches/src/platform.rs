@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -23,12 +24,15 @@ pub const PACED: [&str; 2] = ["bench-inproc-paced", "bench-process-paced"];
 const START: Duration = Duration::from_secs(120);
 
 /// What `qudao serve --demo` writes about itself.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Demo {
     /// `http://host:port`.
     pub base_url: String,
     /// A key of the demo tenant.
     pub api_key: String,
+    /// The page of the demo's assistant.
+    #[serde(default)]
+    pub chat_url: String,
     /// The private server.
     pub database_url: String,
 }
@@ -39,6 +43,8 @@ pub struct Platform {
     /// How to reach it.
     pub demo: Demo,
     home: TempDir,
+    binary: PathBuf,
+    words: Vec<String>,
 }
 
 impl Platform {
@@ -47,32 +53,87 @@ impl Platform {
     /// # Errors
     /// With the end of its log, when it does not become ready.
     pub fn start(binary: &Path, plugins: &Path, upstream: &str) -> Result<Self> {
+        let platform = Self::start_with(binary, &settings(plugins, upstream), &[])?;
+        let begun = Instant::now();
+        while !platform.answers() {
+            if START < begun.elapsed() {
+                bail!("its models did not answer in {START:?}:\n{}", platform.log());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(platform)
+    }
+
+    /// Starts `binary` with these settings, and words after `serve`.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not become ready.
+    pub fn start_with(binary: &Path, settings: &str, words: &[&str]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("qudao-bench-").tempdir()?;
         readable_by_all(home.path())?;
-        let config = home.path().join("qudao.toml");
-        fs::write(&config, settings(plugins, upstream))?;
-        let log = fs::File::create(home.path().join("log"))?;
+        fs::write(home.path().join("qudao.toml"), settings)?;
         let bind = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let child = Command::new(binary)
-            .args(["serve", "--demo", "--bind", &bind.to_string(), "--config"])
-            .arg(&config)
-            .arg("--home")
-            .arg(home.path().join("home"))
-            .env_remove("DATABASE_URL")
-            .env_remove("REDIS_URL")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {}", binary.display()))?;
-        let demo = Demo {
-            base_url: format!("http://{bind}"),
-            api_key: String::new(),
-            database_url: String::new(),
-        };
-        let mut platform = Self { child, demo, home };
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let child = spawn(binary, home.path(), &bind.to_string(), &words)?;
+        let demo = Demo { base_url: format!("http://{bind}"), ..Demo::default() };
+        let mut platform = Self { child, demo, home, binary: binary.to_owned(), words };
         platform.wait()?;
         Ok(platform)
+    }
+
+    /// `kill -9`, and the time from the start of the next process until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn kill_and_restart(&mut self) -> Result<Duration> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let begun = Instant::now();
+        let bind = self.demo.base_url.trim_start_matches("http://").to_owned();
+        self.child = spawn(&self.binary, self.home.path(), &bind, &self.words)?;
+        while !self.is_ready() {
+            if START < begun.elapsed() {
+                bail!("not ready after {START:?}:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Whether it says that it can take messages and every model serves.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let ask = || {
+            let address = self.demo.base_url.strip_prefix("http://")?;
+            let mut stream = TcpStream::connect(address).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+            let request =
+                format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            Some(answer.starts_with("HTTP/1.1 200") && !answer.contains("\"loading\""))
+        };
+        ask().unwrap_or(false)
+    }
+
+    /// Where its private Postgres keeps its data.
+    #[must_use]
+    pub fn postgres_data(&self) -> PathBuf {
+        self.home.path().join("home/data/postgres")
+    }
+
+    /// `qudao <words>` on its home, to the end.
+    ///
+    /// # Errors
+    /// What it said, if it failed.
+    pub fn command(&self, words: &[&str]) -> Result<String> {
+        let output = command(&self.binary, self.home.path()).args(words).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(said)
     }
 
     /// Its process.
@@ -90,7 +151,7 @@ impl Platform {
             }
             if let Some(demo) = read(&file) {
                 self.demo = demo;
-                if self.answers() {
+                if self.is_ready() {
                     return Ok(());
                 }
             }
@@ -131,6 +192,24 @@ impl Drop for Platform {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+fn command(binary: &Path, home: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.env("QUDAO_HOME", home.join("home")).env("QUDAO_CONFIG", home.join("qudao.toml"));
+    command.env_remove("DATABASE_URL").env_remove("REDIS_URL").stdin(Stdio::null());
+    command
+}
+
+fn spawn(binary: &Path, home: &Path, bind: &str, words: &[String]) -> Result<Child> {
+    let log = fs::OpenOptions::new().create(true).append(true).open(home.join("log"))?;
+    command(binary, home)
+        .args(["serve", "--demo", "--bind", bind])
+        .args(words)
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("starting {}", binary.display()))
 }
 
 fn read(file: &Path) -> Option<Demo> {

@@ -18,6 +18,8 @@ enum Subject {
     Chat,
     /// The OpenAI-compatible door beside the bare upstream and a plain proxy.
     Gateway,
+    /// The pipeline from the acknowledgement to the delivery, beside pgbench on the same Postgres.
+    Pipeline,
     /// A plugin call and a token, in process and in a child.
     Plugin,
 }
@@ -26,6 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let name = match args.subject {
         Subject::Chat => "chat",
         Subject::Gateway => "gateway",
+        Subject::Pipeline => "pipeline",
         Subject::Plugin => "plugin",
     };
     crate::run(

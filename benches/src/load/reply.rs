@@ -43,7 +43,7 @@ impl Reader {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// A status other than 200, or a reply without a length.
+    /// A status that is not of success, or a reply without a length.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Got> {
         match &mut self.body {
             Body::Head => {
@@ -79,7 +79,7 @@ impl Reader {
 
 fn kind(head: &[u8], rest: &[u8]) -> Result<Body> {
     let text = String::from_utf8_lossy(head).to_ascii_lowercase();
-    if !text.starts_with("http/1.1 200") {
+    if !text.starts_with("http/1.1 2") {
         bail!("{}{}", String::from_utf8_lossy(head), String::from_utf8_lossy(rest));
     }
     for line in text.lines() {

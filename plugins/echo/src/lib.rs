@@ -5,6 +5,7 @@ use std::{thread, time::Duration};
 use qudao_plugin_api::{
     Completion, Host, ModelPlugin, PluginError, Request, Sink, export_plugin, wire::Usage,
 };
+use rand_distr::{Distribution as _, LogNormal};
 use serde::Deserialize;
 
 /// All of it may be absent.
@@ -13,6 +14,10 @@ use serde::Deserialize;
 struct Config {
     /// Before each word.
     delay_ms: u64,
+    /// Before the first word: the median of a log-normal distribution, as services answer.
+    think_ms: u64,
+    /// The standard deviation of its logarithm; 0 for always the median.
+    think_spread: f64,
     /// How many times the message is repeated; 0 counts as 1.
     count: u32,
 }
@@ -31,6 +36,7 @@ impl ModelPlugin for Echo {
     fn run(&self, request: Request<'_>, sink: &Sink<'_>) -> Result<Completion, PluginError> {
         let chat = request.chat()?;
         let text = chat.last_user_text();
+        self.think();
         let mut usage = Usage { input_tokens: words(&text), output_tokens: 0 };
         for round in 0..self.config.count.max(1) {
             if round != 0 {
@@ -45,6 +51,18 @@ impl ModelPlugin for Echo {
             }
         }
         Ok(Completion::stop(usage))
+    }
+}
+
+impl Echo {
+    fn think(&self) {
+        let Config { think_ms, think_spread, .. } = self.config;
+        // The logarithm of the median is the mean of the logarithm.
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+        let Ok(times) = LogNormal::new((think_ms.max(1) as f64).ln(), think_spread) else { return };
+        if think_ms != 0 {
+            thread::sleep(Duration::from_secs_f64(times.sample(&mut rand::rng()) / 1000.0));
+        }
     }
 }
 
