@@ -13,7 +13,7 @@ pub const AT_ONCE: usize = 4;
 
 /// Every point that a node passes, and what comes in so that it does.
 pub const POINTS: &[(&str, Load)] = &[
-    ("accept.written", Load::One),
+    ("accept.gathered", Load::One),
     ("accept.committed", Load::One),
     ("turn.claimed", Load::One),
     ("turn.read", Load::One),

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use metrics::counter;
 use qudao_domain::{ConversationId, TenantId};
-use qudao_storage::{Accept, Inbound, StorageError, Topic, Tx};
+use qudao_storage::{Accept, Inbound, StorageError, Topic};
 
-use crate::{Core, failpoint, faults::seeded_bug};
+use crate::{Core, faults::seeded_bug};
+
+mod together;
+
+pub(crate) use together::Arrivals;
+use together::Stored;
 
 /// An accepted message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub enum AcceptError {
     ChannelClosed,
     /// The database did not answer; the sender may try again with the same id.
     #[error("the message could not be stored")]
-    Storage(#[from] StorageError),
+    Storage(#[from] Arc<StorageError>),
     /// The platform is shutting down.
     #[error("the platform is shutting down")]
     ShuttingDown,
@@ -49,45 +53,38 @@ impl Core {
         if self.tasks.is_closed() {
             return Err(AcceptError::ShuttingDown);
         }
-        let core = Arc::clone(self);
-        // A task of its own: a dropped connection must not stop a commit half way.
-        let work = self.spawn(async move { core.accept_now(tenant_id, &inbound).await });
-        work.await.unwrap_or(Err(AcceptError::ShuttingDown))
-    }
-
-    async fn accept_now(
-        self: &Arc<Self>,
-        tenant_id: TenantId,
-        inbound: &Inbound,
-    ) -> Result<Accepted, AcceptError> {
-        let mut tx = self.store.begin(tenant_id).await?;
-        let accept = tx.accept(inbound).await?;
-        failpoint!("accept.written");
-        self.commit_accepted(tx).await?;
-        failpoint!("accept.committed");
-        let (conversation_id, seq, duplicate) = match accept {
-            Accept::New { conversation_id, seq } => (conversation_id, seq, false),
-            Accept::Duplicate { conversation_id, seq } => (conversation_id, seq, true),
-            Accept::NoFunds => return Err(AcceptError::NoFunds),
-            Accept::ChannelClosed => return Err(AcceptError::ChannelClosed),
-        };
-        counter!("qudao_messages_accepted_total", "duplicate" => if duplicate { "yes" } else { "no" })
-            .increment(1);
-        if !duplicate {
-            self.wake_turns();
+        // The commit goes on in a task of its own: a dropped connection must not stop it half way.
+        let stored = self.store_message(tenant_id, inbound);
+        let accept = stored.await.map_err(|_| AcceptError::ShuttingDown)??;
+        match accept {
+            Accept::New { conversation_id, seq } => {
+                Ok(Accepted { conversation_id, seq, duplicate: false })
+            }
+            Accept::Duplicate { conversation_id, seq } => {
+                Ok(Accepted { conversation_id, seq, duplicate: true })
+            }
+            Accept::NoFunds => Err(AcceptError::NoFunds),
+            Accept::ChannelClosed => Err(AcceptError::ChannelClosed),
         }
-        Ok(Accepted { conversation_id, seq, duplicate })
     }
 
-    async fn commit_accepted(self: &Arc<Self>, tx: Tx) -> Result<(), StorageError> {
-        seeded_bug!("ack_before_commit", {
-            self.spawn(async move {
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-                tx.commit().await
-            });
-            Ok(())
+    fn store_message(self: &Arc<Self>, tenant_id: TenantId, inbound: Inbound) -> Stored {
+        seeded_bug!("ack_before_commit", self.store_later(tenant_id, inbound));
+        self.store_with_others(tenant_id, inbound)
+    }
+
+    /// The seeded bug: answers from a transaction that is committed a moment after.
+    #[cfg(feature = "failpoints")]
+    fn store_later(self: &Arc<Self>, tenant_id: TenantId, inbound: Inbound) -> Stored {
+        let (stored, outcome) = tokio::sync::oneshot::channel();
+        let core = Arc::clone(self);
+        self.spawn(async move {
+            let mut tx = core.store.begin(tenant_id).await?;
+            let _ = stored.send(Ok(tx.accept(&inbound).await?));
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            tx.commit().await
         });
-        tx.commit().await
+        outcome
     }
 
     /// Tells the workers of this and other nodes that a conversation is ready.

@@ -78,6 +78,7 @@ pub struct Core {
     prices: price::PriceBook,
     running: turn::RunningTurns,
     api: api::ApiState,
+    arrivals: accept::Arrivals,
 }
 
 impl Core {
@@ -91,6 +92,7 @@ impl Core {
             prices: price::PriceBook::new(settings.price_cache),
             running: turn::RunningTurns::default(),
             api: api::ApiState::new(&settings.api),
+            arrivals: accept::Arrivals::default(),
             runtime: Handle::current(),
             wake: Wake::default(),
             store,

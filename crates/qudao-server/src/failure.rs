@@ -15,6 +15,12 @@ const MODEL_RECOVERY: Duration = Duration::from_secs(5);
 
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&StorageError> for ApiError {
+    fn from(error: &StorageError) -> Self {
         match error {
             StorageError::Unavailable(_)
             | StorageError::Timeout(_)
@@ -52,7 +58,7 @@ impl From<AcceptError> for ApiError {
                 Self::new(Code::InsufficientCredits, "this service has no credits left")
             }
             AcceptError::ChannelClosed => Self::new(Code::ChannelClosed, "the channel is closed"),
-            AcceptError::Storage(error) => error.into(),
+            AcceptError::Storage(error) => error.as_ref().into(),
             AcceptError::ShuttingDown => {
                 Self::new(Code::Draining, "this node is shutting down").retry_after(RECOVERY)
             }

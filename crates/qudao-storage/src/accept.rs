@@ -1,10 +1,14 @@
 //! T1: a message from outside becomes durable, once, with its place in its conversation.
 
-use qudao_domain::{ChannelId, ContactId, ConversationId, text::ExternalId};
+use qudao_domain::{ChannelId, ContactId, ConversationId, TenantId, text::ExternalId};
 use serde::{Deserialize, Serialize};
-use sqlx::{Row as _, types::Json};
+use sqlx::{
+    Row as _,
+    postgres::PgRow,
+    types::{Json, Uuid},
+};
 
-use crate::{Result, StorageError, Tx, row};
+use crate::{Result, StorageError, Store, Tx, row};
 
 /// What an end user wrote. JSON, so that attachments can join the text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,21 +78,66 @@ impl Tx {
         .bind(ContactId::new().as_uuid())
         .fetch_one(self.connection())
         .await?;
-        let outcome: String = row.try_get("outcome")?;
-        let refused = match outcome.as_str() {
-            "no_funds" => Some(Accept::NoFunds),
-            "channel_closed" => Some(Accept::ChannelClosed),
-            _ => None,
-        };
-        if let Some(refused) = refused {
-            return Ok(refused);
+        read(&row)
+    }
+}
+
+impl Store {
+    /// Accepts messages of any tenants in one commit, all or none; when this returns they are
+    /// durable. The answers stand in the order of the messages; of two from one sender the first
+    /// comes first.
+    ///
+    /// # Errors
+    /// [`StorageError`]; each message may be sent again then, alone or with others.
+    pub async fn accept_together(&self, messages: &[(TenantId, Inbound)]) -> Result<Vec<Accept>> {
+        // Sorted by sender, so that two such statements wait for each other in one direction only.
+        let mut order: Vec<usize> = (0..messages.len()).collect();
+        order.sort_by_key(|at| {
+            let (tenant_id, inbound) = &messages[*at];
+            (*tenant_id, inbound.channel_id, inbound.peer.as_str())
+        });
+        let sorted = || order.iter().map(|at| &messages[*at]);
+        let inbound = || sorted().map(|(_, inbound)| inbound);
+        let ids = |new: fn() -> Uuid| -> Vec<Uuid> { sorted().map(|_| new()).collect() };
+        let query = sqlx::query(
+            "SELECT outcome, conversation_id, seq \
+             FROM app.accept_together($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(sorted().map(|(tenant_id, _)| tenant_id.as_uuid()).collect::<Vec<_>>())
+        .bind(inbound().map(|inbound| inbound.channel_id.as_uuid()).collect::<Vec<_>>())
+        .bind(inbound().map(|inbound| inbound.external_id.as_str()).collect::<Vec<_>>())
+        .bind(inbound().map(|inbound| inbound.peer.as_str()).collect::<Vec<_>>())
+        .bind(inbound().map(|inbound| Json(&inbound.body)).collect::<Vec<_>>())
+        .bind(ids(|| ConversationId::new().as_uuid()))
+        .bind(ids(|| ContactId::new().as_uuid()));
+        let rows = self.rows_of_one_statement(query).await?;
+        if rows.len() != messages.len() {
+            let detail = format!("{} answers to {} messages", rows.len(), messages.len());
+            return Err(StorageError::Inconsistent { detail });
         }
-        let conversation_id = row::id(&row, "conversation_id", ConversationId::from_uuid)?;
-        let seq = row.try_get("seq")?;
-        match outcome.as_str() {
-            "new" => Ok(Accept::New { conversation_id, seq }),
-            "duplicate" => Ok(Accept::Duplicate { conversation_id, seq }),
-            other => Err(StorageError::unknown_outcome("app.accept", other)),
+        let mut answers = vec![Accept::ChannelClosed; messages.len()];
+        for (at, row) in order.into_iter().zip(&rows) {
+            answers[at] = read(row)?;
         }
+        Ok(answers)
+    }
+}
+
+fn read(row: &PgRow) -> Result<Accept> {
+    let outcome: String = row.try_get("outcome")?;
+    let refused = match outcome.as_str() {
+        "no_funds" => Some(Accept::NoFunds),
+        "channel_closed" => Some(Accept::ChannelClosed),
+        _ => None,
+    };
+    if let Some(refused) = refused {
+        return Ok(refused);
+    }
+    let conversation_id = row::id(row, "conversation_id", ConversationId::from_uuid)?;
+    let seq = row.try_get("seq")?;
+    match outcome.as_str() {
+        "new" => Ok(Accept::New { conversation_id, seq }),
+        "duplicate" => Ok(Accept::Duplicate { conversation_id, seq }),
+        other => Err(StorageError::unknown_outcome("app.accept", other)),
     }
 }

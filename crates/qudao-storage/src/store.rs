@@ -13,7 +13,7 @@ use sqlx::{
     Transaction,
     migrate::{MigrateError, Migrator},
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
-    query::QueryScalar,
+    query::{Query, QueryScalar},
 };
 use tokio::runtime::Handle;
 
@@ -215,6 +215,14 @@ impl Store {
         T: Send + Unpin,
     {
         Ok(statement.fetch_one(&self.statements).await?)
+    }
+
+    /// The rows of a statement that is a whole transaction and safe to repeat.
+    pub(crate) async fn rows_of_one_statement(
+        &self,
+        statement: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>> {
+        Ok(statement.fetch_all(&self.statements).await?)
     }
 
     /// Waits until all connections are closed. Work that has not begun yet fails.

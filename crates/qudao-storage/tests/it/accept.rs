@@ -63,6 +63,78 @@ async fn a_channel_of_nobody_or_of_another_tenant_is_closed() {
     }
 }
 
+#[tokio::test]
+async fn messages_of_several_tenants_share_a_commit_and_each_gets_its_own_answer() {
+    let world = World::new().await;
+    let rival = world.other_tenant().await;
+    let theirs =
+        |peer: &str, id: &str| Inbound { channel_id: rival.channel_id, ..world.inbound(peer, id) };
+    let us = world.tenant.id;
+    let messages = [
+        (us, world.inbound("zoe", "zoe:1")),
+        (rival.id, theirs("ann", "ann:1")),
+        (us, world.inbound("ann", "ann:1")),
+        (us, theirs("ann", "ann:9")),
+        (us, world.inbound("zoe", "zoe:2")),
+        (us, world.inbound("zoe", "zoe:1")),
+    ];
+    let answers = world.store.accept_together(&messages).await.unwrap();
+    let seqs: Vec<_> = answers
+        .iter()
+        .map(|answer| match answer {
+            Accept::New { seq, .. } => Some((*seq, true)),
+            Accept::Duplicate { seq, .. } => Some((*seq, false)),
+            _ => None,
+        })
+        .collect();
+    let first = Some((1, true));
+    assert_eq!(seqs, [first, first, first, None, Some((2, true)), Some((1, false))]);
+    assert_eq!(answers[3], Accept::ChannelClosed);
+    assert_eq!(world.number("SELECT count(*) FROM inbox"), 4);
+    let of_rival = format!("SELECT count(*) FROM inbox WHERE tenant_id = '{}'", rival.id.as_uuid());
+    assert_eq!(world.number(&of_rival), 1);
+    // The last tenant of one statement is not that of the next one on the same connection.
+    let mut tx = world.store.begin(us).await.unwrap();
+    assert_eq!(tx.accept(&theirs("ann", "ann:1")).await.unwrap(), Accept::ChannelClosed);
+    drop(tx);
+    world.assert_sound().await;
+}
+
+#[tokio::test]
+async fn of_messages_that_share_a_commit_none_is_stored_if_one_cannot_be() {
+    let world = World::new().await;
+    let mut bad = world.inbound("bob", "bob:1");
+    bad.body.text = "a\0b".to_owned();
+    let messages = [(world.tenant.id, world.inbound("ann", "ann:1")), (world.tenant.id, bad)];
+    world.store.accept_together(&messages).await.unwrap_err();
+    assert_eq!(world.number("SELECT count(*) FROM conversations"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_store_messages_of_the_same_people_at_the_same_moment_do_not_block_each_other() {
+    let world = World::new().await;
+    let people: Vec<String> = (0..24).map(|number| format!("p{number}")).collect();
+    let store_all = |round: usize| {
+        let mut messages: Vec<_> = people
+            .iter()
+            .map(|person| (world.tenant.id, world.inbound(person, &format!("{person}:{round}"))))
+            .collect();
+        // Each in another order.
+        messages.rotate_left(round % people.len());
+        if round.is_multiple_of(2) {
+            messages.reverse();
+        }
+        let store = world.store.clone();
+        async move { store.accept_together(&messages).await }
+    };
+    let outcomes = join_all((0..32).map(|round| tokio::spawn(store_all(round)))).await;
+    for outcome in outcomes {
+        outcome.unwrap().expect("no deadlock");
+    }
+    assert_eq!(world.number("SELECT count(*) FROM inbox"), 24 * 32);
+    world.assert_sound().await;
+}
+
 /// Runs futures side by side, in one task.
 pub(crate) async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     futures_util::future::join_all(futures).await

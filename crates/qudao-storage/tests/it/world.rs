@@ -63,10 +63,8 @@ impl World {
     }
 
     pub(crate) async fn say(&self, peer: &str, id: &str) -> Accept {
-        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
-        let accept = tx.accept(&self.inbound(peer, id)).await.unwrap();
-        tx.commit().await.unwrap();
-        accept
+        let message = (self.tenant.id, self.inbound(peer, id));
+        self.store.accept_together(&[message]).await.unwrap()[0]
     }
 
     pub(crate) async fn claim(&self) -> Vec<Claim> {
