@@ -91,13 +91,19 @@ impl Core {
     pub fn wake_turns(self: &Arc<Self>) {
         self.wake.turns.notify_one();
         let core = Arc::clone(self);
-        self.spawn(async move { core.bus.publish(&Topic::WakeTurns, Vec::new()).await });
+        self.spawn(async move { core.bus.publish(&Topic::WakeTurns, core.signature()).await });
     }
 
     /// Tells the senders of this and other nodes that an outbound message is ready.
     pub fn wake_outbox(self: &Arc<Self>) {
         self.wake.outbox.notify_one();
         let core = Arc::clone(self);
-        self.spawn(async move { core.bus.publish(&Topic::WakeOutbox, Vec::new()).await });
+        self.spawn(async move { core.bus.publish(&Topic::WakeOutbox, core.signature()).await });
+    }
+
+    /// What a hint of this node carries, so that the node does not follow it a second time when it
+    /// comes back over the bus.
+    pub fn signature(&self) -> Vec<u8> {
+        self.node.as_uuid().as_bytes().to_vec()
     }
 }

@@ -1,8 +1,16 @@
 //! The boundary to messaging surfaces. Adapters depend on the core, the core on no adapter.
 
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
+use moka::future::Cache;
 use qudao_domain::state::ChannelKind;
-use qudao_storage::OutboxClaim;
+use qudao_storage::{ChannelDoor, OutboxClaim, StorageError};
+
+use crate::Core;
+
+/// How many doors are remembered at most; more only cost a look-up each.
+const DOORS: u64 = 100_000;
 
 /// A messaging surface that can take an outbound message.
 #[async_trait]
@@ -26,4 +34,28 @@ pub struct DeliverError {
     pub retryable: bool,
     /// What the other side said, for the operator.
     pub detail: String,
+}
+
+/// What the database knew of a public key a moment ago. Also remembers that it knew nothing.
+/// Whether a channel takes messages is decided by the database all the same, at each message.
+pub(crate) struct DoorCache(Cache<String, Option<Arc<ChannelDoor>>>);
+
+impl DoorCache {
+    pub(crate) fn new(max_age: Duration) -> Self {
+        Self(Cache::builder().max_capacity(DOORS).time_to_live(max_age).build())
+    }
+}
+
+impl Core {
+    /// The channel behind a public key, as it was a second ago at the earliest.
+    ///
+    /// # Errors
+    /// [`StorageError`], shared by all who asked at the same moment.
+    pub async fn door(&self, key: &str) -> Result<Option<Arc<ChannelDoor>>, Arc<StorageError>> {
+        if let Some(found) = self.doors.0.get(key).await {
+            return Ok(found);
+        }
+        let look_up = async { Ok(self.store.find_channel_by_public_key(key).await?.map(Arc::new)) };
+        self.doors.0.try_get_with(key.to_owned(), look_up).await
+    }
 }

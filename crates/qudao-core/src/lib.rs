@@ -23,6 +23,7 @@ pub mod once;
 pub mod preview;
 mod price;
 pub mod settings;
+pub mod together;
 pub mod turn;
 pub mod wake;
 
@@ -33,6 +34,7 @@ pub use channel::{Channel, DeliverError};
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent};
 pub use settings::CoreSettings;
+pub use together::Together;
 pub use turn::TurnOutcome;
 pub use wake::Wake;
 
@@ -75,6 +77,7 @@ pub struct Core {
     runtime: Handle,
     closing: CancellationToken,
     keys: authenticate::KeyCache,
+    doors: channel::DoorCache,
     prices: price::PriceBook,
     running: turn::RunningTurns,
     api: api::ApiState,
@@ -89,6 +92,7 @@ impl Core {
         let (renew, closing) = (settings.api.blocks.renew, CancellationToken::new());
         let core = Arc::new(Self {
             keys: authenticate::KeyCache::new(settings.key_cache),
+            doors: channel::DoorCache::new(settings.key_cache),
             prices: price::PriceBook::new(settings.price_cache),
             running: turn::RunningTurns::default(),
             api: api::ApiState::new(&settings.api),

@@ -187,12 +187,7 @@ impl Core {
     }
 
     async fn turn_context(&self, claim: &Claim) -> Result<TurnContext, StorageError> {
-        let mut tx = self.store.begin(claim.tenant_id).await?;
-        let limit = self.settings.turns.history_messages;
-        let context =
-            tx.turn_context(claim.conversation_id, claim.from_seq, claim.to_seq, limit).await?;
-        tx.commit().await?;
-        Ok(context)
+        self.store.turn_context(claim, self.settings.turns.history_messages).await
     }
 
     fn record_wait(&self, context: &TurnContext) {
@@ -243,7 +238,7 @@ impl Core {
         };
         let mut tries = 1;
         loop {
-            match self.try_commit(claim, &commit).await {
+            match self.store.commit_turn(claim.tenant_id, &commit).await {
                 // Whether the last commit arrived is unknown. If it did, the repetition is
                 // refused, and the reply waits in the outbox all the same.
                 Err(error) if error.is_transient() && tries < COMMIT_TRIES => {
@@ -260,14 +255,6 @@ impl Core {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    async fn try_commit(&self, claim: &Claim, commit: &CommitTurn) -> Result<Commit, StorageError> {
-        let mut tx = self.store.begin(claim.tenant_id).await?;
-        let outcome = tx.commit_turn(commit).await?;
-        failpoint!("turn.written");
-        tx.commit().await?;
-        Ok(outcome)
     }
 
     async fn fail(

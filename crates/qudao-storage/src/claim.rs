@@ -7,6 +7,7 @@ use qudao_domain::{
     AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId, TurnId,
     state::{ChannelKind, FairCharging},
 };
+use serde::Deserialize;
 use sqlx::{Row as _, types::Json};
 
 use crate::{MessageBody, ReplyBody, Result, Store, Tx, row};
@@ -153,122 +154,75 @@ impl Tx {
         .await?;
         Ok(done.rows_affected() == 1)
     }
+}
 
-    /// Reads what the answer to the messages `from_seq..=to_seq` needs, with at most
-    /// `history_limit` earlier messages.
+impl Store {
+    /// Reads what the answer to the messages of a claim needs, with at most `history_limit`
+    /// earlier messages.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).
-    pub async fn turn_context(
-        &mut self,
-        conversation_id: ConversationId,
-        from_seq: i64,
-        to_seq: i64,
-        history_limit: u32,
-    ) -> Result<TurnContext> {
-        let mut context = self.turn_frame(conversation_id, from_seq).await?;
-        let rows = sqlx::query(
-            "SELECT seq, body, app.micros(accepted_at) AS at FROM inbox \
-             WHERE tenant_id = $1 AND conversation_id = $2 AND seq BETWEEN $3 AND $4 \
-               AND state = 'accepted' \
-             ORDER BY seq",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(conversation_id.as_uuid())
-        .bind(from_seq)
-        .bind(to_seq)
-        .fetch_all(self.connection())
-        .await?;
-        for row in &rows {
-            let Json(body) = row.try_get("body")?;
-            let message = Message { seq: row.try_get("seq")?, body, at: row::time(row, "at")? };
-            context.pending.push(message);
-        }
-        context.history = self.history(conversation_id, from_seq, history_limit).await?;
-        Ok(context)
-    }
-
-    async fn turn_frame(
-        &mut self,
-        conversation_id: ConversationId,
-        from_seq: i64,
-    ) -> Result<TurnContext> {
-        let row = sqlx::query(
-            "SELECT t.currency, t.fair_charging, w.posted, \
-                    w.posted - w.held + COALESCE(h.amount, 0) AS available, \
-                    ch.locale, ch.channel_id, ch.kind, r.models, \
-                    a.assistant_id, a.name, a.system_prompt, a.params \
-             FROM conversations c \
-             JOIN tenants t ON t.tenant_id = c.tenant_id \
-             JOIN wallets w ON w.tenant_id = c.tenant_id AND w.currency = t.currency \
-             LEFT JOIN holds h ON h.tenant_id = c.tenant_id AND h.turn_id = $3 \
-                  AND h.kind = 'turn' AND h.state = 'held' AND h.currency = t.currency \
-             JOIN channels ch ON ch.tenant_id = c.tenant_id AND ch.channel_id = c.channel_id \
-             JOIN assistants a ON a.tenant_id = c.tenant_id AND a.assistant_id = ch.assistant_id \
-             JOIN routes r ON r.tenant_id = c.tenant_id AND r.route_id = a.route_id \
-             WHERE c.tenant_id = $1 AND c.conversation_id = $2",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(conversation_id.as_uuid())
-        .bind(TurnId::derive(conversation_id, from_seq).as_uuid())
-        .fetch_one(self.connection())
-        .await?;
+    pub async fn turn_context(&self, claim: &Claim, history_limit: u32) -> Result<TurnContext> {
+        let query = sqlx::query("SELECT * FROM app.turn_context_of($1, $2, $3, $4, $5, $6)")
+            .bind(claim.tenant_id.as_uuid())
+            .bind(claim.conversation_id.as_uuid())
+            .bind(TurnId::derive(claim.conversation_id, claim.from_seq).as_uuid())
+            .bind(claim.from_seq)
+            .bind(claim.to_seq)
+            .bind(i32::try_from(history_limit).unwrap_or(i32::MAX));
+        let rows = self.rows_of_one_statement(query).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let Json(pending): Json<Vec<PendingRow>> = row.try_get("pending")?;
+        let Json(history): Json<Vec<PastRow>> = row.try_get("history")?;
+        let pending: Result<_> = pending.into_iter().map(PendingRow::read).collect();
         Ok(TurnContext {
-            currency: row::currency(&row, "currency")?,
-            available: row::micros(&row, "available")?,
-            posted: row::micros(&row, "posted")?,
+            currency: row::currency(row, "currency")?,
+            available: row::micros(row, "available")?,
+            posted: row::micros(row, "posted")?,
             locale: row.try_get("locale")?,
-            channel_id: row::id(&row, "channel_id", ChannelId::from_uuid)?,
-            channel_kind: row::state(&row, "kind", ChannelKind::find)?,
+            channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
+            channel_kind: row::state(row, "kind", ChannelKind::find)?,
             assistant: TurnAssistant {
-                id: row::id(&row, "assistant_id", AssistantId::from_uuid)?,
+                id: row::id(row, "assistant_id", AssistantId::from_uuid)?,
                 name: row.try_get("name")?,
                 system_prompt: row.try_get("system_prompt")?,
                 params: row.try_get("params")?,
             },
             models: row.try_get("models")?,
-            fair_charging: row::state(&row, "fair_charging", FairCharging::find)?,
-            pending: Vec::new(),
-            history: Vec::new(),
+            fair_charging: row::state(row, "fair_charging", FairCharging::find)?,
+            pending: pending?,
+            history: history.into_iter().map(PastRow::read).collect(),
         })
     }
+}
 
-    /// Answered messages and the replies to them. What was refused or given up stays out: a
-    /// question without an answer only confuses a model.
-    async fn history(
-        &mut self,
-        conversation_id: ConversationId,
-        before_seq: i64,
-        limit: u32,
-    ) -> Result<Vec<PastMessage>> {
-        let rows = sqlx::query(
-            "SELECT place, outbound, out_seq, body FROM ( \
-                 (SELECT seq AS place, false AS outbound, 0::bigint AS out_seq, body \
-                  FROM inbox \
-                  WHERE tenant_id = $1 AND conversation_id = $2 AND seq < $3 \
-                    AND state = 'answered' \
-                  ORDER BY seq DESC LIMIT $4) \
-                 UNION ALL \
-                 (SELECT to_seq, true, out_seq, body FROM outbox \
-                  WHERE tenant_id = $1 AND conversation_id = $2 AND kind = 'reply' \
-                  ORDER BY out_seq DESC LIMIT $4) \
-             ) said \
-             ORDER BY place DESC, outbound DESC, out_seq DESC LIMIT $4",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(conversation_id.as_uuid())
-        .bind(before_seq)
-        .bind(i64::from(limit))
-        .fetch_all(self.connection())
-        .await?;
-        let mut said = Vec::with_capacity(rows.len());
-        for row in rows.iter().rev() {
-            let Json(ReplyBody { text }) = row.try_get("body")?;
-            let outbound: bool = row.try_get("outbound")?;
-            let speaker = if outbound { Speaker::Assistant } else { Speaker::User };
-            said.push(PastMessage { speaker, text });
-        }
-        Ok(said)
+/// A message that waits, as `app.turn_context_of` writes it.
+#[derive(Deserialize)]
+struct PendingRow {
+    seq: i64,
+    body: MessageBody,
+    /// Microseconds since 1970.
+    at: i64,
+}
+
+impl PendingRow {
+    fn read(self) -> Result<Message> {
+        let Self { seq, body, at } = self;
+        Ok(Message { seq, body, at: row::time_of(at)? })
+    }
+}
+
+/// An earlier message or reply, as `app.turn_context_of` writes it.
+#[derive(Deserialize)]
+struct PastRow {
+    outbound: bool,
+    body: ReplyBody,
+}
+
+impl PastRow {
+    fn read(self) -> PastMessage {
+        let speaker = if self.outbound { Speaker::Assistant } else { Speaker::User };
+        PastMessage { speaker, text: self.body.text }
     }
 }
 

@@ -90,32 +90,26 @@ impl Store {
         tx.commit().await?;
         rows.iter().map(|row| Ok(read_claim(row)?)).collect()
     }
-}
 
-impl Tx {
-    /// T6: the other side has these messages. Returns how many were still this node's: a
-    /// message whose claim was taken over is left to the other node.
+    /// T6: the other side has these messages: tenant, message and the claim's fencing number each.
+    /// When this returns it is durable. A message whose claim was taken over is left to the other
+    /// node. Whether a conversation has another message that was waiting behind one of these.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError); safe to repeat.
-    pub async fn finish_outbox(&mut self, sent: &[(OutboxId, i64)]) -> Result<u64> {
-        let ids: Vec<_> = sent.iter().map(|(id, _)| id.as_uuid()).collect();
-        let epochs: Vec<_> = sent.iter().map(|(_, epoch)| *epoch).collect();
-        let done = sqlx::query(
-            "UPDATE outbox o \
-             SET state = 'delivered', delivered_at = now(), lease_until = NULL, owner = NULL \
-             FROM unnest($2::uuid[], $3::bigint[]) AS sent (outbox_id, epoch) \
-             WHERE o.tenant_id = $1 AND o.outbox_id = sent.outbox_id \
-               AND o.epoch = sent.epoch AND o.state = 'sending'",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(ids)
-        .bind(epochs)
-        .execute(self.connection())
-        .await?;
-        Ok(done.rows_affected())
+    pub async fn finish_deliveries(&self, sent: &[(TenantId, OutboxId, i64)]) -> Result<bool> {
+        let mut sent = sent.to_vec();
+        // Two such statements take their locks in one order.
+        sent.sort_unstable();
+        let query = sqlx::query_scalar("SELECT app.finish_deliveries($1, $2, $3)")
+            .bind(sent.iter().map(|(tenant, ..)| tenant.as_uuid()).collect::<Vec<_>>())
+            .bind(sent.iter().map(|(_, id, _)| id.as_uuid()).collect::<Vec<_>>())
+            .bind(sent.iter().map(|(.., epoch)| *epoch).collect::<Vec<_>>());
+        self.one_statement(query).await
     }
+}
 
+impl Tx {
     /// The other side did not take the message; it may be claimed again after `delay`. `false`
     /// if another node has it.
     ///

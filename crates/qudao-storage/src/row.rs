@@ -44,8 +44,12 @@ pub(crate) fn count(row: &PgRow, column: &str) -> Read<u32> {
 
 /// A time, which queries select as microseconds since 1970 (`app.micros(…)`).
 pub(crate) fn time(row: &PgRow, column: &str) -> Read<Timestamp> {
-    let micros: i64 = row.try_get(column)?;
-    Timestamp::from_microsecond(micros).map_err(|_| unreadable(column, micros.to_string()))
+    time_of(row.try_get(column)?)
+}
+
+/// The same outside of a row.
+pub(crate) fn time_of(micros: i64) -> Read<Timestamp> {
+    Timestamp::from_microsecond(micros).map_err(|_| unreadable("a time", micros.to_string()))
 }
 
 pub(crate) fn optional_time(row: &PgRow, column: &str) -> Read<Option<Timestamp>> {

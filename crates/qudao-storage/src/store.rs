@@ -19,9 +19,9 @@ use tokio::runtime::Handle;
 
 use crate::{Result, StorageError, servers::Servers};
 
-/// Of the connections for single statements. Each serves one group commit at a time, and more at
-/// one time would only queue up at the disk.
-const STATEMENT_CONNECTIONS: u32 = 4;
+/// Connections for single statements: the steps of turns and group commits. More at one time would
+/// only queue up at the disk.
+const STATEMENT_CONNECTIONS: u32 = 8;
 
 /// For the connections for single statements. The few functions that are called there take the
 /// same plans whatever the arguments; to make them anew each time is a third of what a settlement

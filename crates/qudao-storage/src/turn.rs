@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use qudao_domain::{AttemptId, BlockId, ConversationId, Currency, Micros, OutboxId, TurnId};
+use qudao_domain::{
+    AttemptId, BlockId, ConversationId, Currency, Micros, OutboxId, TenantId, TurnId,
+};
 use sqlx::{Row as _, types::Json};
 
-use crate::{ReplyBody, Result, StorageError, Tx, UsageLine, claim::millis, row};
+use crate::{ReplyBody, Result, StorageError, Store, Tx, UsageLine, claim::millis, row};
 
 /// Credits to set aside for a turn.
 #[derive(Debug, Clone)]
@@ -91,15 +93,17 @@ pub enum Commit {
     Fenced,
 }
 
-impl Tx {
-    /// T3: sets credits aside for a turn and records that a model will be asked.
+impl Store {
+    /// T3: sets credits aside for a turn and records that a model will be asked. When this returns
+    /// it is durable.
     ///
     /// # Errors
     /// [`StorageError`]; safe to repeat.
-    pub async fn hold_turn(&mut self, hold: &HoldTurn) -> Result<Hold> {
-        let row = sqlx::query(
-            "SELECT outcome, amount FROM app.hold_turn($1, $2, $3, $4, $5, $6, $7, $8)",
+    pub async fn hold_turn(&self, tenant_id: TenantId, hold: &HoldTurn) -> Result<Hold> {
+        let query = sqlx::query(
+            "SELECT outcome, amount FROM app.hold_turn_of($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
+        .bind(tenant_id.as_uuid())
         .bind(hold.conversation_id.as_uuid())
         .bind(hold.epoch)
         .bind(hold.turn_id.as_uuid())
@@ -107,13 +111,13 @@ impl Tx {
         .bind(hold.currency.as_str())
         .bind(&hold.model)
         .bind(BlockId::new().as_uuid())
-        .bind(AttemptId::new().as_uuid())
-        .fetch_one(self.connection())
-        .await?;
+        .bind(AttemptId::new().as_uuid());
+        let rows = self.rows_of_one_statement(query).await?;
+        let row = rows.first().ok_or_else(|| StorageError::unknown_outcome("app.hold_turn", ""))?;
         let outcome: String = row.try_get("outcome")?;
         match outcome.as_str() {
-            "held" => Ok(Hold::Held { amount: row::micros(&row, "amount")? }),
-            "found" => Ok(Hold::Found { amount: row::micros(&row, "amount")? }),
+            "held" => Ok(Hold::Held { amount: row::micros(row, "amount")? }),
+            "found" => Ok(Hold::Found { amount: row::micros(row, "amount")? }),
             "fenced" => Ok(Hold::Fenced),
             "no_funds" => Ok(Hold::NoFunds),
             other => Err(StorageError::unknown_outcome("app.hold_turn", other)),
@@ -121,17 +125,18 @@ impl Tx {
     }
 
     /// T4: commits a reply with its usage, its settlement, its ledger entries and its place in
-    /// the outbox: all or nothing.
+    /// the outbox: all or nothing. When this returns it is durable.
     ///
     /// # Errors
     /// [`StorageError::Refused`] if the charge exceeds the hold; other [`StorageError`]s are safe
     /// to repeat.
-    pub async fn commit_turn(&mut self, commit: &CommitTurn) -> Result<Commit> {
+    pub async fn commit_turn(&self, tenant_id: TenantId, commit: &CommitTurn) -> Result<Commit> {
         let usage = &commit.usage;
-        let row = sqlx::query(
-            "SELECT outbox_id, out_seq FROM app.commit_turn( \
-                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        let query = sqlx::query(
+            "SELECT outbox_id, out_seq FROM app.commit_turn_of( \
+                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         )
+        .bind(tenant_id.as_uuid())
         .bind(commit.conversation_id.as_uuid())
         .bind(commit.epoch)
         .bind(commit.turn_id.as_uuid())
@@ -148,12 +153,12 @@ impl Tx {
         .bind(usage.absorbed.get())
         .bind(usage.currency.as_str())
         .bind(usage.policy.as_str())
-        .bind(usage.end_reason.as_str())
-        .fetch_optional(self.connection())
-        .await?;
-        read_commit(row.as_ref())
+        .bind(usage.end_reason.as_str());
+        read_commit(self.rows_of_one_statement(query).await?.first())
     }
+}
 
+impl Tx {
     /// Ends a turn for which no model may be asked: no funds or a policy. Its hold, if there is
     /// one, is voided.
     ///

@@ -33,6 +33,8 @@ struct Shared {
     /// Give up what is in flight.
     abandon: CancellationToken,
     jobs: TaskTracker,
+    /// Deliveries that were made and are not written down yet.
+    made: outbox::Made,
 }
 
 impl Shared {
@@ -72,6 +74,7 @@ impl Worker {
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             jobs: TaskTracker::new(),
+            made: outbox::Made::default(),
         });
         let loops = vec![
             shared.core.tasks.spawn(turns::run(Arc::clone(&shared))),

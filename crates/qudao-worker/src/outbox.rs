@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics::{counter, gauge};
-use qudao_core::{DeliverError, failpoint};
+use qudao_core::{DeliverError, Together, failpoint};
+use qudao_domain::{OutboxId, TenantId};
 use qudao_storage::{OutboxClaim, StorageError, Topic};
 use rand::RngExt as _;
 use tokio::{
@@ -21,7 +22,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub(crate) async fn run(shared: Arc<Shared>) {
     let slots = Arc::new(Semaphore::new(shared.settings.deliveries_in_flight.max(1)));
     let remote = shared.core.bus.subscribe(&Topic::WakeOutbox);
-    let mut signal = Signal::new(&shared.core.wake.outbox, remote, &shared.settings);
+    let own = shared.core.signature();
+    let mut signal = Signal::new(&shared.core.wake.outbox, remote, own, &shared.settings);
     loop {
         tokio::select! {
             biased;
@@ -118,31 +120,63 @@ async fn send(shared: &Shared, claim: &OutboxClaim) -> Result<(), DeliverError> 
     }
 }
 
+/// What is known of deliveries that were made, and waits to be written down.
+pub(crate) type Made = Together<(TenantId, OutboxId, i64), Result<(), Arc<StorageError>>>;
+
 /// T6.
 async fn record(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     claim: &OutboxClaim,
     delivered: Result<(), DeliverError>,
+) -> Result<(), Arc<StorageError>> {
+    match delivered {
+        Ok(()) => finish(shared, claim).await,
+        Err(error) => refuse(shared, claim, error).await.map_err(Arc::new),
+    }
+}
+
+/// Writes down, with others, that a message was delivered.
+async fn finish(shared: &Arc<Shared>, claim: &OutboxClaim) -> Result<(), Arc<StorageError>> {
+    let (written, begin) = shared.made.add((claim.tenant_id, claim.outbox_id, claim.epoch));
+    if begin {
+        let shared = Arc::clone(shared);
+        shared.clone().jobs.spawn(async move {
+            while let Some((made, waiting)) = shared.made.next_batch() {
+                failpoint!("delivery.recording");
+                let outcome = shared.core.store.finish_deliveries(&made).await;
+                failpoint!("delivery.recorded");
+                // Others of their conversations were waiting behind these.
+                if let Ok(true) = outcome {
+                    shared.core.wake.outbox.notify_one();
+                }
+                let outcome = outcome.map(|_| ()).map_err(Arc::new);
+                for written in waiting {
+                    let _ = written.send(outcome.clone());
+                }
+            }
+        });
+    }
+    // It ends without an answer only with the process.
+    written.await.unwrap_or(Ok(()))
+}
+
+async fn refuse(
+    shared: &Shared,
+    claim: &OutboxClaim,
+    DeliverError { retryable, detail }: DeliverError,
 ) -> Result<(), StorageError> {
     let mut tx = shared.core.store.begin(claim.tenant_id).await?;
-    match delivered {
-        Ok(()) => {
-            tx.finish_outbox(&[(claim.outbox_id, claim.epoch)]).await?;
+    match backoff(shared, claim.attempts) {
+        Some(delay) if retryable => {
+            tracing::info!(outbox = %claim.outbox_id, detail, ?delay, "a delivery failed");
+            tx.retry_outbox(claim.outbox_id, claim.epoch, delay, &detail).await?;
         }
-        Err(DeliverError { retryable, detail }) => match backoff(shared, claim.attempts) {
-            Some(delay) if retryable => {
-                tracing::info!(outbox = %claim.outbox_id, detail, ?delay, "a delivery failed");
-                tx.retry_outbox(claim.outbox_id, claim.epoch, delay, &detail).await?;
-            }
-            _ => {
-                tracing::warn!(outbox = %claim.outbox_id, detail, "a delivery is given up");
-                tx.bury_outbox(claim.outbox_id, claim.epoch, &detail).await?;
-            }
-        },
+        _ => {
+            tracing::warn!(outbox = %claim.outbox_id, detail, "a delivery is given up");
+            tx.bury_outbox(claim.outbox_id, claim.epoch, &detail).await?;
+        }
     }
-    failpoint!("delivery.recording");
     tx.commit().await?;
-    failpoint!("delivery.recorded");
     // The next message of the conversation may be waiting behind this one.
     shared.core.wake.outbox.notify_one();
     Ok(())

@@ -3,11 +3,18 @@
 
 use std::time::Duration;
 
-use qudao_storage::Subscription;
+use qudao_storage::{BusEvent, Subscription};
 use rand::RngExt as _;
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
 
 use crate::WorkerSettings;
+
+/// Two looks at a queue are at least this far apart, so that a busy one is claimed in batches.
+/// The first look after a rest is not delayed.
+const GAP: Duration = Duration::from_millis(4);
 
 /// Waits for a reason to look at a queue.
 pub(crate) struct Signal<'a> {
@@ -15,20 +22,40 @@ pub(crate) struct Signal<'a> {
     remote: Subscription,
     poll_min: Duration,
     poll_max: Duration,
+    /// What this node's own hints carry: it has followed them before they come back.
+    own: Vec<u8>,
+    looked: Instant,
 }
 
 impl<'a> Signal<'a> {
-    pub(crate) fn new(local: &'a Notify, remote: Subscription, settings: &WorkerSettings) -> Self {
+    pub(crate) fn new(
+        local: &'a Notify,
+        remote: Subscription,
+        own: Vec<u8>,
+        settings: &WorkerSettings,
+    ) -> Self {
         let WorkerSettings { poll_min, poll_max, .. } = *settings;
-        Self { local, remote, poll_min, poll_max: poll_max.max(poll_min) }
+        let poll_max = poll_max.max(poll_min);
+        Self { local, remote, poll_min, poll_max, own, looked: Instant::now() }
     }
 
     pub(crate) async fn wait(&mut self) {
         let poll = rand::rng().random_range(self.poll_min..=self.poll_max);
         tokio::select! {
             () = self.local.notified() => {}
-            _ = self.remote.next() => {}
+            () = foreign(&mut self.remote, &self.own) => {}
             () = time::sleep(poll) => {}
+        }
+        time::sleep_until(self.looked + GAP).await;
+        self.looked = Instant::now();
+    }
+}
+
+/// A hint of another node.
+async fn foreign(remote: &mut Subscription, own: &[u8]) {
+    while let BusEvent::Message(from) = remote.next().await {
+        if from != own {
+            return;
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::{Shared, signal::Signal};
 pub(crate) async fn run(shared: Arc<Shared>) {
     let slots = Arc::new(Semaphore::new(shared.settings.turns_in_flight.max(1)));
     let remote = shared.core.bus.subscribe(&Topic::WakeTurns);
-    let mut signal = Signal::new(&shared.core.wake.turns, remote, &shared.settings);
+    let own = shared.core.signature();
+    let mut signal = Signal::new(&shared.core.wake.turns, remote, own, &shared.settings);
     loop {
         tokio::select! {
             biased;

@@ -1,22 +1,13 @@
-//! Messages that arrive at about the same moment share a commit. Nobody waits for company: a message
-//! that comes while nothing is being committed goes at once, and what comes meanwhile goes next.
+//! Messages that arrive at about the same moment share a commit.
 
-use std::{
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use metrics::{counter, histogram};
 use qudao_domain::TenantId;
 use qudao_storage::{Accept, Inbound, StorageError};
 use tokio::sync::oneshot;
 
-use crate::{Core, failpoint};
-
-/// Commits under way at a time: while one waits for the disk, another is written.
-const COMMITS: usize = 2;
-/// Messages of one commit, at most.
-const BATCH: usize = 64;
+use crate::{Core, failpoint, together::Together};
 
 /// What became of a message. The error is that of all who shared a statement.
 pub(super) type Outcome = Result<Accept, Arc<StorageError>>;
@@ -25,39 +16,7 @@ pub(super) type Outcome = Result<Accept, Arc<StorageError>>;
 pub(super) type Stored = oneshot::Receiver<Outcome>;
 
 /// Those that wait to be stored.
-#[derive(Default)]
-pub(crate) struct Arrivals {
-    queue: Mutex<Queue>,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: Vec<Arrival>,
-    commits: usize,
-}
-
-struct Arrival {
-    message: (TenantId, Inbound),
-    stored: oneshot::Sender<Outcome>,
-}
-
-impl Arrivals {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next ones, or `None` after the last: whoever comes then begins a commit.
-    fn next(&self) -> Option<Vec<Arrival>> {
-        let mut queue = self.queue();
-        if queue.waiting.is_empty() {
-            queue.commits -= 1;
-            return None;
-        }
-        let rest = queue.waiting.len().min(BATCH);
-        let rest = queue.waiting.split_off(rest);
-        Some(mem::replace(&mut queue.waiting, rest))
-    }
-}
+pub(crate) type Arrivals = Together<(TenantId, Inbound), Outcome>;
 
 impl Core {
     /// Stores a message with others. It goes on even if nobody waits for the answer, which comes
@@ -67,32 +26,29 @@ impl Core {
         tenant_id: TenantId,
         inbound: Inbound,
     ) -> Stored {
-        let (stored, outcome) = oneshot::channel();
-        let mut queue = self.arrivals.queue();
-        queue.waiting.push(Arrival { message: (tenant_id, inbound), stored });
-        let begin = queue.commits < COMMITS;
-        queue.commits += usize::from(begin);
-        drop(queue);
+        let (stored, begin) = self.arrivals.add((tenant_id, inbound));
         if begin {
             let core = Arc::clone(self);
             self.spawn(async move {
-                while let Some(arrivals) = core.arrivals.next() {
-                    core.store_all(arrivals).await;
+                while let Some((messages, waiting)) = core.arrivals.next_batch() {
+                    core.store_all(&messages, waiting).await;
                 }
             });
         }
-        outcome
+        stored
     }
 
-    async fn store_all(self: &Arc<Self>, arrivals: Vec<Arrival>) {
+    async fn store_all(
+        self: &Arc<Self>,
+        messages: &[(TenantId, Inbound)],
+        waiting: Vec<oneshot::Sender<Outcome>>,
+    ) {
         failpoint!("accept.gathered");
-        let (messages, waiting): (Vec<_>, Vec<_>) =
-            arrivals.into_iter().map(|arrival| (arrival.message, arrival.stored)).unzip();
-        let outcomes = match self.store.accept_together(&messages).await {
+        let outcomes = match self.store.accept_together(messages).await {
             Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
             // One of them was refused; the others are not to blame.
             Err(error) if 1 < messages.len() && !matches!(error, StorageError::Unavailable(_)) => {
-                self.store_each(&messages).await
+                self.store_each(messages).await
             }
             Err(error) => vec![Err(Arc::new(error)); messages.len()],
         };

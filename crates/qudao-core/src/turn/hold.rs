@@ -81,10 +81,7 @@ impl Core {
             currency: turn.context.currency,
             model: rung.model.name.clone(),
         };
-        let mut tx = self.store.begin(turn.claim.tenant_id).await?;
-        let outcome = tx.hold_turn(&hold).await?;
-        failpoint!("hold.written");
-        tx.commit().await?;
+        let outcome = self.store.hold_turn(turn.claim.tenant_id, &hold).await?;
         failpoint!("hold.committed");
         Ok(outcome)
     }

@@ -47,15 +47,39 @@ impl Visit {
 pub(crate) async fn find_door(
     state: &AppState,
     request: &HttpRequest,
-) -> Result<ChannelDoor, ApiError> {
-    let key = request.match_info().get("key").unwrap_or_default().to_owned();
+) -> Result<Arc<ChannelDoor>, ApiError> {
+    let (core, key) = (Arc::clone(&state.core), public_key(request)?);
+    let found = state.on_runtime(async move { core.store.find_channel_by_public_key(&key).await });
+    of_the_web(found.await?.map(Arc::new))
+}
+
+/// The same as it was a second ago at the earliest, for those who write: whether the channel takes
+/// their message is decided where it is stored.
+///
+/// # Errors
+/// As [`find_door`].
+pub(crate) async fn known_door(
+    state: &AppState,
+    request: &HttpRequest,
+) -> Result<Arc<ChannelDoor>, ApiError> {
+    let (core, key) = (Arc::clone(&state.core), public_key(request)?);
+    let found = state.on_runtime(async move {
+        core.door(&key).await.map_err(|error| ApiError::from(error.as_ref()))
+    });
+    of_the_web(found.await?)
+}
+
+fn public_key(request: &HttpRequest) -> Result<String, ApiError> {
+    let key = request.match_info().get("key").unwrap_or_default();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if MAX_KEY < key.len() || !key.bytes().all(plain) {
         return Err(ApiError::not_found("channel"));
     }
-    let core = Arc::clone(&state.core);
-    let found = state.on_runtime(async move { core.store.find_channel_by_public_key(&key).await });
-    let door = found.await?.filter(|door| door.kind == ChannelKind::Web);
+    Ok(key.to_owned())
+}
+
+fn of_the_web(found: Option<Arc<ChannelDoor>>) -> Result<Arc<ChannelDoor>, ApiError> {
+    let door = found.filter(|door| door.kind == ChannelKind::Web);
     door.ok_or_else(|| ApiError::not_found("channel"))
 }
 

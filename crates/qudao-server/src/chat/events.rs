@@ -39,7 +39,7 @@ pub(crate) async fn open(
         return Err(ApiError::new(Code::Draining, "this node is shutting down"));
     }
     let address = client_address(&request);
-    let visit = Visit { door: door.into(), peer: (&*peer).into(), address };
+    let visit = Visit { door, peer: (&*peer).into(), address };
     let (outgoing, incoming) = mpsc::channel(state.settings.limits.outgoing_frames);
     rt::spawn(drive(state.clone(), visit, after, None, EventWire { outgoing }));
     let body = stream::unfold(incoming, |mut incoming| async move {

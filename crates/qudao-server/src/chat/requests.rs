@@ -103,10 +103,10 @@ pub(crate) async fn open(
     Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(Opening {
         token: format!("vt_{}", key::random_secret()),
         channel: ChannelFace {
-            name: door.name,
-            assistant: door.assistant_name,
-            locale: door.locale,
-            greeting: door.greeting,
+            name: door.name.clone(),
+            assistant: door.assistant_name.clone(),
+            locale: door.locale.clone(),
+            greeting: door.greeting.clone(),
         },
     }))
 }
@@ -116,8 +116,8 @@ async fn visit(
     request: &HttpRequest,
     VisitorCaller(peer): &VisitorCaller,
 ) -> Result<Visit, ApiError> {
-    let door = door::find_door(state, request).await?;
-    Ok(Visit { door: door.into(), peer: (&**peer).into(), address: client_address(request) })
+    let door = door::known_door(state, request).await?;
+    Ok(Visit { door, peer: (&**peer).into(), address: client_address(request) })
 }
 
 pub(crate) async fn messages(

@@ -49,7 +49,7 @@ pub(crate) async fn open(
         let hello = timeout(limits.request_head_timeout, wire.hello()).await;
         match hello {
             Ok(Ok((peer, after))) => {
-                let visit = Visit { door: door.into(), peer: peer.into(), address };
+                let visit = Visit { door, peer: peer.into(), address };
                 let silence = Some(limits.socket_idle_timeout);
                 drive(state.clone(), visit, after, silence, wire).await;
             }

@@ -17,9 +17,7 @@ async fn only_the_first_open_message_of_a_conversation_can_be_claimed() {
 
     let ann = first.iter().find(|claim| claim.peer == "ann").unwrap();
     assert_eq!((ann.kind, ann.attempts, &*ann.body.text), (OutboxKind::Reply, 1, "an answer"));
-    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
-    assert_eq!(tx.finish_outbox(&[(ann.outbox_id, ann.epoch)]).await.unwrap(), 1);
-    tx.commit().await.unwrap();
+    assert!(world.finish(ann).await, "the next one was waiting");
 
     let second = world.store.claim_outbox(world.node, 10, LEASE).await.unwrap();
     assert_eq!(second.len(), 1);
@@ -34,11 +32,15 @@ async fn a_sender_that_was_overtaken_does_not_finish_the_message() {
     let fast = world.store.claim_outbox(world.node, 1, LEASE).await.unwrap().remove(0);
     assert_eq!(fast.attempts, 2);
     let mut tx = world.store.begin(world.tenant.id).await.unwrap();
-    assert_eq!(tx.finish_outbox(&[(slow.outbox_id, slow.epoch)]).await.unwrap(), 0);
+    let delivered = || world.number("SELECT count(*) FROM outbox WHERE state = 'delivered'");
+    assert!(!world.finish(&slow).await);
+    assert_eq!(delivered(), 0);
     assert!(!tx.retry_outbox(slow.outbox_id, slow.epoch, LEASE, "late").await.unwrap());
     assert!(!tx.bury_outbox(slow.outbox_id, slow.epoch, "late").await.unwrap());
-    assert_eq!(tx.finish_outbox(&[(fast.outbox_id, fast.epoch)]).await.unwrap(), 1);
-    assert_eq!(tx.finish_outbox(&[(fast.outbox_id, fast.epoch)]).await.unwrap(), 0);
+    drop(tx);
+    assert!(!world.finish(&fast).await, "nothing waits behind it");
+    assert_eq!(delivered(), 1);
+    assert!(!world.finish(&fast).await);
 }
 
 #[tokio::test]

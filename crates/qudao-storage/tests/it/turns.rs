@@ -60,18 +60,16 @@ async fn a_charge_above_the_hold_is_refused_and_what_exceeds_it_is_borne_by_the_
     world.say("peer", "m1").await;
     let claim = world.claim_one().await;
     world.hold(&claim, 1000).await;
-    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
-    let error = tx.commit_turn(&world.reply(&claim, 1001)).await.unwrap_err();
+    let refused = world.store.commit_turn(world.tenant.id, &world.reply(&claim, 1001)).await;
+    let error = refused.unwrap_err();
     assert!(
         matches!(&error, StorageError::Refused { constraint } if constraint == "holds_settled_within_amount"),
         "{error:?}"
     );
-    drop(tx);
     let mut commit = world.reply(&claim, 1000);
     commit.usage.absorbed = Micros::new(1);
-    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
-    assert!(matches!(tx.commit_turn(&commit).await.unwrap(), Commit::Done { .. }));
-    tx.commit().await.unwrap();
+    let committed = world.store.commit_turn(world.tenant.id, &commit).await.unwrap();
+    assert!(matches!(committed, Commit::Done { .. }));
     assert_eq!(
         world.number("SELECT sum(amount) FROM ledger_entries WHERE account = 'revenue'"),
         1001
@@ -205,9 +203,7 @@ async fn a_turn_sees_what_it_answers_and_what_was_said_before() {
     world.say("peer", "m3").await;
     let claim = world.claim_one().await;
 
-    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
-    let context =
-        tx.turn_context(claim.conversation_id, claim.from_seq, claim.to_seq, 10).await.unwrap();
+    let context = world.store.turn_context(&claim, 10).await.unwrap();
     let pending: Vec<_> = context.pending.iter().map(|m| m.body.text.as_str()).collect();
     assert_eq!(pending, ["text of m3"]);
     let said: Vec<_> = context.history.iter().map(|p| (p.speaker, p.text.as_str())).collect();
@@ -216,8 +212,8 @@ async fn a_turn_sees_what_it_answers_and_what_was_said_before() {
     assert_eq!(context.models, ["fake"]);
     assert_eq!(context.assistant.id, world.tenant.assistant_id);
 
-    let short = tx.turn_context(claim.conversation_id, claim.from_seq, claim.to_seq, 1).await;
-    assert_eq!(short.unwrap().history.len(), 1);
+    let short = world.store.turn_context(&claim, 1).await.unwrap();
+    assert_eq!(short.history, context.history[1..]);
 }
 
 #[tokio::test]
@@ -236,7 +232,6 @@ async fn a_hold_in_another_currency_finds_no_wallet() {
     let world = World::new().await;
     world.say("peer", "m1").await;
     let claim = world.claim_one().await;
-    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
     let hold = HoldTurn {
         conversation_id: claim.conversation_id,
         epoch: claim.epoch,
@@ -245,7 +240,8 @@ async fn a_hold_in_another_currency_finds_no_wallet() {
         currency: qudao_domain::Currency::USD,
         model: "fake".to_owned(),
     };
-    assert_eq!(tx.hold_turn(&hold).await.unwrap(), Hold::NoFunds);
+    let outcome = world.store.hold_turn(world.tenant.id, &hold).await.unwrap();
+    assert_eq!(outcome, Hold::NoFunds);
 }
 
 #[tokio::test]
@@ -260,11 +256,8 @@ async fn a_found_hold_is_raised_by_the_difference_if_the_wallet_covers_it() {
     assert_eq!(world.wallet().await, (5000, 3000));
     world.assert_sound().await;
     // What is set aside for the turn is the turn's to spend.
-    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
-    let context =
-        tx.turn_context(claim.conversation_id, claim.from_seq, claim.to_seq, 1).await.unwrap();
+    let context = world.store.turn_context(&claim, 1).await.unwrap();
     assert_eq!((context.available.get(), context.posted.get()), (5000, 5000));
-    drop(tx);
     assert!(matches!(world.commit(&claim, 2500).await, Commit::Done { .. }));
     assert_eq!(world.wallet().await, (2500, 0));
     world.assert_sound().await;

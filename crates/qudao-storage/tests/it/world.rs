@@ -10,7 +10,7 @@ use qudao_domain::{
 };
 use qudao_storage::{
     Accept, Claim, Commit, CommitTurn, EndTurn, Finding, Hold, HoldTurn, Inbound, MessageBody,
-    ReplyBody, Store, UsageLine,
+    OutboxClaim, ReplyBody, Store, UsageLine,
 };
 use qudao_testkit::{TestDb, TestTenant};
 
@@ -79,20 +79,15 @@ impl World {
     }
 
     pub(crate) async fn hold(&self, claim: &Claim, amount: i64) -> Hold {
-        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
-        let hold = tx
-            .hold_turn(&HoldTurn {
-                conversation_id: claim.conversation_id,
-                epoch: claim.epoch,
-                turn_id: turn_of(claim),
-                amount: Micros::new(amount),
-                currency: self.tenant.currency,
-                model: MODEL.to_owned(),
-            })
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
-        hold
+        let hold = HoldTurn {
+            conversation_id: claim.conversation_id,
+            epoch: claim.epoch,
+            turn_id: turn_of(claim),
+            amount: Micros::new(amount),
+            currency: self.tenant.currency,
+            model: MODEL.to_owned(),
+        };
+        self.store.hold_turn(self.tenant.id, &hold).await.unwrap()
     }
 
     pub(crate) fn usage(&self, turn_id: TurnId, channel_id: ChannelId, charge: i64) -> UsageLine {
@@ -129,10 +124,7 @@ impl World {
     }
 
     pub(crate) async fn commit(&self, claim: &Claim, charge: i64) -> Commit {
-        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
-        let commit = tx.commit_turn(&self.reply(claim, charge)).await.unwrap();
-        tx.commit().await.unwrap();
-        commit
+        self.store.commit_turn(self.tenant.id, &self.reply(claim, charge)).await.unwrap()
     }
 
     pub(crate) fn ending(&self, claim: &Claim) -> EndTurn {
@@ -156,11 +148,16 @@ impl World {
     /// Sends all that waits.
     pub(crate) async fn deliver(&self) -> usize {
         let claims = self.store.claim_outbox(self.node, 64, LEASE).await.unwrap();
-        let mut tx = self.store.begin(self.tenant.id).await.unwrap();
-        let sent: Vec<_> = claims.iter().map(|claim| (claim.outbox_id, claim.epoch)).collect();
-        assert_eq!(usize::try_from(tx.finish_outbox(&sent).await.unwrap()), Ok(sent.len()));
-        tx.commit().await.unwrap();
-        sent.len()
+        for claim in &claims {
+            self.finish(claim).await;
+        }
+        claims.len()
+    }
+
+    /// Whether another message of the conversation was waiting behind this one.
+    pub(crate) async fn finish(&self, claim: &OutboxClaim) -> bool {
+        let sent = (claim.tenant_id, claim.outbox_id, claim.epoch);
+        self.store.finish_deliveries(&[sent]).await.unwrap()
     }
 
     /// What the tenant has and what of it is held.
