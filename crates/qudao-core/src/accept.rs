@@ -5,8 +5,10 @@ use std::sync::Arc;
 use metrics::counter;
 use qudao_domain::{ConversationId, TenantId};
 use qudao_storage::{Accept, Inbound, StorageError, Topic, Tx};
+use qudao_telemetry::{Span, SpanKind, Trace};
+use tokio::time::Instant;
 
-use crate::{Core, failpoint, faults::seeded_bug};
+use crate::{Core, failpoint, faults::seeded_bug, spans};
 
 /// An accepted message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +48,26 @@ impl Core {
         tenant_id: TenantId,
         inbound: Inbound,
     ) -> Result<Accepted, AcceptError> {
+        self.accept_from(tenant_id, inbound, Trace::NONE).await
+    }
+
+    /// As [`Core::accept`]. `origin` is the request that brought the message; the trace of the
+    /// message's turn, which its acceptance begins, points to it.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub async fn accept_from(
+        self: &Arc<Self>,
+        tenant_id: TenantId,
+        inbound: Inbound,
+        origin: Trace,
+    ) -> Result<Accepted, AcceptError> {
         if self.tasks.is_closed() {
             return Err(AcceptError::ShuttingDown);
         }
         let core = Arc::clone(self);
         // A task of its own: a dropped connection must not stop a commit half way.
-        let work = self.spawn(async move { core.accept_now(tenant_id, &inbound).await });
+        let work = self.spawn(async move { core.accept_now(tenant_id, &inbound, origin).await });
         work.await.unwrap_or(Err(AcceptError::ShuttingDown))
     }
 
@@ -59,7 +75,9 @@ impl Core {
         self: &Arc<Self>,
         tenant_id: TenantId,
         inbound: &Inbound,
+        origin: Trace,
     ) -> Result<Accepted, AcceptError> {
+        let began = Instant::now();
         let mut tx = self.store.begin(tenant_id).await?;
         let accept = tx.accept(inbound).await?;
         failpoint!("accept.written");
@@ -74,6 +92,12 @@ impl Core {
         counter!("qudao_messages_accepted_total", "duplicate" => if duplicate { "yes" } else { "no" })
             .increment(1);
         if !duplicate {
+            // What a turn of its own would be: only now is it known which.
+            let trace = spans::trace_of(conversation_id, seq);
+            let mut span = Span::first("accept", SpanKind::Producer, trace);
+            span.backdate(began.elapsed());
+            span.link(origin);
+            span.end();
             self.wake_turns();
         }
         Ok(Accepted { conversation_id, seq, duplicate })

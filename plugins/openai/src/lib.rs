@@ -50,7 +50,8 @@ impl AsyncModelPlugin for OpenAi {
             return Err(PluginError::bad_request("this plugin serves chat requests only"));
         }
         let mut reader = Reader(sink);
-        match self.provider.chat(&request.payload, request.deadline, &mut reader).await {
+        let OwnedRequest { payload, deadline, trace, .. } = &request;
+        match self.provider.chat(payload, *deadline, trace, &mut reader).await {
             Ok(answered) => {
                 if answered.estimated {
                     sink.progress("the provider reported no usage: it is estimated").await?;
