@@ -10,10 +10,13 @@
 mod admin;
 mod chaos;
 mod chat;
+mod collector;
 mod death;
+mod metrics;
 mod nodes;
 mod platform;
 mod provider;
 mod recovery;
 mod rolling;
+mod traces;
 mod visitor;

@@ -15,7 +15,8 @@ pub mod settings;
 pub mod transport;
 
 use qudao_plugin_api::{
-    AsyncModelPlugin, AsyncSink, Completion, Host, OwnedRequest, PluginError, abi::QD_KIND_CHAT,
+    AsyncModelPlugin, AsyncSink, Completion, Host, LogLevel, OwnedRequest, PluginError,
+    abi::QD_KIND_CHAT,
 };
 
 use crate::{
@@ -59,7 +60,13 @@ impl AsyncModelPlugin for OpenAi {
                 Ok(Completion { usage: answered.usage, finish_reason: answered.finish_reason })
             }
             Err(Unanswered::Cancelled) => Err(PluginError::cancelled()),
-            Err(Unanswered::Failed(failure)) => Err(plugin_error(failure)),
+            Err(Unanswered::Failed(failure)) => {
+                // Not its message: the provider may have quoted the person in it.
+                let line =
+                    format!("the provider failed: {:?}, status {:?}", failure.kind, failure.status);
+                sink.log(LogLevel::Info, &line);
+                Err(plugin_error(failure))
+            }
         }
     }
 }
