@@ -72,7 +72,11 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
     let mut context = RequestContext::read(request.headers());
-    let mut span = Span::remote_child("http", SpanKind::Server, context.trace);
+    let mut span = match request.path() {
+        // Probes ask every few seconds, and nobody asks how that went.
+        "/livez" | "/readyz" | "/metrics" => Span::silent(context.trace),
+        _ => Span::remote_child("http", SpanKind::Server, context.trace),
+    };
     context.trace = span.place();
     request.extensions_mut().insert(context.clone());
     let response = next.call(request).await?;
