@@ -27,6 +27,9 @@ pub(crate) struct Span {
     pub(crate) failure: String,
     pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) links: Vec<String>,
+    /// The process that it is of.
+    pub(crate) node: String,
+    pub(crate) role: String,
 }
 
 impl Collector {
@@ -59,9 +62,11 @@ impl Collector {
             let export = ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap();
             for resource in export.resource_spans {
                 let of = resource.resource.unwrap().attributes;
-                assert!(of.iter().any(|pair| pair.key == "service.name"), "{of:?}");
+                let of: BTreeMap<_, _> =
+                    of.into_iter().map(|pair| (pair.key, text(pair.value))).collect();
+                assert_eq!(of["service.name"], "qudao");
                 for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                    spans.push(read(span));
+                    spans.push(read(span, &of));
                 }
             }
         }
@@ -86,7 +91,7 @@ impl Collector {
     }
 }
 
-fn read(span: opentelemetry_proto::tonic::trace::v1::Span) -> Span {
+fn read(span: opentelemetry_proto::tonic::trace::v1::Span, of: &BTreeMap<String, String>) -> Span {
     let attributes = span.attributes.into_iter().map(|pair| (pair.key, text(pair.value)));
     Span {
         trace: hex(&span.trace_id),
@@ -95,6 +100,8 @@ fn read(span: opentelemetry_proto::tonic::trace::v1::Span) -> Span {
         name: span.name,
         failure: span.status.map(|status| status.message).unwrap_or_default(),
         attributes: attributes.collect(),
+        node: of["service.instance.id"].clone(),
+        role: of["qudao.role"].clone(),
         links: span.links.iter().map(|link| hex(&link.trace_id)).collect(),
     }
 }

@@ -216,13 +216,39 @@ async fn what_a_model_fails_with_is_a_word_in_the_trace_and_a_log_line_of_the_pl
     assert_eq!(collector.wait_for(id, "plugin").await.failure, "provider_auth");
     assert_eq!(collector.wait_for(id, "chat remote").await.failure, "provider_auth");
     let log = log_lines(&platform);
-    let line = log.lines().find(|line| line.contains(id) && line.contains("\"openai\""));
-    assert!(line.is_some(), "the plugin says nothing of {id}: {log}");
+    for said in ["the provider failed: Auth", "a model's provider refuses the platform"] {
+        let line = log.lines().find(|line| line.contains(said) && line.contains(id));
+        assert!(line.is_some(), "no line {said:?} names {id}: {log}");
+    }
     let count = "qudao_model_errors_total{plugin_instance=\"openai\",class=\"provider_auth\"}";
     // The demo's greeting is refused as well.
     assert!(1.0 <= metrics::value(&platform, count).await);
     let spans = String::from_utf8_lossy(&collector.raw().await).into_owned();
     assert!(!spans.contains("canary"), "the spans hold what the provider said");
+}
+
+#[tokio::test]
+async fn a_turn_is_one_trace_over_the_node_that_accepts_and_the_one_that_answers() {
+    let collector = Collector::start().await;
+    let node = |words: Vec<&'static str>| Wanted {
+        words,
+        environment: vec![("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())],
+        ..Wanted::default()
+    };
+    let api = Platform::start_with(node(vec!["--role", "api"])).await;
+    let mut beside = node(vec!["--role", "worker"]);
+    beside.environment.push(("DATABASE_URL", api.text("database_url").to_owned()));
+    beside.environment.push(("REDIS_URL", api.redis_url()));
+    let _worker = Platform::start_with(beside).await;
+    let mut visitor = Visitor::arrive(&api).await;
+    visitor.say("m1", QUESTION).await;
+    assert_eq!(visitor.reply().await["text"], QUESTION);
+    let accept = collector.wait_for("", "accept").await;
+    let turn = collector.wait_for(&accept.trace, "turn").await;
+    let deliver = collector.wait_for(&accept.trace, "deliver").await;
+    assert_eq!((&turn.parent, &deliver.parent), (&accept.id, &accept.id));
+    assert_eq!((accept.role.as_str(), turn.role.as_str()), ("api", "worker"));
+    assert_ne!(accept.node, turn.node);
 }
 
 #[tokio::test]

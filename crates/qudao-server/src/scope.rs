@@ -16,6 +16,7 @@ use actix_web::{
 use futures_util::future::{Ready, ready};
 use qudao_domain::TurnId;
 use qudao_telemetry::{Span, SpanKind, Trace};
+use tracing::Instrument as _;
 
 use crate::{code::Code, error::ApiError, meter, openai};
 
@@ -79,7 +80,14 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
     };
     context.trace = span.place();
     request.extensions_mut().insert(context.clone());
-    let response = next.call(request).await?;
+    // A request whose trace is recorded tells it in every log line; of the others those that failed
+    // do, since a scope costs more than all else here.
+    let scope = if span.is_recorded() {
+        tracing::error_span!("request", trace_id = %context.trace.id())
+    } else {
+        tracing::Span::none()
+    };
+    let response = next.call(request).instrument(scope).await?;
     let mut response = match take_failure(&response) {
         Some(failure) => {
             let body = render(&failure, &context, is_openai(response.request().path()));

@@ -367,3 +367,29 @@ fn size_of(dir: &Path) -> Result<u64, ServicesError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_of_backups_are_those_in_their_names_and_only_complete_ones_count() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(backup_times(folder.path()), []);
+        for (name, complete) in [
+            ("20261127T020000.000Z", true),
+            ("20261128T020000.123Z", true),
+            ("20261129T020000.000Z.unfinished", true),
+            ("20261130T020000.000Z", false),
+        ] {
+            let dir = folder.path().join("base").join(name);
+            fs::create_dir_all(&dir).unwrap();
+            if complete {
+                fs::write(dir.join(MANIFEST), "{}").unwrap();
+            }
+        }
+        let expected: [Timestamp; 2] =
+            ["2026-11-27T02:00:00Z", "2026-11-28T02:00:00.123Z"].map(|time| time.parse().unwrap());
+        assert_eq!(backup_times(folder.path()), expected);
+    }
+}
