@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    process::Command,
 };
 
 use promql_parser::{
@@ -167,5 +168,28 @@ fn every_alert_says_what_it_means_and_the_guide_what_to_do() {
         assert_eq!(text(&rule["annotations"]["runbook"]), runbook);
         let heading = format!("\n#### {name}\n");
         assert!(guide.contains(&heading), "docs/operator.md has no heading {name}");
+    }
+}
+
+#[test]
+fn the_rules_are_what_prometheus_takes_and_the_example_loads_them() {
+    let folder = workspace().join("deploy/prometheus");
+    let text = fs::read_to_string(folder.join("prometheus.yml")).unwrap();
+    let example: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).unwrap();
+    assert_eq!(example["rule_files"][0], "alerts.yml");
+    assert_eq!(example["scrape_configs"][0]["job_name"], "qudao");
+    for rule in alerts() {
+        let keys: Vec<_> =
+            rule.as_mapping().unwrap().keys().filter_map(|key| key.as_str()).collect();
+        assert_eq!(keys, ["alert", "expr", "for", "labels", "annotations"]);
+    }
+    // Where Prometheus is installed, it has the last word.
+    let checked = Command::new("promtool")
+        .arg("check")
+        .arg("config")
+        .arg(folder.join("prometheus.yml"))
+        .output();
+    if let Ok(output) = checked {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

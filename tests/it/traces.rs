@@ -281,6 +281,18 @@ async fn a_turn_that_a_killed_platform_left_is_answered_in_the_same_trace() {
 }
 
 #[tokio::test]
+async fn what_ended_last_is_sent_before_the_platform_ends() {
+    let (provider, collector) = (provider(Duration::ZERO).await, Collector::start().await);
+    let mut platform = platform(&provider, &collector.url(), "").await;
+    let (id, client) = CLIENT;
+    let (status, answer) = ask(&platform, "remote", &format!("00-{id}-{client}-01")).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert!(platform.stop().await.success());
+    let spans = trace(&collector, id).await;
+    assert!(spans.contains_key("call") && spans.contains_key("settle"), "{spans:?}");
+}
+
+#[tokio::test]
 async fn a_collector_that_hangs_holds_back_neither_a_turn_nor_the_end_of_the_platform() {
     let provider = provider(Duration::ZERO).await;
     // Takes connections and says nothing.
