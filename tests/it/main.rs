@@ -10,7 +10,9 @@
 mod admin;
 mod chaos;
 mod chat;
+mod collector;
 mod death;
+mod metrics;
 mod nodes;
 mod person;
 mod platform;
@@ -18,4 +20,5 @@ mod provider;
 mod recovery;
 mod rolling;
 mod scale;
+mod traces;
 mod visitor;

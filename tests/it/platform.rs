@@ -210,6 +210,12 @@ impl Platform {
         (status, body)
     }
 
+    /// What `/metrics` shows.
+    pub(crate) async fn metrics(&self) -> String {
+        let response = self.http.get(self.url("/metrics")).send().await.unwrap();
+        response.text().await.unwrap()
+    }
+
     /// The demo tenant's usage rows, the newest first.
     pub(crate) async fn usage(&self) -> Vec<Value> {
         let path = format!("/v1/tenants/{}/usage", self.text("tenant_id"));

@@ -8,17 +8,19 @@ use anyhow::{Context as _, Result, bail};
 /// `[dependencies]`; dev-dependencies are free.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("qudao-domain", &[]),
+    ("qudao-telemetry", &[]),
     ("qudao-plugin-api", &[]),
     ("qudao-config", &["qudao-domain"]),
     ("qudao-billing", &["qudao-domain"]),
     ("qudao-models", &["qudao-domain"]),
     ("qudao-services", &["qudao-domain"]),
-    ("qudao-storage", &["qudao-domain", "qudao-billing"]),
-    ("qudao-plugin-host", &["qudao-plugin-api", "qudao-domain"]),
+    ("qudao-storage", &["qudao-domain", "qudao-telemetry", "qudao-billing"]),
+    ("qudao-plugin-host", &["qudao-plugin-api", "qudao-domain", "qudao-telemetry"]),
     (
         "qudao-core",
         &[
             "qudao-domain",
+            "qudao-telemetry",
             "qudao-billing",
             "qudao-storage",
             "qudao-plugin-host",
@@ -33,16 +35,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-storage",
             "qudao-billing",
             "qudao-domain",
+            "qudao-telemetry",
             "qudao-channels",
             "qudao-plugin-api",
             "qudao-plugin-host",
         ],
     ),
-    ("qudao-worker", &["qudao-core", "qudao-storage", "qudao-domain", "qudao-channels"]),
+    (
+        "qudao-worker",
+        &["qudao-core", "qudao-storage", "qudao-domain", "qudao-telemetry", "qudao-channels"],
+    ),
     (
         "qudao-cli",
         &[
             "qudao-domain",
+            "qudao-telemetry",
             "qudao-plugin-api",
             "qudao-config",
             "qudao-billing",
@@ -115,6 +122,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tokenizers", &["qudao-plugin-candle-llm"]),
     ("async-openai", &["qudao-plugin-openai"]),
     ("fail", &["qudao-core", "qudao-chaos"]),
+    ("opentelemetry", &["qudao-cli"]),
+    ("opentelemetry-otlp", &["qudao-cli"]),
+    ("opentelemetry_sdk", &["qudao-cli"]),
 ];
 
 /// What an operator runs, and what is built together with it (`make build`).

@@ -9,6 +9,7 @@ const GENERATED: &[(&str, &[&str])] = &[
     ("docs/openapi.json", &["print", "openapi"]),
     ("docs/config.schema.json", &["print", "config-schema"]),
     ("docs/errors.md", &["print", "errors"]),
+    ("docs/metrics.md", &["print", "metrics"]),
 ];
 
 /// `cargo xtask generate`

@@ -196,7 +196,7 @@ async fn call(host: &PluginHost, model: &str) -> Result<(Duration, u32)> {
         kind: ModelKind::Chat,
         payload,
         timeout: Duration::from_secs(60),
-        trace: String::new(),
+        trace: qudao_plugin_host::Trace::NONE,
     };
     let started = Instant::now();
     let mut stream = host.call(model, call)?;

@@ -179,4 +179,6 @@ pub(crate) enum Printable {
     ConfigSchema,
     /// The table of error codes.
     Errors,
+    /// The table of metrics.
+    Metrics,
 }

@@ -18,7 +18,7 @@ pub(crate) fn start(settings: &Log) -> anyhow::Result<()> {
         LogFormat::Auto => !terminal,
     };
     let started = if json {
-        builder.json().flatten_event(true).with_current_span(true).try_init()
+        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     } else {
         builder.compact().with_ansi(terminal).with_target(false).try_init()
     };

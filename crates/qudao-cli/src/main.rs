@@ -1,6 +1,7 @@
 //! The one binary `qudao`: it serves, migrates, checks, and manages plugins and models.
 
 mod args;
+mod catalogue;
 mod commands;
 mod context;
 mod instances;

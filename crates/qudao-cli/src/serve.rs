@@ -4,6 +4,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
 use qudao_core::{Core, CoreParts};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash};
 use qudao_plugin_host::PluginHost;
@@ -21,9 +22,14 @@ use crate::{
 };
 
 mod demo;
+mod exporter;
 mod first_answer;
 pub(crate) mod settings;
 mod shutdown;
+mod watch;
+
+use exporter::Exporter;
+use watch::Watch;
 
 pub(crate) async fn serve(options: ServeOptions, mut context: Context) -> anyhow::Result<ExitCode> {
     context.settings.server.bind = options.bind.unwrap_or(context.settings.server.bind);
@@ -85,6 +91,8 @@ struct Running {
     plugins: PluginHost,
     worker: Option<WorkerHandle>,
     server: ServerHandle,
+    watch: Watch,
+    exporter: Option<Exporter>,
 }
 
 impl Running {
@@ -94,7 +102,7 @@ impl Running {
         services: &Services,
         operator_key: &str,
         instances: &[qudao_config::Instance],
-        metrics: qudao_server::MetricsRender,
+        metrics: PrometheusHandle,
         steps: &mut Steps,
     ) -> anyhow::Result<Self> {
         Store::migrate(&services.database_url).await.context("bringing the schema up to date")?;
@@ -103,6 +111,8 @@ impl Running {
         store.sync_prices(&instances::prices(instances)).await.context("writing the price book")?;
         steps.done("schema");
 
+        let node = NodeId::new();
+        let exporter = Exporter::start(&context.settings.telemetry, node, options.role)?;
         let plugins = PluginHost::start(settings::plugin_host(context, instances)?).await;
         let parts = CoreParts {
             store: store.clone(),
@@ -110,21 +120,23 @@ impl Running {
             plugins: plugins.clone(),
             clock: Arc::new(SystemClock),
             tasks: TaskTracker::new(),
-            node: NodeId::new(),
+            node,
         };
         let core = Core::new(parts, settings::core(&context.settings));
         steps.done("plugins");
 
+        let render = settings::render(&metrics);
+        let watch = Watch::start(Arc::clone(&core), metrics, &context.settings).await;
         let operator_key = SecretHash::of(operator_key);
         let mut server = settings::server(&context.settings, operator_key);
         server.doors = if options.role.serves() { Doors::All } else { Doors::Operations };
-        let server = qudao_server::run(server, Arc::clone(&core), metrics).await?;
+        let server = qudao_server::run(server, Arc::clone(&core), render).await?;
         let worker = options.role.works().then(|| {
             let channels = qudao_channels::all(&core);
             Worker::start(Arc::clone(&core), channels, settings::worker(&context.settings))
         });
         steps.done("server");
-        Ok(Self { store, core, plugins, worker, server })
+        Ok(Self { store, core, plugins, worker, server, watch, exporter })
     }
 
     /// What others call this node.
@@ -169,7 +181,11 @@ impl Running {
         if !self.core.drain(deadline).await {
             tracing::warn!(tasks = self.core.tasks.len(), "left behind at the deadline");
         }
+        self.watch.stop().await;
         self.plugins.shutdown(Duration::from_secs(5)).await;
+        if let Some(exporter) = self.exporter {
+            exporter.flush().await;
+        }
         self.store.close().await;
     }
 }

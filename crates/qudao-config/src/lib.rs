@@ -11,5 +11,5 @@ pub use load::{ConfigError, Loaded, Problem, is_operator_key, json_schema, load}
 pub use secret::Secret;
 pub use settings::{
     Backup, Database, Demo, Limits, Log, LogFormat, Models, Operator, Plugins, Redis, Server,
-    Settings, Worker,
+    Settings, Telemetry, Worker,
 };

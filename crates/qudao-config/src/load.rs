@@ -11,7 +11,7 @@ use qudao_domain::Micros;
 
 use crate::{
     Instance, Settings,
-    settings::{Limits, Worker},
+    settings::{Limits, Telemetry, Worker},
 };
 
 /// Variables with a name of their own. The rest are `QUDAO__SECTION__KEY`.
@@ -24,6 +24,7 @@ const NAMED: &[(&str, &str)] = &[
     ("REDIS_URL", "redis.url"),
     ("QUDAO_OPERATOR_KEY", "operator.key"),
     ("QUDAO_LOG", "log.filter"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
 ];
 const FILE_VARIABLE: &str = "QUDAO_CONFIG";
 const USUAL_FILE: &str = "config/qudao.toml";
@@ -224,8 +225,32 @@ fn check(settings: &Settings) -> Vec<Problem> {
     );
     require(Micros::ZERO < demo.credits, "demo.credits", "must be more than nothing");
     problems.extend(check_numbers(&settings.worker, &settings.limits));
+    problems.extend(check_telemetry(&settings.telemetry));
     problems.extend(check_instances(&settings.instances));
     problems
+}
+
+fn check_telemetry(telemetry: &Telemetry) -> Vec<Problem> {
+    let Telemetry { otlp_endpoint, sample_ratio, queue_spans, sample_every_s } = telemetry;
+    let http = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+    let rules = [
+        (
+            otlp_endpoint.as_ref().is_none_or(http),
+            "telemetry.otlp_endpoint",
+            "must begin with http:// or https://",
+        ),
+        ((0.0..=1.0).contains(sample_ratio), "telemetry.sample_ratio", "must be from 0 to 1"),
+        (
+            (1..=1_000_000).contains(queue_spans),
+            "telemetry.queue_spans",
+            "must be from 1 to 1000000",
+        ),
+        ((1..=300).contains(sample_every_s), "telemetry.sample_every_s", "must be from 1 to 300"),
+    ];
+    let broken = rules.into_iter().filter(|(holds, ..)| !holds);
+    broken
+        .map(|(_, key, reason)| Problem { key: key.to_owned(), reason: reason.to_owned() })
+        .collect()
 }
 
 fn check_numbers(worker: &Worker, limits: &Limits) -> Vec<Problem> {

@@ -40,6 +40,8 @@ pub struct Settings {
     pub demo: Demo,
     /// What is logged, and how.
     pub log: Log,
+    /// Traces and metrics.
+    pub telemetry: Telemetry,
 }
 
 impl Default for Settings {
@@ -58,6 +60,7 @@ impl Default for Settings {
             operator: Operator::default(),
             demo: Demo::default(),
             log: Log::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }
@@ -295,4 +298,28 @@ pub enum LogFormat {
     Pretty,
     /// An object per line.
     Json,
+}
+
+/// Traces and metrics.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Where traces go: a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`. No
+    /// trace is recorded when absent. Headers for it are given as `OTEL_EXPORTER_OTLP_HEADERS`.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub otlp_endpoint: Option<String>,
+    /// The share of traces that is recorded, from 0 to 1; the same on every node, or traces have
+    /// gaps. A request that brings a `traceparent` says itself whether it is.
+    pub sample_ratio: f64,
+    /// Spans that may wait for the collector. What comes when there is no room is dropped and
+    /// counted.
+    pub queue_spans: usize,
+    /// Seconds between two readings of the gauges that describe the database and the machine.
+    pub sample_every_s: u64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 1.0, queue_spans: 8192, sample_every_s: 5 }
+    }
 }

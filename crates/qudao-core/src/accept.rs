@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use qudao_domain::{ConversationId, TenantId};
 use qudao_storage::{Accept, Inbound, StorageError, Topic};
+use qudao_telemetry::{Span, SpanKind, Trace};
+use tokio::time::Instant;
 
-use crate::{Core, faults::seeded_bug};
+use crate::{Core, faults::seeded_bug, spans};
 
 mod together;
 
@@ -50,14 +52,35 @@ impl Core {
         tenant_id: TenantId,
         inbound: Inbound,
     ) -> Result<Accepted, AcceptError> {
+        self.accept_from(tenant_id, inbound, Trace::NONE).await
+    }
+
+    /// As [`Core::accept`]. `origin` is the request that brought the message; the trace of the
+    /// message's turn, which its acceptance begins, points to it.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub async fn accept_from(
+        self: &Arc<Self>,
+        tenant_id: TenantId,
+        inbound: Inbound,
+        origin: Trace,
+    ) -> Result<Accepted, AcceptError> {
         if self.tasks.is_closed() {
             return Err(AcceptError::ShuttingDown);
         }
+        let began = Instant::now();
         // The commit goes on in a task of its own: a dropped connection must not stop it half way.
         let stored = self.store_message(tenant_id, inbound);
         let accept = stored.await.map_err(|_| AcceptError::ShuttingDown)??;
         match accept {
             Accept::New { conversation_id, seq } => {
+                // What a turn of its own would be: only now is it known which.
+                let trace = spans::trace_of(conversation_id, seq);
+                let mut span = Span::first("accept", SpanKind::Producer, trace);
+                span.backdate(began.elapsed());
+                span.link(origin);
+                span.end();
                 Ok(Accepted { conversation_id, seq, duplicate: false })
             }
             Accept::Duplicate { conversation_id, seq } => {

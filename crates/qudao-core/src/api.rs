@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use qudao_domain::Micros;
 use qudao_plugin_api::wire::{ChatRequest, ErrorKind, FinishReason, Usage};
+use qudao_telemetry::Trace;
 use serde_json::Value;
 
 mod admit;
@@ -34,8 +35,8 @@ pub struct ApiRequest {
     /// Whether the caller reads the answer piece by piece. Otherwise nothing counts as delivered
     /// until the answer is whole.
     pub stream: bool,
-    /// The W3C `traceparent` of the call, or an empty text.
-    pub trace: String,
+    /// Where in which trace it is made.
+    pub trace: Trace,
 }
 
 /// One piece of an answer.
@@ -128,4 +129,24 @@ pub enum ApiError {
     /// The answer is whole but its settlement has not been confirmed in time. It goes on.
     #[error("the settlement of this call was not confirmed in time")]
     Unsettled,
+}
+
+impl ApiError {
+    /// What kind of failure, as a word of a closed set: for spans, which must not carry what a
+    /// caller or a provider says.
+    pub(crate) const fn class(&self) -> &'static str {
+        match self {
+            Self::InvalidParameter { .. } => "invalid_parameter",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::NoPrice { .. } => "no_price",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::InsufficientCredits => "insufficient_credits",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Provider { .. } => "provider",
+            Self::Timeout => "timeout",
+            Self::ModelFailed { .. } => "model_failed",
+            Self::Storage => "storage",
+            Self::Unsettled => "unsettled",
+        }
+    }
 }

@@ -11,10 +11,14 @@ use qudao_domain::{Micros, TenantId, TurnId};
 use qudao_storage::{
     Claim, Commit, CommitTurn, EndTurn, ReplyBody, StorageError, Topic, TurnContext, UsageLine,
 };
+use qudao_telemetry::{Span, SpanKind, Trace};
 use rand::RngExt as _;
 use tokio::time::{self, Instant};
+use tracing::Instrument as _;
 
-use crate::{AssistantState, Core, PreviewEvent, failpoint, faults::seeded_bug, notice::Notice};
+use crate::{
+    AssistantState, Core, PreviewEvent, failpoint, faults::seeded_bug, notice::Notice, spans,
+};
 
 mod generate;
 mod hold;
@@ -72,13 +76,38 @@ struct Turn {
     claim: Claim,
     id: TurnId,
     context: TurnContext,
+    /// This attempt, in the turn's trace.
+    place: Trace,
 }
 
 impl Core {
     /// Answers the messages of a claim, or ends the claim in another way.
     pub async fn run_turn(self: &Arc<Self>, claim: Claim) -> TurnOutcome {
+        let mut span = spans::turn(&claim);
+        // For the log lines of the turn, of whatever level.
+        let scope = tracing::error_span!("turn", trace_id = %span.place().id());
+        let outcome = self.attempt(claim, span.place()).instrument(scope).await;
+        span.set("qudao.turn.outcome", outcome.as_str());
+        if matches!(outcome, TurnOutcome::Buried | TurnOutcome::Stuck) {
+            span.fail(outcome.as_str());
+        }
+        if outcome == TurnOutcome::Buried {
+            let messages = (claim.to_seq - claim.from_seq + 1).unsigned_abs();
+            counter!("qudao_messages_dead_total").increment(messages);
+        }
+        outcome
+    }
+
+    async fn attempt(self: &Arc<Self>, claim: Claim, place: Trace) -> TurnOutcome {
         let began = Instant::now();
-        let outcome = match self.try_turn(claim).await {
+        let attempt = match claim.attempts {
+            0 | 1 => "1",
+            2 => "2",
+            3 => "3",
+            _ => "more",
+        };
+        counter!("qudao_turn_attempts_total", "attempt" => attempt).increment(1);
+        let outcome = match self.try_turn(claim, place).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::warn!(?error, conversation = %claim.conversation_id, "a turn is stuck");
@@ -125,7 +154,11 @@ impl Core {
         self.retry(claim).await
     }
 
-    async fn try_turn(self: &Arc<Self>, claim: Claim) -> Result<TurnOutcome, StorageError> {
+    async fn try_turn(
+        self: &Arc<Self>,
+        claim: Claim,
+        place: Trace,
+    ) -> Result<TurnOutcome, StorageError> {
         let id = turn_id(&claim);
         let context = self.turn_context(&claim).await?;
         if context.pending.is_empty() {
@@ -133,8 +166,8 @@ impl Core {
             return Ok(TurnOutcome::Lost);
         }
         failpoint!("turn.read");
-        self.record_wait(&context);
-        let turn = Turn { claim, id, context };
+        self.record_wait(&context, place);
+        let turn = Turn { claim, id, context, place };
         if self.settings.turns.max_attempts < claim.attempts {
             return self.bury(claim.tenant_id, &turn.end(Notice::GaveUp)).await;
         }
@@ -167,7 +200,8 @@ impl Core {
                 }
                 let core = Arc::clone(self);
                 // A task of its own: shutdown must not stop a commit half way.
-                let commit = self.spawn(async move { core.commit(&turn, *answer).await });
+                let commit = async move { core.commit(&turn, *answer).await };
+                let commit = self.spawn(commit.in_current_span());
                 let committed = commit.await.unwrap_or(Ok(false))?;
                 Ok(match (committed, stopped) {
                     (false, _) => TurnOutcome::Lost,
@@ -190,10 +224,12 @@ impl Core {
         self.store.turn_context(claim, self.settings.turns.history_messages).await
     }
 
-    fn record_wait(&self, context: &TurnContext) {
+    fn record_wait(&self, context: &TurnContext, place: Trace) {
         let Some(first) = context.pending.first() else { return };
         let waited = self.clock.now().duration_since(first.at).as_secs_f64();
-        histogram!("qudao_turn_wait_seconds").record(waited.max(0.0));
+        let waited = Duration::try_from_secs_f64(waited).unwrap_or_default();
+        histogram!("qudao_turn_wait_seconds").record(waited);
+        Span::child("wait", SpanKind::Internal, place).backdate(waited);
     }
 
     /// Extends the lease again and again. Returns when the lease is lost.
@@ -204,7 +240,14 @@ impl Core {
             time::sleep(settings.heartbeat).await;
             let asked = Instant::now();
             let beat = time::timeout_at(good_until, self.beat(claim, settings.lease));
-            match beat.await {
+            let beat = beat.await;
+            let outcome = match &beat {
+                Ok(Ok(true)) => "kept",
+                Ok(Ok(false)) => "lost",
+                Ok(Err(_)) | Err(_) => "failed",
+            };
+            counter!("qudao_lease_renewals_total", "outcome" => outcome).increment(1);
+            match beat {
                 Ok(Ok(true)) => good_until = asked + settings.lease,
                 Ok(Ok(false)) | Err(_) => return,
                 Ok(Err(_)) if good_until <= Instant::now() => return,
@@ -225,7 +268,8 @@ impl Core {
 
     /// T4. Whether this node was still the one to do it.
     async fn commit(self: &Arc<Self>, turn: &Turn, answer: Answer) -> Result<bool, StorageError> {
-        let Turn { claim, id, context } = turn;
+        let mut span = Span::child("commit", SpanKind::Client, turn.place);
+        let Turn { claim, id, context, .. } = turn;
         let usage = answer.usage_line(*id, claim.conversation_id, context);
         count_usage(&usage);
         let commit = CommitTurn {
@@ -251,8 +295,14 @@ impl Core {
                     self.wake_outbox();
                     return Ok(true);
                 }
-                Ok(Commit::Fenced) => return Ok(false),
-                Err(error) => return Err(error),
+                Ok(Commit::Fenced) => {
+                    span.fail("fenced");
+                    return Ok(false);
+                }
+                Err(error) => {
+                    span.fail("database");
+                    return Err(error);
+                }
             }
         }
     }

@@ -91,6 +91,7 @@ typedef struct { int32_t code; uint32_t len; char msg[1016]; } QdError;
 typedef struct {
     uint32_t struct_size, abi_minor;
     void *ctx;
+    /* the target of a line about a request is its `trace`; otherwise any name */
     void (*log)(void *ctx, uint32_t level, QdBytes target, QdBytes message);
     int32_t (*emit)(void *ctx, uint64_t request, const QdEvent *events, uint32_t n);
     int32_t (*wait_credit)(void *ctx, uint64_t request, uint32_t timeout_ms);

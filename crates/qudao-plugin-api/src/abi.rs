@@ -225,7 +225,8 @@ impl QdError {
     }
 }
 
-/// `log(ctx, level 1 (error) – 5 (trace), target, message)`
+/// `log(ctx, level 1 (error) – 5 (trace), target, message)`. The target of a line about a request is
+/// its `trace`, so that the host can tell whose line it is; otherwise any name.
 pub type QdLog = unsafe extern "C" fn(*mut c_void, u32, QdBytes, QdBytes);
 /// `emit(ctx, request, events, n)`: remaining credit, or `QD_E_AGAIN` (nothing taken), or
 /// `QD_E_CANCELLED`. Never blocks; callable from any thread.

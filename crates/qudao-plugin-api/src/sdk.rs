@@ -224,7 +224,13 @@ const CREDIT_POLL: Duration = Duration::from_millis(1);
 impl Host {
     /// Writes a line to the host's log.
     pub fn log(&self, level: LogLevel, message: &str) {
-        let (target, message) = (QdBytes::new(b"plugin"), QdBytes::new(message.as_bytes()));
+        self.log_about("plugin", level, message);
+    }
+
+    /// Writes a line about a request to the host's log: `trace` is [`Request::trace`], and the line
+    /// carries the id of that trace.
+    pub fn log_about(&self, trace: &str, level: LogLevel, message: &str) {
+        let (target, message) = (QdBytes::new(trace.as_bytes()), QdBytes::new(message.as_bytes()));
         if let Some(log) = self.api.log {
             // SAFETY: the host's own function over borrowed bytes, see the `Send` note.
             unsafe { log(self.api.ctx, level as u32, target, message) };

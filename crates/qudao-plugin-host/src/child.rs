@@ -181,12 +181,8 @@ impl ChildOutlet {
 }
 
 impl Outlet for ChildOutlet {
-    fn log(&self, level: u32, message: &str) {
-        self.write(|out| {
-            frame::put(out, Kind::Log, u64::from(level), |out| {
-                out.extend_from_slice(message.as_bytes());
-            });
-        });
+    fn log(&self, level: u32, target: &[u8], message: &str) {
+        self.write(|out| frame::put_log(out, level, target, message));
     }
 
     fn events(&self, id: u64, events: &[Incoming<'_>]) -> i32 {

@@ -51,7 +51,7 @@ impl Incoming<'_> {
 
 /// Where the events of an instance go.
 pub(crate) trait Outlet: Send + Sync + 'static {
-    fn log(&self, level: u32, message: &str);
+    fn log(&self, level: u32, target: &[u8], message: &str);
     /// The return value is that of the ABI's `emit`.
     fn events(&self, id: u64, events: &[Incoming<'_>]) -> i32;
     /// Ends a request that broke the rules, if it is still open.
@@ -327,11 +327,12 @@ impl Pool {
     }
 }
 
-unsafe extern "C" fn log_entry(ctx: *mut c_void, level: u32, _: QdBytes, message: QdBytes) {
+unsafe extern "C" fn log_entry(ctx: *mut c_void, level: u32, target: QdBytes, message: QdBytes) {
     // SAFETY: the context lives until `destroy` has returned; bytes are borrowed for the call.
-    let (context, message) = unsafe { (&*ctx.cast::<Context>(), message.as_slice()) };
+    let (context, target, message) =
+        unsafe { (&*ctx.cast::<Context>(), target.as_slice(), message.as_slice()) };
     if let Some(outlet) = context.outlet.upgrade() {
-        outlet.log(level, &String::from_utf8_lossy(message));
+        outlet.log(level, target, &String::from_utf8_lossy(message));
     }
 }
 

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use qudao_plugin_api::wire::{ErrorKind, FinishReason, Usage};
+use qudao_telemetry::{Span, Trace};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{flight::Flight, report::ModelState, settings::ModelKind};
+use crate::{flight::Flight, instance::Instance, metrics, report::ModelState, settings::ModelKind};
 
 /// One request to a model.
 #[derive(Debug, Clone)]
@@ -17,8 +18,8 @@ pub struct Call {
     pub payload: Vec<u8>,
     /// The caller gives up after this long, or earlier if the instance's limit is lower.
     pub timeout: Duration,
-    /// W3C traceparent, or empty.
-    pub trace: String,
+    /// Where in which trace it is made; the plugin is told as a W3C `traceparent`.
+    pub trace: Trace,
 }
 
 /// What comes of a call: any number of events, then exactly one `End` or `Error`.
@@ -104,6 +105,35 @@ pub enum CallError {
     Cancelled,
 }
 
+impl CallError {
+    /// What kind of failure, as a word of a closed set: for metrics and spans, which must not
+    /// carry what a provider says.
+    #[must_use]
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::UnknownModel(_) => "unknown_model",
+            Self::NotReady { .. } => "not_ready",
+            Self::Overloaded => "overloaded",
+            Self::Poison => "poison",
+            Self::Crashed { .. } => "crashed",
+            Self::Timeout { .. } => "timeout",
+            Self::Provider { kind, .. } => match kind {
+                ErrorKind::Auth => "provider_auth",
+                ErrorKind::UnknownModel => "provider_unknown_model",
+                ErrorKind::RateLimited => "provider_rate_limited",
+                ErrorKind::Unavailable => "provider_unavailable",
+                ErrorKind::BadRequest => "provider_bad_request",
+                ErrorKind::Timeout => "provider_timeout",
+                ErrorKind::ContentFilter => "provider_content_filter",
+                ErrorKind::Overloaded => "provider_overloaded",
+                ErrorKind::Internal => "provider_internal",
+            },
+            Self::Protocol(_) => "protocol",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// Which watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeoutKind {
@@ -116,15 +146,32 @@ pub enum TimeoutKind {
 }
 
 /// The events of one call. Dropping it cancels the call.
-#[derive(Debug)]
 pub struct EventStream {
     pub(crate) flight: Arc<Flight>,
     pub(crate) events: UnboundedReceiver<Event>,
     pub(crate) consumed: u32,
     pub(crate) over: bool,
+    pub(crate) instance: Arc<Instance>,
+    /// The call as the host saw it; over with the last event.
+    pub(crate) span: Span,
+}
+
+impl std::fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventStream").field("over", &self.over).finish_non_exhaustive()
+    }
 }
 
 impl EventStream {
+    pub(crate) fn new(
+        instance: Arc<Instance>,
+        flight: Arc<Flight>,
+        events: UnboundedReceiver<Event>,
+        span: Span,
+    ) -> Self {
+        Self { flight, events, consumed: 0, over: false, instance, span }
+    }
+
     /// The next event; `None` after `End` or `Error`. May be dropped at any time.
     pub async fn next(&mut self) -> Option<Event> {
         if self.over {
@@ -145,7 +192,7 @@ impl EventStream {
 
     fn after(&mut self, event: Option<Event>) -> Option<Event> {
         match event {
-            Some(Event::End { .. } | Event::Error(_)) | None => self.over = true,
+            Some(Event::End { .. } | Event::Error(_)) | None => self.end(event.as_ref()),
             Some(_) => {
                 self.consumed += 1;
                 if self.flight.window.div_ceil(2) <= self.consumed {
@@ -157,6 +204,15 @@ impl EventStream {
         event
     }
 
+    fn end(&mut self, event: Option<&Event>) {
+        self.over = true;
+        let mut span = std::mem::replace(&mut self.span, Span::silent(Trace::NONE));
+        if let Some(Event::Error(error)) = event {
+            span.fail(error.class());
+            metrics::count_error(&self.instance.settings.name, error);
+        }
+    }
+
     /// Asks the plugin to stop; the stream still ends with `End` or `Error`.
     pub fn cancel(&self) {
         self.flight.cancel();
@@ -166,6 +222,7 @@ impl EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         if !self.over {
+            self.span.set("qudao.plugin.end", "abandoned");
             self.flight.abandon();
         }
     }

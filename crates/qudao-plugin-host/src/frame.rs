@@ -131,6 +131,24 @@ pub(crate) fn put_run(out: &mut Vec<u8>, ticket: &Ticket) {
     });
 }
 
+/// A line of the plugin's log. What it is about is short and goes before it.
+pub(crate) fn put_log(out: &mut Vec<u8>, level: u32, target: &[u8], message: &str) {
+    let target = target.get(..usize::from(u8::MAX)).unwrap_or(target);
+    let id = u64::from(level) | (target.len() as u64) << 32;
+    put(out, Kind::Log, id, |out| {
+        out.extend_from_slice(target);
+        out.extend_from_slice(message.as_bytes());
+    });
+}
+
+/// The level, target and message of a LOG frame.
+pub(crate) fn read_log(id: u64, body: &[u8]) -> (u32, &[u8], &[u8]) {
+    let level = u32::try_from(id & u64::from(u32::MAX)).unwrap_or(4);
+    let length = usize::try_from(id >> 32).unwrap_or(0);
+    let (target, message) = body.split_at_checked(length).unwrap_or((&[], body));
+    (level, target, message)
+}
+
 /// The kind, deadline, trace and payload of a RUN frame.
 pub(crate) fn read_run(body: &[u8]) -> Option<(u32, u64, String, Vec<u8>)> {
     let trace_end = 16 + usize::try_from(number_u32(body, 12)).ok()?;

@@ -17,6 +17,7 @@ use qudao_plugin_api::{
     },
     wire::{ErrorDetail, ErrorKind, FinishReason, Usage},
 };
+use qudao_telemetry::Trace;
 
 use crate::{
     engine::{Engine, Incoming, Outlet, Ticket, ending},
@@ -220,8 +221,8 @@ impl Generation {
 }
 
 impl Outlet for Generation {
-    fn log(&self, level: u32, message: &str) {
-        log_line(&self.instance, level, message);
+    fn log(&self, level: u32, target: &[u8], message: &str) {
+        log_line(&self.instance, level, target, message);
     }
 
     fn events(&self, id: u64, events: &[Incoming<'_>]) -> i32 {
@@ -293,12 +294,15 @@ fn returned_error(flight: &Flight, code: i32, message: &str) -> CallError {
     }
 }
 
-pub(crate) fn log_line(instance: &str, level: u32, message: &str) {
+/// A line of a plugin. Its target is the `traceparent` of the request that it is about, or a name.
+pub(crate) fn log_line(instance: &str, level: u32, target: &[u8], message: &str) {
+    let trace = std::str::from_utf8(target).ok().and_then(Trace::parse);
+    let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
     match level {
-        1 => tracing::error!(instance, "{message}"),
-        2 => tracing::warn!(instance, "{message}"),
-        3 => tracing::info!(instance, "{message}"),
-        _ => tracing::debug!(instance, "{message}"),
+        1 => tracing::error!(instance, trace_id, "{message}"),
+        2 => tracing::warn!(instance, trace_id, "{message}"),
+        3 => tracing::info!(instance, trace_id, "{message}"),
+        _ => tracing::debug!(instance, trace_id, "{message}"),
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use qudao_plugin_api::{ModelPlugin, sdk};
+use qudao_telemetry::{Span, SpanKind};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     flight::{Flight, Slot},
     generation::Generation,
     instance::{Ground, Instance},
+    metrics,
     report::{GenerationReport, ModelReport, ModelState, PluginReport},
     settings::{HostSettings, InstanceSettings, ModelEntry, Placement},
     terms::Source,
@@ -122,6 +124,7 @@ impl PluginHost {
         };
         let ground = Arc::clone(&self.0.ground);
         let instance = Arc::new(Instance::new(settings, source, ground));
+        metrics::register_errors(&instance.settings.name);
         self.register(&instance);
         match (failure, quarantined) {
             (Some(state), _) => instance.set_state(state),
@@ -201,6 +204,16 @@ impl PluginHost {
     /// [`CallError::UnknownModel`], [`CallError::NotReady`], [`CallError::Overloaded`] or
     /// [`CallError::Poison`]; everything later comes through the stream.
     pub fn call(&self, model: &str, call: Call) -> Result<EventStream, CallError> {
+        let started = self.start_call(model, call);
+        if let Err(error) = &started
+            && let Some(route) = self.0.route(model)
+        {
+            metrics::count_error(&route.instance.settings.name, error);
+        }
+        started
+    }
+
+    fn start_call(&self, model: &str, call: Call) -> Result<EventStream, CallError> {
         let route = self.0.route(model).ok_or_else(|| CallError::UnknownModel(model.to_owned()))?;
         let instance = &route.instance;
         let history = instance.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,7 +223,9 @@ impl PluginHost {
         drop(history);
         let not_ready = || CallError::NotReady { state: instance.state() };
         let mut generation = instance.current().ok_or_else(not_ready)?;
-        let (flight, events) = self.0.flight(instance, &generation, call)?;
+        let mut span = Span::child("plugin", SpanKind::Client, call.trace);
+        let traceparent = span.place().traceparent();
+        let (flight, events) = self.0.flight(instance, &generation, call, traceparent)?;
         // A generation that takes nothing new was replaced a moment ago.
         while !generation.submit(&flight) {
             let next = instance.current().ok_or_else(not_ready)?;
@@ -219,7 +234,10 @@ impl PluginHost {
             }
             generation = next;
         }
-        Ok(EventStream { flight, events, consumed: 0, over: false })
+        span.set_with("qudao.plugin.instance", || instance.settings.name.clone());
+        span.set_with("qudao.plugin.id", || instance.settings.plugin.clone());
+        span.set("qudao.plugin.generation", i64::try_from(generation.number).unwrap_or(i64::MAX));
+        Ok(EventStream::new(Arc::clone(instance), flight, events, span))
     }
 
     /// Verifies the plugin anew and swaps each of its instances to a new generation; calls
@@ -301,6 +319,7 @@ impl Inner {
         instance: &Instance,
         generation: &Generation,
         call: Call,
+        traceparent: String,
     ) -> Result<(Arc<Flight>, mpsc::UnboundedReceiver<Event>), CallError> {
         let terms = &generation.terms;
         let max = usize::try_from(terms.max_concurrency).unwrap_or(usize::MAX);
@@ -312,7 +331,7 @@ impl Inner {
             kind: call.kind.code(),
             deadline_ns: sdk::monotonic_ns().saturating_add(timeout_ns),
             payload: call.payload,
-            trace: call.trace,
+            trace: traceparent,
             cancel: AtomicU32::new(0),
             credit: Credit::new(terms.window),
         };

@@ -27,6 +27,7 @@ use crate::{
     frame::{self, Frames, Kind},
     generation::{Generation, Link, log_line},
     load::load,
+    metrics,
     process::{self, ChildLink},
     report::ModelState,
     retry::Retries,
@@ -149,7 +150,12 @@ impl Instance {
         let mut served = false;
         while !self.stopping.load(Ordering::Relaxed) {
             let staged = ready.is_some();
-            let started = match (self.start(&terms), ready.take()) {
+            let began = Instant::now();
+            let started = self.start(&terms);
+            if started.is_ok() {
+                metrics::started(&self.settings.name, began.elapsed());
+            }
+            let started = match (started, ready.take()) {
                 (Ok(started), None) if self.serves() => return started.discard(),
                 (Ok(started), None) => {
                     // One that is gone already is dealt with below.
@@ -250,6 +256,16 @@ impl Instance {
             retries.take(Arc::clone(flight), poison, signal);
         }
         retries.settle(|flight| history.is_poison(|| now, || flight.ticket().fingerprint()));
+    }
+
+    /// Calls that wait to be made again after a crash.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.retries).waiting()
+    }
+
+    /// Starts so far, successful or not.
+    pub(crate) fn starts(&self) -> u64 {
+        self.generations.load(Ordering::Relaxed)
     }
 
     /// Ends the calls that wait for a generation that will not come.
@@ -442,8 +458,8 @@ pub(crate) fn open_child(
 }
 
 fn log_frame(name: &str, frame: &frame::Frame<'_>) {
-    let level = u32::try_from(frame.id).unwrap_or(4);
-    log_line(name, level, &String::from_utf8_lossy(frame.body));
+    let (level, target, message) = frame::read_log(frame.id, frame.body);
+    log_line(name, level, target, &String::from_utf8_lossy(message));
 }
 
 /// Passes the child's frames on until it is gone or breaks the protocol.

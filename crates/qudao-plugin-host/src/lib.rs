@@ -19,6 +19,7 @@ mod generation;
 mod host;
 mod instance;
 mod load;
+mod metrics;
 mod pack;
 mod probe;
 mod process;
@@ -33,8 +34,10 @@ mod watch;
 pub use artifact::RefusalError;
 pub use event::{Call, CallError, Event, EventStream, TimeoutKind};
 pub use host::{HostError, PluginHost};
+pub use metrics::METRICS;
 pub use pack::{PackError, pack, signing_key};
 pub use probe::{ArtifactProbe, ProbeReport, probe};
+pub use qudao_telemetry::Trace;
 pub use report::{GenerationReport, ModelReport, ModelState, PluginReport, PluginState};
 pub use scaffold::{SdkSource, scaffold};
 pub use settings::{

@@ -114,7 +114,7 @@ fn forward(instance: &str, out: ChildStdout, err: ChildStderr) -> io::Result<()>
             if read == 0 {
                 return;
             }
-            log_line(instance, 3, String::from_utf8_lossy(&line).trim_end());
+            log_line(instance, 3, b"", String::from_utf8_lossy(&line).trim_end());
             line.clear();
         }
     }

@@ -10,6 +10,7 @@ use qudao_plugin_api::{
     sdk,
     wire::{ChatMessage, ChatRequest, Role},
 };
+use qudao_telemetry::{Span, Trace};
 use tokio::{sync::oneshot, task};
 
 use crate::{
@@ -105,14 +106,15 @@ impl PluginHost {
             kind: ModelKind::Chat,
             payload: serde_json::to_vec(&request).map_err(|error| error.to_string())?,
             timeout: Duration::from_millis(selftest.timeout_ms),
-            trace: String::new(),
+            trace: Trace::NONE,
         };
-        let flight = self.0.flight(instance, generation, call);
+        let flight = self.0.flight(instance, generation, call, String::new());
         let (flight, events) = flight.map_err(|error| error.to_string())?;
         if !generation.submit(&flight) {
             return Err("it takes no calls".to_owned());
         }
-        let mut stream = EventStream { flight, events, consumed: 0, over: false };
+        let span = Span::silent(Trace::NONE);
+        let mut stream = EventStream::new(Arc::clone(instance), flight, events, span);
         while let Some(event) = stream.next().await {
             match event {
                 Event::End { .. } => return Ok(()),

@@ -21,6 +21,10 @@ pub(crate) struct Retries {
 }
 
 impl Retries {
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether `flight` is to blame for the crash that ended `lost`: it was alone there, or it
     /// is the one that was made again. Of many new calls none is singled out.
     pub(crate) fn blames(&self, flight: &Arc<Flight>, lost: &[Arc<Flight>]) -> bool {

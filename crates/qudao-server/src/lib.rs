@@ -21,6 +21,7 @@ mod extract;
 mod failure;
 mod handle;
 mod meter;
+mod metrics;
 mod once;
 mod openai;
 mod openapi;
@@ -33,6 +34,7 @@ pub use access::Access;
 pub use code::{Code, reference_markdown};
 pub use endpoints::Endpoint;
 pub use handle::{ServerHandle, StartError};
+pub use metrics::METRICS;
 pub use settings::{Doors, Limits, ServerSettings};
 
 use access::Access::{Chat, Operator, Public, Tenant, Visitor};
@@ -160,18 +162,19 @@ pub fn openapi_json() -> String {
 pub async fn run(
     settings: ServerSettings,
     core: Arc<Core>,
-    metrics: MetricsRender,
+    render: MetricsRender,
 ) -> Result<ServerHandle, StartError> {
     let (draining, watching) = watch::channel(false);
     let limits = settings.limits.clone();
     let (workers, drain_timeout) = (settings.workers.max(1), settings.drain_timeout);
     let (bind, metrics_bind) = (settings.bind.clone(), settings.metrics_bind);
     let doors = settings.doors;
+    metrics::register_endpoints(doors);
     let state = web::Data::new(AppState {
         core,
         visitors: chat::pace::VisitorPace::new(&limits),
         settings,
-        metrics: metrics.clone(),
+        metrics: render.clone(),
         draining: watching,
         runtime: Handle::current(),
     });
@@ -201,7 +204,7 @@ pub async fn run(
     let mut servers = vec![launch(server.run())];
     let mut metrics_addr = None;
     if let Some(addr) = metrics_bind {
-        let (server, addr) = metrics_server(addr, metrics)?;
+        let (server, addr) = metrics_server(addr, render)?;
         metrics_addr = Some(addr);
         servers.push(launch(server));
     }

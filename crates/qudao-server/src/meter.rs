@@ -40,7 +40,7 @@ fn handles((endpoint, method, status): &Series) -> (Counter, Histogram) {
 }
 
 /// HTTP lets a client make up a method, and each would be a time series for ever.
-fn method_label(method: &Method) -> &'static str {
+pub(crate) fn method_label(method: &Method) -> &'static str {
     const KNOWN: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     KNOWN.iter().find(|known| **known == method.as_str()).copied().unwrap_or("other")
 }

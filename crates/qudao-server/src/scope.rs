@@ -15,6 +15,8 @@ use actix_web::{
 };
 use futures_util::future::{Ready, ready};
 use qudao_domain::TurnId;
+use qudao_telemetry::{Span, SpanKind, Trace};
+use tracing::Instrument as _;
 
 use crate::{code::Code, error::ApiError, meter, openai};
 
@@ -28,19 +30,25 @@ const MAX_REQUEST_ID: usize = 64;
 pub(crate) struct RequestContext {
     /// The client's own id if it sent a usable one.
     pub(crate) request_id: HeaderValue,
-    /// W3C `traceparent`, handed down to the plugin.
-    pub(crate) traceparent: String,
+    /// Where in which trace it is served: a child of the client's `traceparent` if it sent one. It
+    /// is handed down to the plugin.
+    pub(crate) trace: Trace,
 }
 
 impl RequestContext {
     fn read(headers: &HeaderMap) -> Self {
         let request_id = headers.get(REQUEST_ID).filter(|value| is_request_id(value)).cloned();
-        let traceparent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
-        let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
+        let trace = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
         Self {
             request_id: request_id.unwrap_or_else(new_request_id),
-            traceparent: traceparent.unwrap_or_else(new_traceparent),
+            trace: trace.and_then(Trace::parse).unwrap_or_else(Trace::begin),
         }
+    }
+
+    /// The context of a request, as the middleware read it.
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        let found = request.extensions().get::<Self>().cloned();
+        found.unwrap_or_else(|| Self::read(request.headers()))
     }
 
     /// The id as text; it is ASCII by construction.
@@ -54,8 +62,7 @@ impl FromRequest for RequestContext {
     type Future = Ready<Result<Self, Error>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let found = request.extensions().get::<Self>().cloned();
-        ready(Ok(found.unwrap_or_else(|| Self::read(request.headers()))))
+        ready(Ok(Self::of(request)))
     }
 }
 
@@ -65,9 +72,22 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
-    let context = RequestContext::read(request.headers());
+    let mut context = RequestContext::read(request.headers());
+    let mut span = match request.path() {
+        // Probes ask every few seconds, and nobody asks how that went.
+        "/livez" | "/readyz" | "/metrics" => Span::silent(context.trace),
+        _ => Span::remote_child("http", SpanKind::Server, context.trace),
+    };
+    context.trace = span.place();
     request.extensions_mut().insert(context.clone());
-    let response = next.call(request).await?;
+    // A request whose trace is recorded tells it in every log line; of the others those that failed
+    // do, since a scope costs more than all else here.
+    let scope = if span.is_recorded() {
+        tracing::error_span!("request", trace_id = %context.trace.id())
+    } else {
+        tracing::Span::none()
+    };
+    let response = next.call(request).instrument(scope).await?;
     let mut response = match take_failure(&response) {
         Some(failure) => {
             let body = render(&failure, &context, is_openai(response.request().path()));
@@ -76,9 +96,28 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
         }
         None => response.map_into_boxed_body(),
     };
+    describe(&mut span, &response);
     response.headers_mut().insert(REQUEST_ID, context.request_id);
     meter::count(&response, started);
     Ok(response)
+}
+
+/// The pattern and not the path, which has ids in it.
+fn describe(span: &mut Span, response: &ServiceResponse<BoxBody>) {
+    if !span.is_recorded() {
+        return;
+    }
+    let (request, status) = (response.request(), response.status());
+    let method = meter::method_label(request.method());
+    if let Some(pattern) = request.match_pattern() {
+        span.rename(|| format!("{method} {pattern}"));
+        span.set("http.route", pattern);
+    }
+    span.set("http.request.method", method);
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.fail("server_error");
+    }
 }
 
 /// The refusal that a handler, an extractor or actix itself left in the response.
@@ -134,11 +173,11 @@ fn is_openai(path: &str) -> bool {
 }
 
 fn log_failure(failure: &ApiError, context: &RequestContext, request: &HttpRequest) {
-    let (id, path) = (context.id(), request.path());
+    let (id, path, trace_id) = (context.id(), request.path(), context.trace.id());
     if failure.code().row().status < 500 {
-        tracing::debug!(request_id = id, path, %failure, "refused");
+        tracing::debug!(request_id = id, %trace_id, path, %failure, "refused");
     } else {
-        tracing::warn!(request_id = id, path, %failure, "failed");
+        tracing::warn!(request_id = id, %trace_id, path, %failure, "failed");
     }
 }
 
@@ -152,24 +191,6 @@ fn new_request_id() -> HeaderValue {
     // The domain's ids sort by time, which is what a person with two log files needs.
     let id = format!("req_{}", TurnId::new().as_uuid().simple());
     HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req_unknown"))
-}
-
-/// `00-<32 hex>-<16 hex>-<2 hex>`, not all zero.
-fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let used = |part: &str| part.bytes().any(|byte| byte != b'0');
-    matches!(parts.as_slice(), [version, trace, parent, flags]
-        if hex(version, 2) && *version != "ff" && hex(trace, 32) && used(trace)
-            && hex(parent, 16) && used(parent) && hex(flags, 2))
-}
-
-fn new_traceparent() -> String {
-    let trace = TurnId::new().as_uuid().simple();
-    let (_, parent) = TurnId::new().as_uuid().as_u64_pair();
-    format!("00-{trace}-{parent:016x}-00")
 }
 
 #[cfg(test)]

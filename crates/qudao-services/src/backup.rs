@@ -32,6 +32,8 @@ pub(crate) const DATA: &str = "data";
 pub(crate) const HOME: &str = "home";
 /// Postgres' own list of the cluster's files with their checksums.
 const FILE_LIST: &str = "backup_manifest";
+/// What a backup is called: the moment when it was begun.
+const NAME: &str = "%Y%m%dT%H%M%S%.3fZ";
 /// A file in the home above this size is no key.
 const SMALL: u64 = 1 << 20;
 
@@ -86,6 +88,18 @@ pub struct BackupReport {
     pub removed: Vec<String>,
 }
 
+/// When the complete backups in a folder were begun, the oldest first. None if there is no such
+/// folder.
+pub fn backup_times(dir: &Path) -> Vec<Timestamp> {
+    let names = Archive::at(dir).backups().unwrap_or_default();
+    names.iter().filter_map(|name| time_of(name)).collect()
+}
+
+fn time_of(name: &str) -> Option<Timestamp> {
+    let at = jiff::civil::DateTime::strptime(NAME, name).ok()?;
+    jiff::tz::TimeZone::UTC.to_timestamp(at).ok()
+}
+
 /// Takes a backup. Blocks until it is complete and verified.
 ///
 /// # Errors
@@ -108,7 +122,7 @@ pub fn back_up(
     remove_unfinished(&base)?;
 
     let started_at = clock.now();
-    let name = started_at.strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
+    let name = started_at.strftime(NAME).to_string();
     let unfinished = base.join(format!("{name}{UNFINISHED}"));
     fs::create_dir(&unfinished).doing(|| format!("creating {}", unfinished.display()))?;
     copy_cluster(&binaries, &settings.database_url, &unfinished.join(DATA), &name)?;
@@ -352,4 +366,30 @@ fn size_of(dir: &Path) -> Result<u64, ServicesError> {
         bytes += if data.is_dir() { size_of(&entry.path())? } else { data.len() };
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_of_backups_are_those_in_their_names_and_only_complete_ones_count() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(backup_times(folder.path()), []);
+        for (name, complete) in [
+            ("20261127T020000.000Z", true),
+            ("20261128T020000.123Z", true),
+            ("20261129T020000.000Z.unfinished", true),
+            ("20261130T020000.000Z", false),
+        ] {
+            let dir = folder.path().join("base").join(name);
+            fs::create_dir_all(&dir).unwrap();
+            if complete {
+                fs::write(dir.join(MANIFEST), "{}").unwrap();
+            }
+        }
+        let expected: [Timestamp; 2] =
+            ["2026-11-27T02:00:00Z", "2026-11-28T02:00:00.123Z"].map(|time| time.parse().unwrap());
+        assert_eq!(backup_times(folder.path()), expected);
+    }
 }

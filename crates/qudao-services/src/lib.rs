@@ -21,7 +21,7 @@ mod wal;
 use std::path::PathBuf;
 
 pub use archive::ArchiveSettings;
-pub use backup::{Backup, BackupReport, BackupSettings, back_up};
+pub use backup::{Backup, BackupReport, BackupSettings, back_up, backup_times};
 pub use child::ServiceUser;
 pub use error::ServicesError;
 pub use find::{Environment, PostgresBinaries, RedisBinary, find_postgres, find_redis};

@@ -1,5 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
+use metrics::counter;
 use sqlx::postgres::PgDatabaseError;
 
 /// A failure of the database, sorted by what the caller can do.
@@ -74,6 +75,15 @@ pub struct BusUrlError(pub(crate) redis::RedisError);
 
 impl From<sqlx::Error> for StorageError {
     fn from(error: sqlx::Error) -> Self {
+        let error = Self::classify(error);
+        error.count();
+        error
+    }
+}
+
+impl StorageError {
+    /// What the caller can do about it decides the variant.
+    fn classify(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::PoolTimedOut => Self::Timeout(error),
             sqlx::Error::Io(_)
@@ -89,9 +99,19 @@ impl From<sqlx::Error> for StorageError {
             _ => Self::Defect(error),
         }
     }
-}
 
-impl StorageError {
+    /// Failures of the database are counted; refusals are answers.
+    fn count(&self) {
+        let class = match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Timeout(_) => "timeout",
+            Self::Contended(_) => "contended",
+            Self::Defect(_) => "defect",
+            _ => return,
+        };
+        counter!("qudao_db_errors_total", "class" => class).increment(1);
+    }
+
     fn from_database(error: sqlx::Error) -> Self {
         let Some(refusal) =
             error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>())

@@ -5,8 +5,12 @@
 //! So nothing here uses the pool directly: every transaction opens with a `ROLLBACK` in the same
 //! round trip as its `BEGIN`, and a connection that comes back is rolled back once more.
 
-use std::{ops::DerefMut as _, time::Duration};
+use std::{
+    ops::DerefMut as _,
+    time::{Duration, Instant},
+};
 
+use metrics::Histogram;
 use qudao_domain::TenantId;
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, FromRow, PgConnection, PgPool, Postgres,
@@ -17,7 +21,7 @@ use sqlx::{
 };
 use tokio::runtime::Handle;
 
-use crate::{Result, StorageError, servers::Servers};
+use crate::{Result, StorageError, depths, servers::Servers};
 
 /// Connections for single statements: the steps of turns and group commits. More at one time would
 /// only queue up at the disk.
@@ -60,12 +64,14 @@ impl StoreSettings {
 }
 
 /// The database. Cheap to clone; all clones share their connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     pool: PgPool,
     /// Connections on which no transaction is ever begun, so that none can be left open: each
     /// statement is a transaction of its own.
     statements: PgPool,
+    /// Kept, since every transaction records in it.
+    begins: Histogram,
 }
 
 /// A unit of work that sees the rows of one tenant only.
@@ -82,6 +88,12 @@ pub struct Tx {
 #[must_use = "a transaction that is not committed is rolled back"]
 pub struct PlatformTx {
     inner: Transaction<'static, Postgres>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("pool", &self.pool).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -129,7 +141,7 @@ impl Store {
             // It ends when the pools are closed, and has nothing to finish.
             Handle::current().spawn(servers.follow([pool.clone(), statements.clone()], options));
         }
-        Ok(Self { pool, statements })
+        Ok(Self { pool, statements, begins: metrics::histogram!("qudao_db_begin_seconds") })
     }
 
     /// Brings the schema up to date and returns the names of the migrations that it applied.
@@ -180,6 +192,26 @@ impl Store {
         Ok(PlatformTx { inner: self.open(opening).await? })
     }
 
+    /// Opens the transaction in which the depths of the queues are read.
+    pub(crate) async fn begin_watch(&self) -> Result<PlatformTx> {
+        let patience = depths::PATIENCE.as_millis();
+        let opening = format!(
+            "ROLLBACK; BEGIN READ ONLY; SET LOCAL ROLE qudao_claim; \
+             SET LOCAL statement_timeout = '{patience}ms'"
+        );
+        Ok(PlatformTx { inner: self.open(opening).await? })
+    }
+
+    /// Connections of the pool for transactions: open, idle, and the most there may be.
+    pub(crate) fn work_load(&self) -> (u32, u32, u32) {
+        load(&self.pool)
+    }
+
+    /// The same of the pool for single statements.
+    pub(crate) fn settle_load(&self) -> (u32, u32, u32) {
+        load(&self.statements)
+    }
+
     /// Opens the transaction in which the invariants are checked: one snapshot of everything,
     /// read-only, and an error rather than a partial view if row-level security would apply.
     pub(crate) async fn begin_check(&self) -> Result<PlatformTx> {
@@ -196,6 +228,13 @@ impl Store {
     /// After a restart of the server every idle connection is dead. Each is found out here, once,
     /// and replaced: no work was done on it yet.
     async fn open(&self, opening: String) -> Result<Transaction<'static, Postgres>> {
+        let began = Instant::now();
+        let opened = self.open_now(opening).await;
+        self.begins.record(began.elapsed());
+        opened
+    }
+
+    async fn open_now(&self, opening: String) -> Result<Transaction<'static, Postgres>> {
         for _ in 0..self.pool.size() {
             match self.pool.begin_with(AssertSqlSafe(opening.clone())).await.map_err(Into::into) {
                 Err(StorageError::Unavailable(_)) => {}
@@ -292,6 +331,11 @@ impl PlatformTx {
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         self.inner.deref_mut()
     }
+}
+
+fn load(pool: &PgPool) -> (u32, u32, u32) {
+    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+    (pool.size(), idle, pool.options().get_max_connections())
 }
 
 async fn migrate(connection: &mut PgConnection) -> Result<Vec<String>> {

@@ -122,7 +122,7 @@ mod tests {
             kind: ModelKind::Chat,
             payload: serde_json::to_vec(&request).unwrap(),
             timeout: Duration::from_secs(10),
-            trace: String::new(),
+            trace: qudao_plugin_host::Trace::NONE,
         };
         let mut stream = host.call("fake", call).unwrap();
         let mut said = String::new();

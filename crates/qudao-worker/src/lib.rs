@@ -12,12 +12,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod metrics;
 mod outbox;
 mod settings;
 mod signal;
 mod sweep;
 mod turns;
 
+pub use metrics::METRICS;
 pub use settings::WorkerSettings;
 
 /// The channels of this node by their kind.
@@ -67,6 +69,7 @@ impl Worker {
         settings: WorkerSettings,
     ) -> WorkerHandle {
         let channels = channels.into_iter().map(|channel| (channel.kind(), channel)).collect();
+        metrics::tell_bounds(&settings);
         let shared = Arc::new(Shared {
             core,
             channels,

@@ -7,11 +7,13 @@ use metrics::{counter, gauge};
 use qudao_core::{DeliverError, Together, failpoint};
 use qudao_domain::{OutboxId, TenantId};
 use qudao_storage::{OutboxClaim, StorageError, Topic};
+use qudao_telemetry::{Span, SpanKind, Trace};
 use rand::RngExt as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time,
 };
+use tracing::Instrument as _;
 
 use crate::{Shared, signal::Signal};
 
@@ -58,6 +60,7 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
     if !claims.is_empty() {
         failpoint!("delivery.claimed");
     }
+    counter!("qudao_claimed_total", "queue" => "outbox").increment(claims.len() as u64);
     let full = claims.len() == permits.len();
     for (claim, permit) in claims.into_iter().zip(permits) {
         shared.jobs.spawn(deliver(Arc::clone(shared), claim, permit));
@@ -68,6 +71,11 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
 async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphorePermit) {
     let in_flight = gauge!("qudao_deliveries_in_flight");
     in_flight.increment(1);
+    let trace = claim.turn_id.map_or(Trace::NONE, |turn| Trace::of_work(turn.as_uuid().as_u128()));
+    let mut span = Span::remote_child("deliver", SpanKind::Client, trace);
+    span.set("qudao.channel.kind", claim.channel_kind.as_str());
+    span.set("qudao.delivery.attempt", claim.attempts);
+    let scope = tracing::error_span!("deliver", trace_id = %trace.id());
     let work = async {
         let delivered = send(&shared, &claim).await;
         let outcome = match &delivered {
@@ -75,6 +83,9 @@ async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphoreP
             Err(error) if error.retryable => "failed",
             Err(_) => "refused",
         };
+        if delivered.is_err() {
+            span.fail(outcome);
+        }
         failpoint!("delivery.sent");
         counter!("qudao_deliveries_total", "outcome" => outcome).increment(1);
         if let Err(error) = record(&shared, &claim, delivered).await {
@@ -83,7 +94,7 @@ async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphoreP
         }
     };
     tokio::select! {
-        () = work => {}
+        () = work.instrument(scope) => {}
         () = shared.abandon.cancelled() => abandon(&shared, &claim).await,
     }
     in_flight.decrement(1);
@@ -174,6 +185,7 @@ async fn refuse(
         _ => {
             tracing::warn!(outbox = %claim.outbox_id, detail, "a delivery is given up");
             tx.bury_outbox(claim.outbox_id, claim.epoch, &detail).await?;
+            counter!("qudao_outbox_dead_total").increment(1);
         }
     }
     tx.commit().await?;

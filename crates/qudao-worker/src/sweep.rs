@@ -28,13 +28,19 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                     tracing::info!(?swept, "gave back what dead nodes had set aside");
                 }
             }
-            Err(error) => tracing::warn!(%error, "cannot sweep"),
+            Err(error) => {
+                counter!("qudao_sweep_failures_total").increment(1);
+                tracing::warn!(%error, "cannot sweep");
+            }
         }
         match shared.core.store.forget_once().await {
             Ok(forgotten) => {
                 counter!("qudao_swept_total", "what" => "idempotency_records").increment(forgotten);
             }
-            Err(error) => tracing::warn!(%error, "cannot forget old idempotency keys"),
+            Err(error) => {
+                counter!("qudao_sweep_failures_total").increment(1);
+                tracing::warn!(%error, "cannot forget old idempotency keys");
+            }
         }
     }
 }

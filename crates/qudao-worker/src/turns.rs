@@ -51,6 +51,7 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
     if !claims.is_empty() {
         failpoint!("turn.claimed");
     }
+    counter!("qudao_claimed_total", "queue" => "turns").increment(claims.len() as u64);
     let full = claims.len() == permits.len();
     for (claim, permit) in claims.into_iter().zip(permits) {
         shared.jobs.spawn(turn(Arc::clone(shared), claim, permit));

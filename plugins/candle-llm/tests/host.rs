@@ -103,8 +103,11 @@ fn call(host: &PluginHost, question: &str, max_tokens: u32) -> EventStream {
     request.params.temperature = Some(0.0);
     let payload = serde_json::to_vec(&request).unwrap();
     let timeout = Duration::from_secs(120);
-    host.call(MODEL, Call { kind: ModelKind::Chat, payload, timeout, trace: String::new() })
-        .unwrap()
+    host.call(
+        MODEL,
+        Call { kind: ModelKind::Chat, payload, timeout, trace: qudao_plugin_host::Trace::NONE },
+    )
+    .unwrap()
 }
 
 struct Answer {

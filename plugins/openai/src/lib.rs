@@ -15,7 +15,8 @@ pub mod settings;
 pub mod transport;
 
 use qudao_plugin_api::{
-    AsyncModelPlugin, AsyncSink, Completion, Host, OwnedRequest, PluginError, abi::QD_KIND_CHAT,
+    AsyncModelPlugin, AsyncSink, Completion, Host, LogLevel, OwnedRequest, PluginError,
+    abi::QD_KIND_CHAT,
 };
 
 use crate::{
@@ -50,7 +51,8 @@ impl AsyncModelPlugin for OpenAi {
             return Err(PluginError::bad_request("this plugin serves chat requests only"));
         }
         let mut reader = Reader(sink);
-        match self.provider.chat(&request.payload, request.deadline, &mut reader).await {
+        let OwnedRequest { payload, deadline, trace, .. } = &request;
+        match self.provider.chat(payload, *deadline, trace, &mut reader).await {
             Ok(answered) => {
                 if answered.estimated {
                     sink.progress("the provider reported no usage: it is estimated").await?;
@@ -58,7 +60,13 @@ impl AsyncModelPlugin for OpenAi {
                 Ok(Completion { usage: answered.usage, finish_reason: answered.finish_reason })
             }
             Err(Unanswered::Cancelled) => Err(PluginError::cancelled()),
-            Err(Unanswered::Failed(failure)) => Err(plugin_error(failure)),
+            Err(Unanswered::Failed(failure)) => {
+                // Not its message: the provider may have quoted the person in it.
+                let line =
+                    format!("the provider failed: {:?}, status {:?}", failure.kind, failure.status);
+                sink.log(LogLevel::Info, &line);
+                Err(plugin_error(failure))
+            }
         }
     }
 }

@@ -112,7 +112,8 @@ impl Provider {
         Ok(Self { settings, key, transport, url, headers })
     }
 
-    /// Answers one conversation, streamed if somebody reads along.
+    /// Answers one conversation, streamed if somebody reads along. `trace` is a W3C `traceparent`
+    /// for the provider, or empty.
     ///
     /// Dropping the future closes the connection to the provider at once.
     ///
@@ -122,6 +123,7 @@ impl Provider {
         &self,
         payload: &[u8],
         deadline: Option<std::time::Instant>,
+        trace: &str,
         out: &mut impl Output,
     ) -> Result<Answered, Unanswered> {
         let asked: Asked<'_> = serde_json::from_slice(payload)
@@ -130,9 +132,9 @@ impl Provider {
             deadline.map_or_else(|| Instant::now() + DEFAULT_DEADLINE, Instant::from_std);
         let mut answer = Answer::new(asked.messages);
         let read = if asked.stream {
-            self.streamed(&asked, deadline, &mut answer, out).await
+            self.streamed(&asked, deadline, trace, &mut answer, out).await
         } else {
-            self.whole(&asked, deadline, &mut answer, out).await
+            self.whole(&asked, deadline, trace, &mut answer, out).await
         };
         read.map_err(|unanswered| match unanswered {
             Unanswered::Failed(failure) => Unanswered::Failed(failure.without(self.key.as_deref())),
@@ -145,10 +147,11 @@ impl Provider {
         &self,
         asked: &Asked<'_>,
         deadline: Instant,
+        trace: &str,
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
-        let response = self.send(asked, Patience { deadline, first_byte: None }).await?;
+        let response = self.send(asked, trace, Patience { deadline, first_byte: None }).await?;
         self.read_whole(response, deadline, answer, out).await
     }
 
@@ -156,11 +159,12 @@ impl Provider {
         &self,
         asked: &Asked<'_>,
         deadline: Instant,
+        trace: &str,
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
         let first_byte = Some(self.settings.timeouts.first_byte());
-        let response = self.send(asked, Patience { deadline, first_byte }).await?;
+        let response = self.send(asked, trace, Patience { deadline, first_byte }).await?;
         if is_whole(&response) {
             // Some servers ignore `stream` for some models.
             return self.read_whole(response, deadline, answer, out).await;
@@ -168,10 +172,16 @@ impl Provider {
         self.events(response, deadline, answer, out).await
     }
 
-    async fn send(&self, asked: &Asked<'_>, patience: Patience) -> Result<Response, Failure> {
+    async fn send(
+        &self,
+        asked: &Asked<'_>,
+        trace: &str,
+        patience: Patience,
+    ) -> Result<Response, Failure> {
         let body = serde_json::to_vec(&asked.body(&self.settings))
             .map_err(|error| Failure::bad_request(&error.to_string()))?;
-        let request = Outgoing { url: &self.url, headers: &self.headers, body: body.into() };
+        let (url, headers) = (&self.url, &self.headers);
+        let request = Outgoing { url, headers, trace, body: body.into() };
         self.transport.send(&request, patience).await
     }
 

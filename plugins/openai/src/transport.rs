@@ -39,6 +39,8 @@ pub struct Outgoing<'a> {
     pub url: &'a Url,
     /// With the key.
     pub headers: &'a header::HeaderMap,
+    /// The header `traceparent`; none if empty.
+    pub trace: &'a str,
     /// JSON.
     pub body: Bytes,
 }
@@ -47,6 +49,11 @@ impl Outgoing<'_> {
     fn build(&self) -> Request {
         let mut request = Request::new(Method::POST, self.url.clone());
         *request.headers_mut() = self.headers.clone();
+        if !self.trace.is_empty()
+            && let Ok(trace) = header::HeaderValue::from_str(self.trace)
+        {
+            request.headers_mut().insert("traceparent", trace);
+        }
         *request.body_mut() = Some(self.body.clone().into());
         request
     }

@@ -3,22 +3,36 @@
 use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use anyhow::Context as _;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use qudao_config::{DataClass, Instance, ModelKind, Placement, Settings};
 use qudao_core::CoreSettings;
 use qudao_domain::key::SecretHash;
 use qudao_plugin_host::{HostSettings, InstanceSettings, ModelEntry, Timeouts};
 use qudao_server::{MetricsRender, ServerSettings};
 use qudao_storage::StoreSettings;
+use qudao_telemetry::Kind;
 use qudao_worker::WorkerSettings;
 use serde_json::Value;
 
-use crate::context::Context as Setup;
+use crate::{catalogue, context::Context as Setup};
 
-/// Installs the recorder of metrics.
-pub(super) fn metrics() -> anyhow::Result<MetricsRender> {
-    let handle = PrometheusBuilder::new().install_recorder().context("starting the metrics")?;
-    Ok(Arc::new(move || handle.render()))
+/// Installs the recorder of metrics, with every series that is known.
+pub(super) fn metrics() -> anyhow::Result<PrometheusHandle> {
+    let catalogue = catalogue::all();
+    let mut recorder = PrometheusBuilder::new();
+    for metric in catalogue.iter().filter(|metric| metric.kind == Kind::Histogram) {
+        let name = Matcher::Full(metric.name.to_owned());
+        recorder = recorder.set_buckets_for_metric(name, metric.buckets())?;
+    }
+    let handle = recorder.install_recorder().context("starting the metrics")?;
+    qudao_telemetry::register(&catalogue);
+    Ok(handle)
+}
+
+/// What `/metrics` shows.
+pub(super) fn render(metrics: &PrometheusHandle) -> MetricsRender {
+    let handle = metrics.clone();
+    Arc::new(move || handle.render())
 }
 
 pub(super) fn store(context: &Setup, url: &str) -> StoreSettings {

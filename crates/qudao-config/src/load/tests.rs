@@ -82,12 +82,20 @@ fn a_value_of_the_wrong_type_is_named_with_its_key() {
 
 #[test]
 fn every_value_out_of_bounds_is_reported_at_once() {
-    let text = "[worker]\nclaim_batch = 0\n[limits]\nburst = 0\naddress_burst = 0\n[database]\nurl = \"mysql://x\"\n";
+    let text = "[worker]\nclaim_batch = 0\n[limits]\nburst = 0\naddress_burst = 0\n[database]\nurl = \"mysql://x\"\n\
+                [telemetry]\notlp_endpoint = \"collector:4317\"\nsample_ratio = 1.5\n";
     let Err(ConfigError::Values(problems)) = from_text(text, &[]) else { panic!("refused") };
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(
         keys,
-        ["database.url", "worker.claim_batch", "limits.burst", "limits.address_burst"]
+        [
+            "database.url",
+            "worker.claim_batch",
+            "limits.burst",
+            "limits.address_burst",
+            "telemetry.otlp_endpoint",
+            "telemetry.sample_ratio",
+        ]
     );
 }
 

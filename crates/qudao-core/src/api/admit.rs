@@ -11,6 +11,7 @@ use qudao_billing::hold_amount;
 use qudao_domain::{ApiKeyId, Micros, TenantId};
 use qudao_plugin_host::{CallError, ModelEntry, ModelState};
 use qudao_storage::{Page, PriceRow, StorageError, UsageLine};
+use qudao_telemetry::{Span, SpanKind, Trace};
 
 use super::{
     ApiError, ApiReply, ApiRequest, CallRate,
@@ -38,6 +39,7 @@ pub(crate) struct Meters {
     pub(super) absorbed: Counter,
     pub(super) first_event: Histogram,
     pub(super) batch: Histogram,
+    pub(super) settle: Histogram,
 }
 
 impl Meters {
@@ -50,6 +52,7 @@ impl Meters {
             absorbed: counter!("qudao_absorbed_micros_total", "door" => "api"),
             first_event: histogram!("qudao_api_first_event_seconds"),
             batch: histogram!("qudao_settle_batch_calls"),
+            settle: histogram!("qudao_settle_seconds"),
         }
     }
 }
@@ -89,7 +92,7 @@ impl ApiState {
         Arc::clone(lanes.entry(tenant).or_insert_with(|| Arc::new(Lane::new(tenant))))
     }
 
-    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
+    pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         lanes.values().cloned().collect()
     }
@@ -134,10 +137,12 @@ impl Core {
         request: ApiRequest,
         mut keeping: Option<Keeping>,
     ) -> Result<ApiReply, ApiError> {
-        let opened = self.open(principal, &request, &mut keeping).await;
-        let (call, model, max_tokens) = match opened {
+        let mut span = Span::child("call", SpanKind::Internal, request.trace);
+        let opened = self.open(principal, &request, &mut keeping, span.place()).await;
+        let (mut call, model, max_tokens) = match opened {
             Ok(opened) => opened,
             Err(refusal) => {
+                span.fail(refusal.class());
                 // The key is free again before the caller hears of it.
                 if let Some(keeping) = keeping {
                     keeping.let_go().await;
@@ -145,6 +150,8 @@ impl Core {
                 return Err(refusal);
             }
         };
+        span.set_with("qudao.turn.id", || call.turn_id().to_string());
+        call.span = span;
         call.begin(request, &model, max_tokens).await
     }
 
@@ -153,7 +160,9 @@ impl Core {
         principal: &Principal,
         request: &ApiRequest,
         keeping: &mut Option<Keeping>,
+        place: Trace,
     ) -> Result<(OpenCall, Arc<ModelEntry>, u32), ApiError> {
+        let admission = Span::child("admission", SpanKind::Internal, place);
         let name = request.chat.model.clone();
         let models = self.tenant_models(principal.tenant_id).await?;
         if !models.contains(&name) {
@@ -164,7 +173,10 @@ impl Core {
         let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
         let size = self.size(request, &model, &price)?;
         let lane = self.api.lane(principal.tenant_id);
+        admission.end();
+        let credit = Span::child("credit", SpanKind::Internal, place);
         let grant = self.grant(&lane, size.hold).await?;
+        credit.end();
         let holder = &principal.holder;
         let bill = Bill {
             channel_id: holder.channel_id,

@@ -111,8 +111,18 @@ impl Lane {
     }
 
     /// Calls that took credits and are not settled yet.
-    pub(super) fn open_calls(&self) -> usize {
+    pub(crate) fn open_calls(&self) -> usize {
         self.credit().open_calls
+    }
+
+    /// Calls that wait for the next group commit.
+    pub(crate) fn waiting(&self) -> usize {
+        self.settling.len()
+    }
+
+    /// Credits that no call has taken.
+    pub(crate) fn free(&self) -> Micros {
+        self.credit().free
     }
 
     /// The database no longer knows the block: nothing may be spent from it.

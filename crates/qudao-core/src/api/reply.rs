@@ -1,6 +1,6 @@
 //! An answer on its way to the caller, and what it costs whichever way it ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use metrics::counter;
 use qudao_billing::{Metered, settle};
@@ -11,6 +11,7 @@ use qudao_domain::{
 use qudao_plugin_api::wire::{FinishReason, Usage};
 use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind};
 use qudao_storage::{PriceRow, UsageLine};
+use qudao_telemetry::{Span, SpanKind, Trace};
 use tokio::time::{self, Instant};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     credit::{Grant, Lane},
     kept::{Ending, Keeping},
 };
-use crate::{Core, failpoint};
+use crate::{Core, failpoint, spans};
 
 /// How long a cancelled model may take to say what it used.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -50,6 +51,9 @@ pub(super) struct OpenCall {
     keeping: Option<Keeping>,
     /// The caller is gone: what is handed out reaches nobody.
     left: bool,
+    /// The whole call, and the model's part of it.
+    pub(super) span: Span,
+    chat: Span,
 }
 
 /// What a usage line is made of.
@@ -97,7 +101,13 @@ impl OpenCall {
             counts: Counts::default(),
             keeping,
             left: false,
+            span: Span::silent(Trace::NONE),
+            chat: Span::silent(Trace::NONE),
         }
+    }
+
+    pub(super) const fn turn_id(&self) -> TurnId {
+        self.turn_id
     }
 
     /// Calls the model and waits until it begins to answer.
@@ -107,7 +117,7 @@ impl OpenCall {
         model: &ModelEntry,
         max_tokens: u32,
     ) -> Result<ApiReply, ApiError> {
-        let ApiRequest { mut chat, trace, .. } = request;
+        let ApiRequest { mut chat, .. } = request;
         chat.params.max_tokens = Some(max_tokens);
         if let Some(upstream) = &model.upstream {
             chat.model.clone_from(upstream);
@@ -117,7 +127,8 @@ impl OpenCall {
             detail: error.to_string(),
         })?;
         let timeout = self.core.settings.api.timeout;
-        let call = Call { kind: ModelKind::Chat, payload, timeout, trace };
+        self.chat = spans::chat(self.span.place(), &self.bill.model, max_tokens);
+        let call = Call { kind: ModelKind::Chat, payload, timeout, trace: self.chat.place() };
         let called = Instant::now();
         let stream = match self.core.plugins.call(&self.bill.model, call) {
             Ok(stream) => stream,
@@ -140,11 +151,17 @@ impl OpenCall {
 
     /// Nothing was served. The key is free again before the caller hears of it.
     async fn refuse(&mut self, error: CallError) -> ApiError {
+        self.chat_failed(&error);
         self.release();
         if let Some(keeping) = self.keeping.take() {
             keeping.let_go().await;
         }
         api_error(error)
+    }
+
+    fn chat_failed(&mut self, error: &CallError) {
+        self.chat.fail(error.class());
+        self.span.fail(error.class());
     }
 
     /// Gives all credits back: nothing was served.
@@ -165,6 +182,9 @@ impl OpenCall {
     ) -> Option<(Micros, tokio::sync::oneshot::Receiver<()>)> {
         let grant = self.grant.take()?;
         self.stream = None;
+        let mut chat = mem::replace(&mut self.chat, Span::silent(Trace::NONE));
+        spans::chat_ended(&mut chat, end.as_str(), Some(self.bill.usage(self.counts)));
+        chat.end();
         let mut line = self.bill.line(self.turn_id, self.counts, end, grant.amount);
         let charge = line.charge;
         if line.output_tokens == 0 && charge == Micros::ZERO && is_cut_short(end) {
@@ -223,17 +243,21 @@ impl OpenCall {
         if let Some((amount, settled)) = self.close(end_reason(finish_reason), Some(finish_reason))
         {
             charge = amount;
+            let mut settling = Span::child("settle", SpanKind::Client, self.span.place());
             let patience = self.core.settings.api.settle.timeout;
             if !matches!(time::timeout(patience, settled).await, Ok(Ok(()))) {
+                settling.fail("unsettled");
                 return Err(ApiError::Unsettled);
             }
         }
+        mem::replace(&mut self.span, Span::silent(Trace::NONE)).end();
         Ok(ApiEvent::End { finish_reason, usage, charge })
     }
 
     /// The model failed. Who may repeat the request under its key hears of it when it is known
     /// what the repetition will get.
     async fn break_off(&mut self, error: CallError) -> ApiError {
+        self.chat_failed(&error);
         let keyed = self.keeping.is_some();
         match self.close(EndReason::Failed, None) {
             Some((_, settled)) if keyed => {
@@ -274,7 +298,10 @@ impl Drop for OpenCall {
             counts: self.counts,
             keeping: self.keeping.take(),
             left: true,
+            span: mem::replace(&mut self.span, Span::silent(Trace::NONE)),
+            chat: mem::replace(&mut self.chat, Span::silent(Trace::NONE)),
         };
+        rest.span.set("qudao.call.left", "yes");
         if rest.keeping.is_some() {
             // Who sends the request again under its key gets the whole answer.
             rest.stream = Some(stream);

@@ -50,7 +50,7 @@ impl Settling {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.queue().waiting.len()
     }
 
@@ -137,7 +137,9 @@ impl Core {
         self.api.meters.batch.record(batch.len() as f64);
         let (lines, waiting): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|pending| (pending.line, pending.done)).unzip();
+        let began = time::Instant::now();
         let mut settled = vec![self.settle_lines(lane, block, &lines).await; lines.len()];
+        self.api.meters.settle.record(began.elapsed());
         if settled.contains(&false) && 1 < lines.len() {
             // One of them cannot be settled; its neighbours can.
             for (settled, line) in settled.iter_mut().zip(&lines) {

@@ -8,6 +8,7 @@ use qudao_domain::{ConversationId, Micros, TurnId, state::EndReason};
 use qudao_plugin_api::wire::{ErrorKind, FinishReason, Usage};
 use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind, ModelState};
 use qudao_storage::{PriceRow, StorageError, TurnContext, UsageLine};
+use qudao_telemetry::{Span, Trace};
 use tokio::time::{self, Instant};
 
 use super::{Turn, hold::Sized, prompt, stop::StopListener, typing::Typing};
@@ -17,6 +18,7 @@ use crate::{
     failpoint,
     notice::Notice,
     price::max_input_tokens,
+    spans,
 };
 
 /// How often a turn looks whether a model that loads or is busy can take it.
@@ -189,12 +191,16 @@ impl Core {
             Err(error) => return Ok(Tried::Next { detail: error.to_string(), hopeless: true }),
         };
         let timeout = until.saturating_duration_since(Instant::now());
-        let call = Call { kind: ModelKind::Chat, payload, timeout, trace: String::new() };
+        let mut span = spans::chat(turn.place, &rung.model.name, max_tokens);
+        let call = Call { kind: ModelKind::Chat, payload, timeout, trace: span.place() };
         let stream = match self.plugins.call(&rung.model.name, call) {
             Ok(stream) => stream,
-            Err(error) => return Ok(failed(&error)),
+            Err(error) => {
+                span.fail(error.class());
+                return Ok(failed(&error));
+            }
         };
-        let mut listener = Listening::new(self, turn, stream);
+        let mut listener = Listening::new(self, turn, stream, span);
         failpoint!("model.called");
         let heard = listener.hear(stop).await;
         failpoint!("model.ended");
@@ -256,13 +262,14 @@ struct Listening {
     made: u32,
     shown: u32,
     called: Instant,
+    span: Span,
 }
 
 impl Listening {
-    fn new(core: &Arc<Core>, turn: &Turn, stream: EventStream) -> Self {
+    fn new(core: &Arc<Core>, turn: &Turn, stream: EventStream, span: Span) -> Self {
         let typing = Typing::start(core, turn.claim.conversation_id, turn.id, turn.claim.epoch);
         let called = Instant::now();
-        Self { stream, typing, text: String::new(), usage: None, made: 0, shown: 0, called }
+        Self { stream, typing, text: String::new(), usage: None, made: 0, shown: 0, called, span }
     }
 
     async fn hear(&mut self, stop: &StopListener) -> Heard {
@@ -277,6 +284,16 @@ impl Listening {
             }
         };
         self.typing.flush().await;
+        let reason = match &heard {
+            Heard::End(finish) => finish.as_str(),
+            Heard::Stop => "cancelled",
+            Heard::Error(error) => {
+                self.span.fail(error.class());
+                "error"
+            }
+        };
+        spans::chat_ended(&mut self.span, reason, self.usage);
+        std::mem::replace(&mut self.span, Span::silent(Trace::NONE)).end();
         histogram!("qudao_model_seconds").record(self.called.elapsed());
         heard
     }

@@ -5,6 +5,7 @@ use qudao_billing::{affordable_output, hold_amount};
 use qudao_domain::Micros;
 use qudao_plugin_api::wire::ChatRequest;
 use qudao_storage::{Hold, HoldTurn, StorageError};
+use qudao_telemetry::{Span, SpanKind};
 
 use super::{Turn, generate::Rung};
 use crate::{Core, failpoint};
@@ -25,6 +26,24 @@ pub(super) enum Sized {
 impl Core {
     /// Sets aside what the answer may cost, or as much as the wallet affords.
     pub(super) async fn hold(
+        &self,
+        turn: &Turn,
+        rung: &Rung,
+        request: &ChatRequest,
+        input_bound: u32,
+    ) -> Result<Sized, StorageError> {
+        let mut span = Span::child("hold", SpanKind::Client, turn.place);
+        let sized = self.size_and_hold(turn, rung, request, input_bound).await;
+        match &sized {
+            Ok(Sized::To { .. }) => {}
+            Ok(Sized::NoFunds { .. }) => span.fail("no_funds"),
+            Ok(Sized::Fenced) => span.fail("fenced"),
+            Err(_) => span.fail("database"),
+        }
+        sized
+    }
+
+    async fn size_and_hold(
         &self,
         turn: &Turn,
         rung: &Rung,

@@ -10,7 +10,7 @@ use crate::stage::{PER_CALL, Script, Stage, done, tenant, units};
 pub(crate) fn request(model: &str) -> ApiRequest {
     let mut chat = ChatRequest::new(model, vec![ChatMessage::text(Role::User, "Hello")]);
     chat.params.max_tokens = Some(100);
-    ApiRequest { chat, choices: None, stream: true, trace: String::new() }
+    ApiRequest { chat, choices: None, stream: true, trace: qudao_core::Trace::NONE }
 }
 
 pub(crate) async fn collect(mut reply: ApiReply) -> (String, Option<Micros>) {

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Completion, Host, OwnedRequest, PluginError,
+    Completion, Host, LogLevel, OwnedRequest, PluginError,
     boundary::{catch, create, destroy, emit_error, fail, finish, parts, read_request},
 };
 use crate::{
@@ -112,9 +112,15 @@ pub struct AsyncSink {
     host: Host,
     id: u64,
     signals: Arc<Signals>,
+    trace: String,
 }
 
 impl AsyncSink {
+    /// Writes a line about this request to the host's log, which puts the id of its trace to it.
+    pub fn log(&self, level: LogLevel, message: &str) {
+        self.host.log_about(&self.trace, level, message);
+    }
+
     /// Streams text of the answer.
     ///
     /// # Errors
@@ -286,7 +292,8 @@ impl<P: AsyncModelPlugin> Instance<P> {
         lock(&inner.flights).insert(id, Arc::clone(&signals));
         let ending = Ending { inner, id, outcome: None };
         runtime.handle().spawn(async move {
-            let sink = AsyncSink { host: ending.inner.host, id, signals };
+            let trace = request.trace.clone();
+            let sink = AsyncSink { host: ending.inner.host, id, signals, trace };
             let outcome = tokio::select! {
                 biased;
                 () = sink.signals.cancel.notified() => Err(PluginError::cancelled()),

@@ -9,7 +9,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Completion, Host, PluginError, Request,
+    Completion, Host, LogLevel, PluginError, Request,
     boundary::{catch, create, destroy, emit_error, fail, finish, parts, read_request},
 };
 use crate::{
@@ -49,9 +49,15 @@ pub struct Sink<'a> {
     id: u64,
     cancel: Option<&'a AtomicU32>,
     deadline: Option<Instant>,
+    trace: &'a str,
 }
 
 impl Sink<'_> {
+    /// Writes a line about this request to the host's log, which puts the id of its trace to it.
+    pub fn log(&self, level: LogLevel, message: &str) {
+        self.host.log_about(self.trace, level, message);
+    }
+
     /// Streams text of the answer.
     ///
     /// # Errors
@@ -179,7 +185,8 @@ unsafe extern "C" fn run_entry<P: ModelPlugin>(
         let (read, cancel) = unsafe { (read_request(request), (*request).cancel) };
         // SAFETY: the flag is valid until the request is over and only ever accessed atomically.
         let cancel = unsafe { cancel.as_ref() };
-        let sink = Sink { host: &instance.host, id: read.id, cancel, deadline: read.deadline };
+        let Request { id, deadline, trace, .. } = read;
+        let sink = Sink { host: &instance.host, id, cancel, deadline, trace };
         finish(&instance.host, read.id, &instance.plugin.run(read, &sink));
     });
     match outcome {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use qudao_plugin_api::wire::{ErrorKind, FinishReason};
-use qudao_plugin_host::{CallError, Event, EventStream, ModelState, Placement, PluginHost};
+use qudao_plugin_host::{
+    Call, CallError, Event, EventStream, ModelState, Placement, PluginHost, Trace,
+};
 
 use crate::stage::{Stage, ask, read, say, until};
 
@@ -41,6 +43,19 @@ async fn many_requests_at_once_are_answered_each_with_its_own_end() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_plugin_is_told_its_place_in_the_trace_wherever_it_runs() {
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for placement in BOTH {
+        let stage = Stage::with_flavour("asynchronous").instance("asynchronous", placement, |_| ());
+        let host = stage.ready().await;
+        let call = Call { trace: Trace::parse(traceparent).unwrap(), ..say("trace") };
+        let (text, _) = read(host.call("asynchronous", call).unwrap()).await;
+        assert_eq!(text, traceparent, "{placement:?}");
+        host.shutdown(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ pub(crate) fn say(text: &str) -> Call {
         kind: ModelKind::Chat,
         payload: serde_json::to_vec(&request).unwrap(),
         timeout: Duration::from_secs(20),
-        trace: String::new(),
+        trace: qudao_plugin_host::Trace::NONE,
     }
 }
 

@@ -67,6 +67,7 @@ impl AsyncModelPlugin for Obedient {
                 }
                 sink.token("ok").await?;
             }
+            "trace" => sink.token(&request.trace).await?,
             "hang" => std::future::pending::<()>().await,
             _ => sink.token(&self.config.greeting).await?,
         }

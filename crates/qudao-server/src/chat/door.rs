@@ -11,6 +11,7 @@ use qudao_domain::{
 use qudao_storage::{
     ChannelDoor, Inbound, MessageBody, TimelineCursor, TimelineItem, TimelineRole, Topic,
 };
+use qudao_telemetry::Trace;
 
 use super::{
     frame::{MessageFrame, MessageKey, Role},
@@ -145,7 +146,7 @@ fn message(item: TimelineItem, peer: &str) -> MessageFrame {
 }
 
 /// Stores what a visitor wrote. The id is unique in the channel, so it holds the visitor too: no
-/// visitor can take another's id.
+/// visitor can take another's id. `origin` is the request that brought it.
 ///
 /// # Errors
 /// `rate_limited`, `insufficient_credits`, `channel_closed`, and those of the database; nothing
@@ -155,6 +156,7 @@ pub(crate) async fn accept(
     visit: &Visit,
     id: &ExternalId,
     text: MessageText,
+    origin: Trace,
 ) -> Result<Accepted, ApiError> {
     state.visitors.take(visit)?;
     let internal = |_| ApiError::new(Code::Internal, "the message could not be stored");
@@ -164,7 +166,7 @@ pub(crate) async fn accept(
         peer: ExternalId::parse(&visit.peer).map_err(internal)?,
         body: MessageBody { text: text.into_string() },
     };
-    let accepted = state.core.accept(visit.door.tenant_id, inbound).await?;
+    let accepted = state.core.accept_from(visit.door.tenant_id, inbound, origin).await?;
     if accepted.seq == 1 && !accepted.duplicate {
         announce(state, visit);
     }

@@ -8,6 +8,7 @@ use futures_util::{
 };
 use qudao_core::PreviewEvent;
 use qudao_storage::{BusEvent, Subscription, TimelineCursor, Topic};
+use qudao_telemetry::Trace;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
@@ -137,7 +138,7 @@ impl Driver {
                 let (state, visit) = (self.state.clone(), self.visit.clone());
                 self.work.push(
                     async move {
-                        let accepted = door::accept(&state, &visit, &id, text).await;
+                        let accepted = door::accept(&state, &visit, &id, text, Trace::NONE).await;
                         receipt(id.into_string(), accepted)
                     }
                     .boxed_local(),

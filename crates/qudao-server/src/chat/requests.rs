@@ -17,6 +17,7 @@ use crate::{
     code::Code,
     error::ApiError,
     extract::{Body, MAX_PAGE, NoQuery, Query},
+    scope::RequestContext,
     state::AppState,
 };
 
@@ -154,7 +155,8 @@ pub(crate) async fn post_message(
     let (external_id, text) = check_message(&id, &text)
         .map_err(|wrong| ApiError::field(format!("/{}", wrong.field), wrong.detail))?;
     let visit = visit(&state, &request, &caller).await?;
-    let accepted = door::accept(&state, &visit, &external_id, text).await?;
+    let origin = RequestContext::of(&request).trace;
+    let accepted = door::accept(&state, &visit, &external_id, text, origin).await?;
     Ok(HttpResponse::Accepted().json(Receipt {
         id,
         seq: accepted.seq,

@@ -41,7 +41,7 @@ pub(crate) async fn create(
     let (stream, include_usage) = (completion.is_stream(), completion.include_usage());
     let choices = completion.n;
     let chat = completion.into_chat()?;
-    let call = ApiRequest { chat, choices, stream, trace: context.traceparent };
+    let call = ApiRequest { chat, choices, stream, trace: context.trace };
     let reply = match read_once(&request, &caller, &body)? {
         None => state.within(state.core.api_chat(&caller.0, call)).await?,
         Some(once) => match state.within(state.core.api_chat_once(&caller.0, call, once)).await? {

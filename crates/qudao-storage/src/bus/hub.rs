@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
+use metrics::{Gauge, counter, gauge};
 use redis::{
     Client, RedisResult,
     aio::{PubSubSink, PubSubStream},
@@ -38,6 +39,7 @@ const PROBE: Duration = Duration::from_secs(10);
 pub(super) struct Hub {
     changes: UnboundedSender<Change>,
     ids: Arc<AtomicU64>,
+    watchers: Gauge,
 }
 
 enum Change {
@@ -59,13 +61,14 @@ impl Hub {
     pub(super) fn start(servers: Vec<Client>, runtime: &Handle) -> Self {
         let (changes, incoming) = mpsc::unbounded_channel();
         runtime.spawn(run(servers, incoming));
-        Self { changes, ids: Arc::default() }
+        Self { changes, ids: Arc::default(), watchers: gauge!("qudao_bus_watchers") }
     }
 
     pub(super) fn watch(&self, name: String) -> Watch {
         let (name, mailbox) = (Arc::<str>::from(name), Arc::<Mailbox>::default());
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (topic, inbox) = (Arc::clone(&name), Arc::clone(&mailbox));
+        self.watchers.increment(1);
         // Fails only while the runtime ends, and nobody reads then.
         let _ = self.changes.send(Change::Watch { name: topic, id, mailbox: inbox });
         Watch { hub: self.clone(), name, id, mailbox }
@@ -84,6 +87,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.hub.watchers.decrement(1);
         let _ = self.hub.changes.send(Change::Leave { name: Arc::clone(&self.name), id: self.id });
     }
 }
@@ -175,6 +179,7 @@ struct Line {
 impl Line {
     async fn open(client: &Client) -> RedisResult<Self> {
         let (sink, stream) = client.get_async_pubsub().await?.split();
+        counter!("qudao_bus_listens_total").increment(1);
         Ok(Self { sink, stream, heard: HashSet::new() })
     }
 

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use metrics::counter;
 use tokio::sync::Notify;
 
 use super::BusEvent;
@@ -39,6 +40,7 @@ impl Mailbox {
         if held.messages.len() == CAPACITY {
             held.messages.pop_front();
             held.gap = true;
+            counter!("qudao_bus_overflows_total").increment(1);
         }
         held.messages.push_back(message);
         drop(held);

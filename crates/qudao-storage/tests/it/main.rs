@@ -13,6 +13,7 @@ mod blocks;
 mod books;
 mod bus;
 mod cost;
+mod depths;
 mod failover;
 mod invariants;
 mod isolation;

@@ -110,6 +110,7 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
             "find_channel_by_public_key",
             "forget_once",
             "list_tenants",
+            "queue_depths",
             "sweep"
         ]
     );

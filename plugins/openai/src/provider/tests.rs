@@ -64,7 +64,7 @@ fn asked(stream: bool) -> Vec<u8> {
 
 async fn ask(provider: &Provider, stream: bool) -> (Record, Result<Answered, Unanswered>) {
     let mut record = Record::default();
-    let answered = provider.chat(&asked(stream), None, &mut record).await;
+    let answered = provider.chat(&asked(stream), None, "", &mut record).await;
     (record, answered)
 }
 
@@ -252,10 +252,10 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
     let begun = std::time::Instant::now();
     let deadline = Some(begun + Duration::from_secs(5));
     let provider = provider(&mini.base, &json!({ "max_retries": 5 }));
-    let failure = failed(provider.chat(&asked(true), deadline, &mut Record::default()).await);
+    let failure = failed(provider.chat(&asked(true), deadline, "", &mut Record::default()).await);
     assert_eq!(failure.kind, ErrorKind::RateLimited);
     assert_eq!(failure.retry_after, Some(Duration::from_secs(30)));
-    let failure = failed(provider.chat(&asked(true), deadline, &mut Record::default()).await);
+    let failure = failed(provider.chat(&asked(true), deadline, "", &mut Record::default()).await);
     assert_eq!(failure.kind, ErrorKind::RateLimited);
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
@@ -303,7 +303,7 @@ async fn a_whole_answer_has_until_the_deadline() {
     let provider = provider(&mini.base, &json!({ "timeouts": { "first_byte_ms": 100 } }));
     ask(&provider, false).await.1.unwrap();
     let deadline = Some(std::time::Instant::now() + Duration::from_millis(200));
-    let answered = provider.chat(&asked(false), deadline, &mut Record::default()).await;
+    let answered = provider.chat(&asked(false), deadline, "", &mut Record::default()).await;
     assert_eq!(failed(answered).kind, ErrorKind::Timeout);
 }
 
@@ -348,7 +348,7 @@ async fn cancelling_closes_the_connection_at_once() {
         let arrived = Arc::clone(&record.arrived);
         let payload = asked(true);
         let begun = tokio::select! {
-            answered = provider.chat(&payload, None, &mut record) => panic!("{answered:?}"),
+            answered = provider.chat(&payload, None, "", &mut record) => panic!("{answered:?}"),
             begun = async {
                 if waits_for_text { arrived.notified().await } else { mini.request().await; }
                 Instant::now()
@@ -365,7 +365,7 @@ async fn a_reader_that_left_ends_the_call() {
     let mut mini = Mini::start(vec![endless]).await;
     let provider = provider(&mini.base, &json!({}));
     let mut record = Record { leaves_after: Some(1), ..Record::default() };
-    let answered = provider.chat(&asked(true), None, &mut record).await;
+    let answered = provider.chat(&asked(true), None, "", &mut record).await;
     assert_eq!(answered, Err(Unanswered::Cancelled));
     while !matches!(mini.next().await, Seen::Closed) {}
 }
@@ -386,7 +386,7 @@ async fn a_server_without_a_key_gets_no_authorization() {
 async fn a_payload_that_is_no_chat_request_is_a_bad_request() {
     let provider = provider("http://127.0.0.1:9/v1", &json!({}));
     for payload in ["", "[]", "{\"model\":\"m\"}"] {
-        let answered = provider.chat(payload.as_bytes(), None, &mut Record::default()).await;
+        let answered = provider.chat(payload.as_bytes(), None, "", &mut Record::default()).await;
         assert_eq!(failed(answered).kind, ErrorKind::BadRequest, "{payload}");
     }
 }
