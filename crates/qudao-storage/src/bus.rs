@@ -124,6 +124,11 @@ impl Bus {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The way to Redis for commands; all share one connection.
+    pub(crate) fn commands(&self) -> ConnectionManager {
+        self.shared.publisher.clone()
+    }
+
     /// Publishes, or drops the message and counts it. Waits half a second at most, and not at
     /// all shortly after a failure.
     pub async fn publish(&self, topic: &Topic, payload: Vec<u8>) {
@@ -134,7 +139,7 @@ impl Bus {
     }
 
     async fn try_publish(&self, topic: &Topic, payload: Vec<u8>) -> bool {
-        let mut connection = self.shared.publisher.clone();
+        let mut connection = self.commands();
         let mut command = redis::cmd("PUBLISH");
         command.arg(topic.name()).arg(payload);
         let sent = command.query_async::<i64>(&mut connection);
@@ -152,7 +157,7 @@ impl Bus {
 
     /// Whether Redis answers.
     pub async fn ping(&self) -> bool {
-        let mut connection = self.shared.publisher.clone();
+        let mut connection = self.commands();
         let command = redis::cmd("PING");
         matches!(timeout(PATIENCE, command.query_async::<String>(&mut connection)).await, Ok(Ok(_)))
     }

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod outbox;
 mod settings;
+mod share;
 mod signal;
 mod sweep;
 mod turns;

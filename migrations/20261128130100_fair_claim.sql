@@ -1,0 +1,111 @@
+-- T2, in turns: of the tenants whose conversations are due, those with the fewest turns under way
+-- on this node come first, and among equals the one that follows the last that was served. So a
+-- tenant with ten thousand conversations that are due does not stand before one that has one.
+-- Within a tenant the longest waiting comes first.
+--
+--   p_after              the tenant that was served last
+--   p_tenants, p_running the turns under way on this node, by tenant
+--   p_most               how many a tenant may have under way there
+--
+-- Every step follows conversations_waiting from one tenant to the next, so it costs as much as
+-- there are tenants with work, however much work each of them has. The rows are found before they
+-- are locked and looked at again then: what another node took meanwhile is passed over.
+CREATE FUNCTION app.claim_turns(
+    p_node uuid, p_limit int, p_lease_ms bigint,
+    p_after uuid, p_tenants uuid[], p_running int[], p_most int
+) RETURNS TABLE (
+    tenant_id uuid, conversation_id uuid, epoch bigint, from_seq bigint, to_seq bigint,
+    attempts int
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    v_until   timestamptz := now() + p_lease_ms * interval '1 millisecond';
+    v_first   uuid := '00000000-0000-0000-0000-000000000000';
+    v_at      uuid := COALESCE(p_after, v_first);
+    v_wrapped boolean := p_after IS NULL;
+    v_running int;
+    v_ring    uuid[] := '{}';
+    v_counts  int[] := '{}';
+    v_rows    tid[];
+BEGIN
+    WHILE cardinality(v_ring) < GREATEST(p_limit, 32) LOOP
+        SELECT r.tenant_id INTO v_at
+        FROM public.conversations r
+        WHERE r.ready_at IS NOT NULL AND r.tenant_id > v_at
+        ORDER BY r.tenant_id
+        LIMIT 1;
+        IF v_at IS NULL THEN
+            EXIT WHEN v_wrapped;
+            v_wrapped := true;
+            v_at := v_first;
+            CONTINUE;
+        END IF;
+        -- The tenant that was served last is the last of the ring.
+        EXIT WHEN v_wrapped AND v_at > p_after;
+        v_running := COALESCE(p_running[array_position(p_tenants, v_at)], 0);
+        IF v_running < p_most AND EXISTS (
+            SELECT 1 FROM public.conversations r
+            WHERE r.tenant_id = v_at AND r.ready_at <= now())
+        THEN
+            v_ring := v_ring || v_at;
+            v_counts := v_counts || v_running;
+        END IF;
+    END LOOP;
+
+    -- Twice as many as are wanted, for those that other nodes are taking at this moment.
+    SELECT array_agg(d.place ORDER BY d.turn, d.seat) INTO v_rows
+    FROM (
+        SELECT h.place, t.seat, t.running + row_number() OVER (
+                   PARTITION BY t.seat ORDER BY h.ready_at) AS turn
+        FROM unnest(v_ring, v_counts) WITH ORDINALITY t (tenant_id, running, seat)
+        CROSS JOIN LATERAL (
+            SELECT r.ctid AS place, r.ready_at
+            FROM public.conversations r
+            WHERE r.tenant_id = t.tenant_id AND r.ready_at <= now()
+            ORDER BY r.ready_at
+            LIMIT LEAST(p_most - t.running, 2 * p_limit)
+        ) h
+        ORDER BY turn, t.seat
+        LIMIT 2 * p_limit
+    ) d;
+
+    RETURN QUERY
+    UPDATE public.conversations c
+    SET epoch = c.epoch + 1, owner = p_node, lease_until = v_until, ready_at = v_until,
+        attempts = c.attempts + 1
+    WHERE c.ctid = ANY (ARRAY(
+        SELECT r.ctid
+        FROM public.conversations r
+        WHERE r.ctid = ANY (v_rows) AND r.ready_at <= now()
+        ORDER BY array_position(v_rows, r.ctid)
+        LIMIT p_limit
+        FOR UPDATE SKIP LOCKED))
+    RETURNING c.tenant_id, c.conversation_id, c.epoch, c.done_seq + 1, c.last_seq, c.attempts;
+END $$;
+
+-- What a node of the version before calls.
+CREATE OR REPLACE FUNCTION app.claim_conversations(p_node uuid, p_limit int, p_lease_ms bigint)
+RETURNS TABLE (
+    tenant_id uuid, conversation_id uuid, epoch bigint, from_seq bigint, to_seq bigint,
+    attempts int
+)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT * FROM app.claim_turns(p_node, p_limit, p_lease_ms, NULL, '{}', '{}', p_limit)
+$$;
+
+-- How many messages of each tenant wait for an answer, as far as `p_most` conversations show it.
+CREATE FUNCTION app.backlog(p_most bigint)
+RETURNS TABLE (tenant_id uuid, messages bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT w.tenant_id, sum(w.last_seq - w.done_seq)::bigint
+    FROM (
+        SELECT r.tenant_id, r.last_seq, r.done_seq
+        FROM public.conversations r
+        WHERE r.ready_at IS NOT NULL
+        LIMIT p_most
+    ) w
+    GROUP BY w.tenant_id
+$$;
+
+GRANT EXECUTE ON FUNCTION app.claim_turns, app.backlog TO qudao_claim;
