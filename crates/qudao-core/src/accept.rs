@@ -28,6 +28,12 @@ pub enum AcceptError {
     /// The channel is unknown, closed, or another tenant's.
     #[error("the channel is closed or unknown")]
     ChannelClosed,
+    /// Too many messages of the tenant wait for an answer.
+    #[error("too many messages wait for an answer of this tenant")]
+    TenantBacklog,
+    /// Too many messages of all tenants wait for an answer.
+    #[error("too many messages wait for an answer")]
+    PlatformBacklog,
     /// The database did not answer; the sender may try again with the same id.
     #[error("the message could not be stored")]
     Storage(#[from] StorageError),
@@ -49,6 +55,7 @@ impl Core {
         if self.tasks.is_closed() {
             return Err(AcceptError::ShuttingDown);
         }
+        self.has_room(tenant_id)?;
         let core = Arc::clone(self);
         // A task of its own: a dropped connection must not stop a commit half way.
         let work = self.spawn(async move { core.accept_now(tenant_id, &inbound).await });
@@ -74,6 +81,7 @@ impl Core {
         counter!("qudao_messages_accepted_total", "duplicate" => if duplicate { "yes" } else { "no" })
             .increment(1);
         if !duplicate {
+            self.backlog.add(tenant_id);
             self.wake_turns();
         }
         Ok(Accepted { conversation_id, seq, duplicate })

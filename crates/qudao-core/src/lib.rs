@@ -16,22 +16,25 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub mod accept;
 pub mod api;
 pub mod authenticate;
+mod backlog;
 pub mod channel;
 pub mod faults;
 pub mod notice;
 pub mod once;
 pub mod preview;
 mod price;
+pub mod rates;
 pub mod settings;
 pub mod turn;
 pub mod wake;
 
 pub use accept::{AcceptError, Accepted};
-pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallRate, KeptAnswer};
+pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer};
 pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent};
+pub use rates::{Sender, TooFast};
 pub use settings::CoreSettings;
 pub use turn::TurnOutcome;
 pub use wake::Wake;
@@ -78,6 +81,8 @@ pub struct Core {
     prices: price::PriceBook,
     running: turn::RunningTurns,
     api: api::ApiState,
+    rates: rates::Rates,
+    backlog: backlog::Backlog,
 }
 
 impl Core {
@@ -91,6 +96,8 @@ impl Core {
             prices: price::PriceBook::new(settings.price_cache),
             running: turn::RunningTurns::default(),
             api: api::ApiState::new(&settings.api),
+            rates: rates::Rates::new(&bus, &settings.rates),
+            backlog: backlog::Backlog::default(),
             runtime: Handle::current(),
             wake: Wake::default(),
             store,

@@ -63,7 +63,14 @@ async fn answer(core: &Arc<Core>, key: &str, model: &str) -> anyhow::Result<()> 
         "messages": [{ "role": "user", "content": QUESTION }],
         "params": { "max_tokens": ANSWER_TOKENS },
     }))?;
-    let request = ApiRequest { chat, choices: None, stream: true, trace: String::new() };
+    let request = ApiRequest {
+        chat,
+        choices: None,
+        stream: true,
+        trace: String::new(),
+        address: None,
+        slot: None,
+    };
     let asked = Instant::now();
     let mut reply = core.api_chat(&principal, request).await?;
     print(&format!("  > {QUESTION}"));
