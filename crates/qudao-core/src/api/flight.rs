@@ -42,6 +42,11 @@ impl Drop for CallSlot {
 }
 
 impl Core {
+    /// Calls that are open on this node.
+    pub fn calls_in_flight(&self) -> usize {
+        self.api.in_flight.load(Ordering::Relaxed)
+    }
+
     /// A place for one more call.
     ///
     /// # Errors
