@@ -13,7 +13,7 @@ use nix::{
     unistd::{User, geteuid},
 };
 
-use crate::error::ServicesError;
+use crate::{error::ServicesError, place};
 
 /// The user that the children run as when this process is root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,34 @@ pub(crate) fn identity() -> Result<Option<Identity>, ServicesError> {
         }
     }
     Err(ServicesError::NoUnprivilegedUser)
+}
+
+/// Whom services run as, for programs that start servers of their own.
+#[derive(Debug, Clone)]
+pub struct ServiceUser(Option<Identity>);
+
+impl ServiceUser {
+    /// This user, or an unprivileged one if this is root.
+    ///
+    /// # Errors
+    /// [`ServicesError::NoUnprivilegedUser`].
+    pub fn find() -> Result<Self, ServicesError> {
+        identity().map(Self)
+    }
+
+    /// A command that runs `program` as that user in a clean environment. The child is sent
+    /// `on_parent_death` when the thread that spawns it ends.
+    pub fn command(&self, program: &Path, on_parent_death: Signal) -> Command {
+        command(program, self.0.as_ref(), on_parent_death)
+    }
+
+    /// Creates a directory that only that user can enter.
+    ///
+    /// # Errors
+    /// [`ServicesError::Io`], or [`ServicesError::UnsafeSocketDir`] if somebody else made it.
+    pub fn private_dir(&self, path: &Path) -> Result<(), ServicesError> {
+        place::private_dir(path, self.0.as_ref())
+    }
 }
 
 /// The user id that owns the children's files.

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 pub use archive::ArchiveSettings;
 pub use backup::{Backup, BackupReport, BackupSettings, back_up};
+pub use child::ServiceUser;
 pub use error::ServicesError;
 pub use find::{Environment, PostgresBinaries, RedisBinary, find_postgres, find_redis};
 pub use home::{HomeLock, Instance, prepare_home, running_instance};

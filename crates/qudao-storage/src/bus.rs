@@ -129,6 +129,11 @@ impl Bus {
         self.shared.publisher.clone()
     }
 
+    /// Whom it reaches Redis as.
+    pub(crate) fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
     /// Publishes, or drops the message and counts it. Waits half a second at most, and not at
     /// all shortly after a failure.
     pub async fn publish(&self, topic: &Topic, payload: Vec<u8>) {

@@ -13,15 +13,17 @@ use std::{
 
 use metrics::counter;
 use qudao_domain::TenantId;
-use redis::{Script, aio::ConnectionLike};
+use redis::{RedisResult, Script, aio::ConnectionLike};
 use tokio::time::{Instant, timeout};
 
 use crate::Bus;
 
 mod bucket;
+mod line;
 mod local;
 
 pub use bucket::{Bucket, Rate, Standing};
+use line::Lines;
 use local::{Charge, Local, Outcome};
 
 static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limiter/take.lua")));
@@ -104,6 +106,7 @@ pub enum Counted {
 /// The limiter of one node.
 pub struct Limiter {
     bus: Bus,
+    lines: Lines,
     settings: LimiterSettings,
     local: Local,
     /// When Redis did not answer, or was last tried since.
@@ -113,7 +116,8 @@ pub struct Limiter {
 impl Limiter {
     /// A limiter that counts in the Redis of this bus.
     pub fn new(bus: &Bus, settings: LimiterSettings) -> Self {
-        Self { bus: bus.clone(), settings, local: Local::new(), failed_at: Mutex::new(None) }
+        let (bus, lines, local) = (bus.clone(), Lines::default(), Local::new());
+        Self { bus, lines, settings, local, failed_at: Mutex::new(None) }
     }
 
     /// Charges all buckets, or none if one of them does not allow it. Without buckets this is free.
@@ -164,11 +168,28 @@ impl Limiter {
         if !self.may_ask() {
             return None;
         }
-        let mut connection = self.bus.commands();
-        let outcome = timeout(self.settings.patience, ask(&mut connection, charges)).await;
+        let outcome = timeout(self.settings.patience, self.ask_server(charges)).await;
         let outcome = outcome.ok().flatten();
         *self.failure() = outcome.is_none().then(Instant::now);
         outcome
+    }
+
+    /// The server that holds the buckets: all of them, as their names are made.
+    async fn ask_server(&self, charges: &[Charge]) -> Option<Outcome> {
+        let key = charges.first()?.name.as_str();
+        let mut line = self.lines.of(key).unwrap_or_else(|| self.bus.commands());
+        let answer = match ask(&mut line, charges).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let other = self.lines.follow(&error, self.bus.client(), self.settings.patience);
+                let Some(mut other) = other else {
+                    self.lines.forget(key);
+                    return None;
+                };
+                ask(&mut other, charges).await.ok()?
+            }
+        };
+        read(&answer, charges.len())
     }
 
     /// After a failure one caller tries again after each rest; the others do not wait for it.
@@ -208,14 +229,18 @@ fn charges(owner: Owner, buckets: &[Bucket], nodes: u32, direction: Direction) -
     buckets.iter().map(charge).collect()
 }
 
-async fn ask(connection: &mut impl ConnectionLike, charges: &[Charge]) -> Option<Outcome> {
+async fn ask(connection: &mut impl ConnectionLike, charges: &[Charge]) -> RedisResult<Vec<u64>> {
     let mut call = TAKE.prepare_invoke();
     for Charge { name, charge, capacity } in charges {
         call.key(name).arg(*charge).arg(*capacity);
     }
-    let answer: Vec<u64> = call.invoke_async(connection).await.ok()?;
+    call.invoke_async(connection).await
+}
+
+/// What the script answered about so many buckets; `None` for what it never answers.
+fn read(answer: &[u64], buckets: usize) -> Option<Outcome> {
     let (head, debts) = answer.split_at_checked(2)?;
-    if debts.len() != charges.len() {
+    if debts.len() != buckets {
         return None;
     }
     let refused = match head {

@@ -16,6 +16,9 @@ mod cluster;
 mod database;
 mod model;
 mod redis;
+mod redis_cluster;
+mod replicas;
+mod server;
 mod tenant;
 
 pub use clock::FixedClock;
@@ -23,4 +26,6 @@ pub use cluster::{DATABASE_VARIABLE, REDIS_VARIABLE};
 pub use database::TestDb;
 pub use model::{FakeModel, Script};
 pub use redis::TestRedis;
+pub use redis_cluster::TestRedisCluster;
+pub use replicas::TestReplicas;
 pub use tenant::{TenantBuilder, TestTenant};

@@ -331,7 +331,9 @@ async fn connections_of_one_address_are_bounded() {
     let addr = (own.ip(), world.addr().port()).into();
     let idle = [TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap()];
     // An idle connection is known once the server has taken it.
+    let begun = std::time::Instant::now();
     let refused = loop {
+        assert!(begun.elapsed() < http::PATIENCE);
         let answer = http::send(addr, "GET", "/livez", "", "").await;
         if answer.status != 200 {
             break answer;

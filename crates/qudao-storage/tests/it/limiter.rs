@@ -5,7 +5,7 @@ use std::{
 
 use qudao_domain::TenantId;
 use qudao_storage::{Bucket, Bus, Counted, Limiter, LimiterSettings, Owner, Rate, Verdict};
-use qudao_testkit::TestRedis;
+use qudao_testkit::{TestRedis, TestRedisCluster};
 
 /// So slow that nothing flows back while a test runs.
 fn slow(burst: u32) -> Rate {
@@ -216,6 +216,44 @@ async fn one_decision_is_one_command_and_no_bucket_is_none() {
         assert!(allows(&limiter, Owner::Platform, &[]).await);
     }
     assert_eq!(probe.commands("evalsha").await - before, 10);
+}
+
+/// Whichever of its servers a node asks first.
+#[tokio::test]
+async fn in_a_cluster_each_tenant_is_limited_by_the_server_that_holds_its_buckets() {
+    let mut cluster = TestRedisCluster::start().await;
+    let url = cluster.url();
+    let servers: Vec<_> = url.strip_prefix("redis-cluster://").unwrap().split(',').collect();
+    let settings = || LimiterSettings { patience: Duration::from_secs(2), ..patient() };
+    let node =
+        |server| Limiter::new(&Bus::connect(&format!("redis://{server}")).unwrap(), settings());
+    let nodes = [node(servers[0]), node(servers[1])];
+    let mut counted = 0;
+    for _ in 0..12 {
+        let owner = Owner::Tenant(TenantId::new());
+        let buckets = ["a", "b", "c"].map(|id| Bucket::one("key", id, slow(4)));
+        for n in 0..6 {
+            match nodes[n % 2].take(owner, &buckets).await {
+                Verdict::Allowed { counted: Counted::Together, .. } => counted += 1,
+                Verdict::Refused { .. } if 4 <= n => {}
+                other => panic!("{n}: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(counted, 12 * 4);
+    // A server goes: its tenants are counted by each node alone, and the others as before.
+    cluster.kill(2);
+    let mut alone = 0;
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let bucket = [Bucket::one("key", "a", slow(4))];
+        match nodes[0].take(Owner::Tenant(TenantId::new()), &bucket).await {
+            Verdict::Allowed { counted: Counted::Alone, .. } => alone += 1,
+            Verdict::Allowed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((1..=12).contains(&alone), "{alone}");
 }
 
 /// Asks Redis itself.
