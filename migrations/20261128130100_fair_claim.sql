@@ -21,37 +21,50 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp 
 #variable_conflict use_column
 DECLARE
     v_until   timestamptz := now() + p_lease_ms * interval '1 millisecond';
-    v_first   uuid := '00000000-0000-0000-0000-000000000000';
-    v_at      uuid := COALESCE(p_after, v_first);
-    v_wrapped boolean := p_after IS NULL;
-    v_running int;
+    v_none    uuid := '00000000-0000-0000-0000-000000000000';
+    v_from    uuid := COALESCE(p_after, v_none);
+    v_to      uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    v_found   uuid[];
     v_ring    uuid[] := '{}';
-    v_counts  int[] := '{}';
+    v_counts  int[];
     v_rows    tid[];
 BEGIN
-    WHILE cardinality(v_ring) < GREATEST(p_limit, 32) LOOP
-        SELECT r.tenant_id INTO v_at
-        FROM public.conversations r
-        WHERE r.ready_at IS NOT NULL AND r.tenant_id > v_at
-        ORDER BY r.tenant_id
-        LIMIT 1;
-        IF v_at IS NULL THEN
-            EXIT WHEN v_wrapped;
-            v_wrapped := true;
-            v_at := v_first;
-            CONTINUE;
-        END IF;
-        -- The tenant that was served last is the last of the ring.
-        EXIT WHEN v_wrapped AND v_at > p_after;
-        v_running := COALESCE(p_running[array_position(p_tenants, v_at)], 0);
-        IF v_running < p_most AND EXISTS (
-            SELECT 1 FROM public.conversations r
-            WHERE r.tenant_id = v_at AND r.ready_at <= now())
-        THEN
-            v_ring := v_ring || v_at;
-            v_counts := v_counts || v_running;
-        END IF;
+    -- First the tenants after the one that was served last, then those up to it.
+    LOOP
+        WITH RECURSIVE waiting (tenant_id) AS (
+            SELECT v_from
+            UNION ALL
+            SELECT (
+                SELECT r.tenant_id
+                FROM public.conversations r
+                WHERE r.ready_at IS NOT NULL AND r.tenant_id > w.tenant_id
+                ORDER BY r.tenant_id
+                LIMIT 1)
+            FROM waiting w
+            WHERE w.tenant_id < v_to
+        )
+        SELECT array_agg(d.tenant_id) INTO v_found
+        FROM (
+            SELECT w.tenant_id
+            FROM waiting w
+            WHERE w.tenant_id > v_from AND w.tenant_id <= v_to
+              AND COALESCE(p_running[array_position(p_tenants, w.tenant_id)], 0) < p_most
+              AND (
+                  SELECT r.ready_at
+                  FROM public.conversations r
+                  WHERE r.tenant_id = w.tenant_id AND r.ready_at IS NOT NULL
+                  ORDER BY r.ready_at
+                  LIMIT 1) <= now()
+            LIMIT GREATEST(p_limit, 32) - cardinality(v_ring)
+        ) d;
+        v_ring := v_ring || v_found;
+        EXIT WHEN v_from = v_none OR cardinality(v_ring) >= GREATEST(p_limit, 32);
+        v_to := v_from;
+        v_from := v_none;
     END LOOP;
+    SELECT array_agg(COALESCE(p_running[array_position(p_tenants, u.tenant_id)], 0) ORDER BY u.seat)
+    INTO v_counts
+    FROM unnest(v_ring) WITH ORDINALITY u (tenant_id, seat);
 
     -- Twice as many as are wanted, for those that other nodes are taking at this moment.
     SELECT array_agg(d.place ORDER BY d.turn, d.seat) INTO v_rows
