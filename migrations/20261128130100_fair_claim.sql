@@ -121,4 +121,21 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
     GROUP BY w.tenant_id
 $$;
 
+-- As app.find_channel_by_public_key, which nodes of the version before call, with the assistant.
+CREATE FUNCTION app.find_door(p_key text)
+RETURNS TABLE (
+    tenant_id uuid, channel_id uuid, name text, kind text, open boolean, locale text,
+    assistant_id uuid, assistant_name text, greeting text
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT c.tenant_id, c.channel_id, c.name, c.kind, c.open, c.locale, a.assistant_id, a.name,
+        a.greeting
+    FROM public.channels c
+    JOIN public.assistants a ON a.tenant_id = c.tenant_id AND a.assistant_id = c.assistant_id
+    WHERE c.public_key = p_key
+    ORDER BY c.channel_id
+    LIMIT 1
+$$;
+
 GRANT EXECUTE ON FUNCTION app.claim_turns, app.backlog TO qudao_claim;
+GRANT EXECUTE ON FUNCTION app.find_door TO qudao_admin;

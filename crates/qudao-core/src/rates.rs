@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use qudao_domain::{ApiKeyId, ChannelId, TenantId};
+use qudao_domain::{ApiKeyId, AssistantId, ChannelId, TenantId};
 use qudao_storage::{Bucket, Bus, Counted, Limiter, Owner, Rate, Standing, Verdict};
 
 use crate::{Core, settings::RateSettings};
@@ -66,7 +66,7 @@ pub struct Sender<'a> {
     /// Where.
     pub channel_id: ChannelId,
     /// To which assistant.
-    pub assistant: &'a str,
+    pub assistant_id: AssistantId,
     /// Who writes, and so in which conversation.
     pub peer: &'a str,
     /// Where from.
@@ -130,7 +130,7 @@ impl Core {
     /// # Errors
     /// [`TooFast`].
     pub async fn may_write(&self, sender: Sender<'_>) -> Result<Vec<Standing>, TooFast> {
-        let Sender { tenant_id, channel_id, assistant, peer, address } = sender;
+        let Sender { tenant_id, channel_id, assistant_id, peer, address } = sender;
         let settings = &self.rates.settings;
         let mut buckets = Vec::with_capacity(4);
         let mut add = |kind, rate: Option<Rate>, id: &dyn Fn() -> String| {
@@ -138,7 +138,7 @@ impl Core {
         };
         add(VISITOR, settings.visitor, &|| peer.to_owned());
         add(CHAT_ADDRESS, settings.chat_address, &|| format!("{}:{address}", channel_id.as_uuid()));
-        add(ASSISTANT, settings.assistant, &|| assistant.to_owned());
+        add(ASSISTANT, settings.assistant, &|| assistant_id.as_uuid().to_string());
         add(TENANT_MESSAGES, settings.tenant_messages, &String::new);
         self.rates.take(Owner::Tenant(tenant_id), &buckets).await
     }

@@ -166,7 +166,7 @@ pub(crate) async fn accept(
     let sender = Sender {
         tenant_id: visit.door.tenant_id,
         channel_id: visit.door.channel_id,
-        assistant: &visit.door.assistant_name,
+        assistant_id: visit.door.assistant_id,
         peer: &visit.peer,
         address: visit.address,
     };

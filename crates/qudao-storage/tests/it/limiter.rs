@@ -166,9 +166,16 @@ async fn a_redis_that_comes_back_counts_again() {
             other => panic!("{other:?}"),
         }
     }
+    until_counted_together(&limiter, owner, &bucket).await;
+    // And one that lost all its connections.
+    probe.cut().await;
+    until_counted_together(&limiter, owner, &bucket).await;
+}
+
+async fn until_counted_together(limiter: &Limiter, owner: Owner, bucket: &Bucket) {
     let patience = Instant::now() + Duration::from_secs(10);
     loop {
-        match limiter.take(owner, std::slice::from_ref(&bucket)).await {
+        match limiter.take(owner, std::slice::from_ref(bucket)).await {
             Verdict::Allowed { counted: Counted::Together, .. } => break,
             Verdict::Allowed { .. } if Instant::now() < patience => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -290,6 +297,14 @@ impl Probe {
         let mut pause = redis::cmd("CLIENT");
         pause.arg("PAUSE").arg(u64::try_from(time.as_millis()).unwrap()).arg("ALL");
         pause.query_async::<()>(&mut self.0).await.unwrap();
+    }
+
+    /// Ends the connections of everybody else.
+    async fn cut(&mut self) {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes");
+        let cut: u64 = kill.query_async(&mut self.0).await.unwrap();
+        assert_ne!(cut, 0);
     }
 
     async fn commands(&mut self, name: &str) -> u64 {

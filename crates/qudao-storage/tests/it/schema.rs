@@ -110,6 +110,7 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
             "claim_turns",
             "find_api_key",
             "find_channel_by_public_key",
+            "find_door",
             "forget_once",
             "list_tenants",
             "sweep"
