@@ -247,7 +247,7 @@ pub const MUTANTS: &[Mutant] = &[
         "the lease of a turn never ends",
         (Fault::AbortAt("turn.claimed"), Load::One),
         edits(&[edit(
-            "app.claim_conversations",
+            "app.claim_turns",
             "lease_until = v_until, ready_at = v_until,",
             "lease_until = 'infinity', ready_at = 'infinity',",
         )]),

@@ -9,10 +9,9 @@ use std::{
 use config::{Config, Environment, File, FileFormat, Map};
 use qudao_domain::Micros;
 
-use crate::{
-    Instance, Settings,
-    settings::{Limits, Telemetry, Worker},
-};
+use crate::{Instance, Settings, settings::Telemetry};
+
+mod bounds;
 
 /// Variables with a name of their own. The rest are `QUDAO__SECTION__KEY`.
 const NAMED: &[(&str, &str)] = &[
@@ -31,7 +30,8 @@ const USUAL_FILE: &str = "config/qudao.toml";
 const SEPARATOR: &str = "__";
 const PREFIX: &str = "QUDAO__";
 /// Lists that a variable may give, parted by commas. Lists of tables belong in the file.
-const LISTS: &[&str] = &["plugins.dirs", "plugins.trusted_keys"];
+const LISTS: &[&str] =
+    &["plugins.dirs", "plugins.trusted_keys", "worker.turn_backoff_s", "worker.delivery_backoff_s"];
 
 /// Why the settings are refused.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +224,7 @@ fn check(settings: &Settings) -> Vec<Problem> {
         "must be qo_ and 43 letters, digits, - or _",
     );
     require(Micros::ZERO < demo.credits, "demo.credits", "must be more than nothing");
-    problems.extend(check_numbers(&settings.worker, &settings.limits));
+    problems.extend(bounds::check(settings));
     problems.extend(check_telemetry(&settings.telemetry));
     problems.extend(check_instances(&settings.instances));
     problems
@@ -251,37 +251,6 @@ fn check_telemetry(telemetry: &Telemetry) -> Vec<Problem> {
     broken
         .map(|(_, key, reason)| Problem { key: key.to_owned(), reason: reason.to_owned() })
         .collect()
-}
-
-fn check_numbers(worker: &Worker, limits: &Limits) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut require = |holds: bool, key: &str, reason: &str| {
-        if !holds {
-            problems.push(Problem { key: key.to_owned(), reason: reason.to_owned() });
-        }
-    };
-    for (value, key) in [
-        (worker.turns_in_flight, "worker.turns_in_flight"),
-        (worker.deliveries_in_flight, "worker.deliveries_in_flight"),
-        (worker.claim_batch as usize, "worker.claim_batch"),
-        (limits.burst as usize, "limits.burst"),
-        (limits.visitor_burst as usize, "limits.visitor_burst"),
-        (limits.address_burst as usize, "limits.address_burst"),
-        (limits.body_kib, "limits.body_kib"),
-        (limits.completion_body_kib, "limits.completion_body_kib"),
-        (limits.max_reply_tokens as usize, "limits.max_reply_tokens"),
-        (limits.default_max_tokens as usize, "limits.default_max_tokens"),
-    ] {
-        require((1..=1_000_000).contains(&value), key, "must be from 1 to 1000000");
-    }
-    require((10..=60_000).contains(&worker.poll_ms), "worker.poll_ms", "must be from 10 to 60000");
-    for (value, key) in [
-        (limits.turn_timeout_s, "limits.turn_timeout_s"),
-        (limits.call_timeout_s, "limits.call_timeout_s"),
-    ] {
-        require((1..=86_400).contains(&value), key, "must be from 1 to 86400");
-    }
-    problems
 }
 
 /// Whether a text has the form of an operator key.

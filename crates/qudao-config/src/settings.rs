@@ -8,6 +8,10 @@ use serde::Deserialize;
 
 use crate::{Instance, Secret, instance::amount};
 
+mod limits;
+
+pub use limits::Limits;
+
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -79,6 +83,39 @@ pub struct Server {
     pub workers: usize,
     /// Seconds that replies under way get to finish when the process is told to stop.
     pub drain_timeout_s: u64,
+    /// Connections at one time, per thread. What is over it waits to be accepted.
+    pub connections_per_worker: usize,
+    /// Connections at one time from one address to this node; 0 for no limit. A proxy on the same
+    /// machine has no limit.
+    pub connections_per_address: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// Kibibytes of all headers of a request.
+    pub header_kib: usize,
+    /// Seconds for the head of a request to arrive.
+    pub request_head_timeout_s: u64,
+    /// Seconds for a whole body to arrive.
+    pub request_body_timeout_s: u64,
+    /// Seconds that an idle connection is kept.
+    pub keep_alive_s: u64,
+    /// Mebibytes of bodies that are held at the same time; what is over it is answered with 503.
+    pub bodies_mib: usize,
+    /// Seconds between two signs of life on an open chat.
+    pub heartbeat_s: u64,
+    /// Seconds of silence after which a socket is closed; more than `heartbeat_s`.
+    pub socket_idle_s: u64,
+    /// Seconds that a client who does not read is waited for.
+    pub slow_client_s: u64,
+    /// Kibibytes of one message on a socket.
+    pub socket_message_kib: usize,
+    /// Frames that wait for a slow reader of an event stream.
+    pub outgoing_frames: usize,
+    /// Messages of one socket that wait to be stored.
+    pub waiting_messages: usize,
+    /// Open chats (sockets and event streams) of one visitor on this node.
+    pub chats_per_visitor: usize,
+    /// Open chats of one tenant on this node.
+    pub chats_per_tenant: usize,
 }
 
 impl Default for Server {
@@ -89,6 +126,22 @@ impl Default for Server {
             public_url: None,
             workers: 0,
             drain_timeout_s: 20,
+            connections_per_worker: 25_000,
+            connections_per_address: 1024,
+            headers: 64,
+            header_kib: 32,
+            request_head_timeout_s: 10,
+            request_body_timeout_s: 30,
+            keep_alive_s: 75,
+            bodies_mib: 512,
+            heartbeat_s: 15,
+            socket_idle_s: 60,
+            slow_client_s: 10,
+            socket_message_kib: 128,
+            outgoing_frames: 64,
+            waiting_messages: 16,
+            chats_per_visitor: 16,
+            chats_per_tenant: 10_000,
         }
     }
 }
@@ -103,11 +156,23 @@ pub struct Database {
     pub url: Option<Secret>,
     /// The most connections of this node.
     pub max_connections: u32,
+    /// Milliseconds that a free connection is waited for; then the request is answered with 503.
+    pub acquire_timeout_ms: u64,
+    /// Milliseconds that a statement may run.
+    pub statement_timeout_ms: u64,
+    /// Milliseconds that a statement may wait for a row that another transaction holds.
+    pub lock_timeout_ms: u64,
 }
 
 impl Default for Database {
     fn default() -> Self {
-        Self { url: None, max_connections: 16 }
+        Self {
+            url: None,
+            max_connections: 16,
+            acquire_timeout_ms: 2000,
+            statement_timeout_ms: 5000,
+            lock_timeout_ms: 2000,
+        }
     }
 }
 
@@ -176,64 +241,47 @@ pub struct Worker {
     pub claim_batch: u32,
     /// Milliseconds between two looks at an empty queue when no hint comes.
     pub poll_ms: u64,
+    /// Turns of one tenant among them, so that no tenant has them all; 0 for seven eighths.
+    pub tenant_turns_in_flight: usize,
+    /// Seconds after which another node takes over a turn of which nothing was heard.
+    pub turn_lease_s: u64,
+    /// Seconds between two signs of life of a turn; less than `turn_lease_s`.
+    pub turn_heartbeat_s: u64,
+    /// How often a turn is tried before it is given up.
+    pub turn_attempts: u32,
+    /// Seconds before the second, third, … attempt, at most; the real wait is drawn below it.
+    pub turn_backoff_s: Vec<u64>,
+    /// Seconds that a turn waits for a model that is still loading.
+    pub model_wait_s: u64,
+    /// Seconds for which a busy model, or credits that others have set aside, cost a turn no
+    /// attempt.
+    pub turn_patience_s: u64,
+    /// Seconds that a delivery may take.
+    pub delivery_lease_s: u64,
+    /// Seconds before the second, third, … try of a delivery, at most. What fails once more is
+    /// buried.
+    pub delivery_backoff_s: Vec<u64>,
+    /// Seconds between two looks for what dead nodes left.
+    pub sweep_s: u64,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { turns_in_flight: 64, deliveries_in_flight: 64, claim_batch: 32, poll_ms: 200 }
-    }
-}
-
-/// Bounds on what clients and models may use.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Calls of `/v1/chat/completions` per second and key over time; 0 for no limit.
-    pub requests_per_second: u32,
-    /// Calls that a key may make at once before the rate counts.
-    pub burst: u32,
-    /// Messages that one visitor of a web chat may write per minute over time; 0 for no limit.
-    pub visitor_messages_per_minute: u32,
-    /// Messages that a visitor may write at once before the rate counts.
-    pub visitor_burst: u32,
-    /// Messages that all visitors at one address may write per minute to one channel over time; 0
-    /// for no limit. The address is that of the connection, and behind a proxy on the same machine
-    /// the last one in `X-Forwarded-For`.
-    pub address_messages_per_minute: u32,
-    /// Messages that they may write at once before the rate counts.
-    pub address_burst: u32,
-    /// Kibibytes of a body of the admin and chat endpoints.
-    pub body_kib: usize,
-    /// Kibibytes of a body of `/v1/chat/completions`, which may carry images.
-    pub completion_body_kib: usize,
-    /// The longest reply in a conversation, in tokens.
-    pub max_reply_tokens: u32,
-    /// The longest reply to an API call that names no limit, in tokens.
-    pub default_max_tokens: u32,
-    /// Earlier messages of a conversation that a model sees.
-    pub history_messages: u32,
-    /// Seconds that a turn may take in all.
-    pub turn_timeout_s: u64,
-    /// Seconds that an API call may take in all.
-    pub call_timeout_s: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
         Self {
-            requests_per_second: 0,
-            burst: 64,
-            visitor_messages_per_minute: 60,
-            visitor_burst: 30,
-            address_messages_per_minute: 600,
-            address_burst: 300,
-            body_kib: 256,
-            completion_body_kib: 20 * 1024,
-            max_reply_tokens: 1024,
-            default_max_tokens: 1024,
-            history_messages: 40,
-            turn_timeout_s: 300,
-            call_timeout_s: 300,
+            turns_in_flight: 64,
+            deliveries_in_flight: 64,
+            claim_batch: 32,
+            poll_ms: 200,
+            tenant_turns_in_flight: 0,
+            turn_lease_s: 30,
+            turn_heartbeat_s: 10,
+            turn_attempts: 3,
+            turn_backoff_s: vec![2, 10, 60],
+            model_wait_s: 60,
+            turn_patience_s: 900,
+            delivery_lease_s: 30,
+            delivery_backoff_s: vec![5, 30, 120, 600, 1800, 7200],
+            sweep_s: 10,
         }
     }
 }

@@ -34,6 +34,12 @@ pub enum AcceptError {
     /// The channel is unknown, closed, or another tenant's.
     #[error("the channel is closed or unknown")]
     ChannelClosed,
+    /// Too many messages of the tenant wait for an answer.
+    #[error("too many messages wait for an answer of this tenant")]
+    TenantBacklog,
+    /// Too many messages of all tenants wait for an answer.
+    #[error("too many messages wait for an answer")]
+    PlatformBacklog,
     /// The database did not answer; the sender may try again with the same id.
     #[error("the message could not be stored")]
     Storage(#[from] Arc<StorageError>),
@@ -69,6 +75,7 @@ impl Core {
         if self.tasks.is_closed() {
             return Err(AcceptError::ShuttingDown);
         }
+        self.has_room(tenant_id)?;
         let began = Instant::now();
         // The commit goes on in a task of its own: a dropped connection must not stop it half way.
         let stored = self.store_message(tenant_id, inbound);
@@ -81,6 +88,7 @@ impl Core {
                 span.backdate(began.elapsed());
                 span.link(origin);
                 span.end();
+                self.backlog.add(tenant_id);
                 Ok(Accepted { conversation_id, seq, duplicate: false })
             }
             Accept::Duplicate { conversation_id, seq } => {

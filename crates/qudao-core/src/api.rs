@@ -3,23 +3,25 @@
 //! A call spends from credits that its node reserved from the wallet before ([`credit`]), and is
 //! settled together with others ([`settle`]) before its last event is handed out.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use qudao_domain::Micros;
 use qudao_plugin_api::wire::{ChatRequest, ErrorKind, FinishReason, Usage};
 use qudao_telemetry::Trace;
 use serde_json::Value;
 
+use crate::rates::TooFast;
+
 mod admit;
 mod credit;
+mod flight;
 mod kept;
-mod rate;
 mod reply;
 mod settle;
 pub(crate) mod upkeep;
 
+pub use flight::CallSlot;
 pub use kept::{Answered, KeptAnswer};
-pub use rate::CallRate;
 pub use reply::ApiReply;
 
 pub(crate) use admit::ApiState;
@@ -37,6 +39,10 @@ pub struct ApiRequest {
     pub stream: bool,
     /// Where in which trace it is made.
     pub trace: Trace,
+    /// Where it comes from, if it comes from outside.
+    pub address: Option<IpAddr>,
+    /// The place that it took when it came in; `None` for a call that needs none.
+    pub slot: Option<CallSlot>,
 }
 
 /// One piece of an answer.
@@ -85,14 +91,15 @@ pub enum ApiError {
         /// What was asked for.
         model: String,
     },
-    /// The key made too many calls.
-    #[error("rate limit reached for this key")]
-    RateLimited {
-        /// When a call will be accepted again.
-        retry_after: Duration,
-        /// Where the key stands.
-        rate: CallRate,
-    },
+    /// The key, its tenant or its address made too many calls.
+    #[error(transparent)]
+    RateLimited(#[from] TooFast),
+    /// The tenant has as many calls open as it may have.
+    #[error("too many calls of this tenant are under way")]
+    TenantBusy,
+    /// The node has as many calls open as it bears.
+    #[error("too many calls are under way")]
+    Overloaded,
     /// The wallet does not cover the call. No model was called.
     #[error("the tenant's credits do not cover this call")]
     InsufficientCredits,

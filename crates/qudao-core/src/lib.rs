@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub mod accept;
 pub mod api;
 pub mod authenticate;
+mod backlog;
 pub mod channel;
 pub mod faults;
 mod metrics;
@@ -23,6 +24,7 @@ pub mod notice;
 pub mod once;
 pub mod preview;
 mod price;
+pub mod rates;
 pub mod settings;
 mod spans;
 pub mod together;
@@ -30,13 +32,14 @@ pub mod turn;
 pub mod wake;
 
 pub use accept::{AcceptError, Accepted};
-pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallRate, KeptAnswer};
+pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer};
 pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent};
 pub use qudao_telemetry::Trace;
+pub use rates::{Sender, TooFast};
 pub use settings::CoreSettings;
 pub use together::Together;
 pub use turn::TurnOutcome;
@@ -86,6 +89,8 @@ pub struct Core {
     running: turn::RunningTurns,
     api: api::ApiState,
     arrivals: accept::Arrivals,
+    rates: rates::Rates,
+    backlog: backlog::Backlog,
 }
 
 impl Core {
@@ -101,6 +106,8 @@ impl Core {
             running: turn::RunningTurns::default(),
             api: api::ApiState::new(&settings.api),
             arrivals: accept::Arrivals::default(),
+            rates: rates::Rates::new(&bus, &settings.rates),
+            backlog: backlog::Backlog::default(),
             runtime: Handle::current(),
             wake: Wake::default(),
             store,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use qudao_domain::Micros;
+use qudao_storage::{LimiterSettings, Rate};
 
 /// Bounds of the use cases. The defaults suit a node of a few cores.
 #[derive(Debug, Clone)]
@@ -11,6 +12,10 @@ pub struct CoreSettings {
     pub turns: TurnSettings,
     /// How the OpenAI-compatible path is run.
     pub api: ApiSettings,
+    /// How fast anybody may go.
+    pub rates: RateSettings,
+    /// How much may wait for an answer.
+    pub backlog: BacklogSettings,
     /// How long a key's record may be served from memory. A revoked key works for that long at
     /// most; never more than one second.
     pub key_cache: Duration,
@@ -23,6 +28,8 @@ impl Default for CoreSettings {
         Self {
             turns: TurnSettings::default(),
             api: ApiSettings::default(),
+            rates: RateSettings::default(),
+            backlog: BacklogSettings::default(),
             key_cache: Duration::from_secs(1),
             price_cache: Duration::from_secs(5),
         }
@@ -79,10 +86,10 @@ impl Default for TurnSettings {
 /// Bounds of the OpenAI-compatible path.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
-    /// Calls per second that one key may make over time; `None` for no limit.
-    pub requests_per_second: Option<u32>,
-    /// Calls that one key may make at once before the rate counts.
-    pub burst: u32,
+    /// Calls that are open at the same time on this node.
+    pub in_flight: usize,
+    /// Calls of one tenant among them.
+    pub tenant_in_flight: usize,
     /// The longest a call may take.
     pub timeout: Duration,
     /// The longest reply when the caller names none, in tokens.
@@ -98,8 +105,8 @@ pub struct ApiSettings {
 impl Default for ApiSettings {
     fn default() -> Self {
         Self {
-            requests_per_second: None,
-            burst: 64,
+            in_flight: 2048,
+            tenant_in_flight: 1536,
             timeout: Duration::from_secs(300),
             default_max_tokens: 1024,
             profile_cache: Duration::from_secs(1),
@@ -107,6 +114,47 @@ impl Default for ApiSettings {
             settle: SettleSettings::default(),
         }
     }
+}
+
+/// How fast anybody may go; `None` is no limit, and costs nothing.
+#[derive(Debug, Clone, Default)]
+pub struct RateSettings {
+    /// How it is counted.
+    pub limiter: LimiterSettings,
+    /// API calls of a key.
+    pub key: Option<Rate>,
+    /// API calls of a tenant.
+    pub tenant: Option<Rate>,
+    /// API calls of a tenant from one address.
+    pub address: Option<Rate>,
+    /// Tokens of a key's API calls: as many as a call may use are taken before it, and what it did
+    /// not use returns.
+    pub key_tokens: Option<Rate>,
+    /// Tokens of a tenant's API calls.
+    pub tenant_tokens: Option<Rate>,
+    /// Messages of one visitor, who has one conversation in a channel.
+    pub visitor: Option<Rate>,
+    /// Messages to one channel from one address.
+    pub chat_address: Option<Rate>,
+    /// Messages to one assistant.
+    pub assistant: Option<Rate>,
+    /// Messages to one tenant.
+    pub tenant_messages: Option<Rate>,
+    /// Requests to the admin API with one key.
+    pub admin: Option<Rate>,
+    /// Requests to the admin API from one address.
+    pub admin_address: Option<Rate>,
+}
+
+/// How many messages may wait for an answer before new ones are refused.
+#[derive(Debug, Clone)]
+pub struct BacklogSettings {
+    /// Of one tenant.
+    pub tenant: u32,
+    /// Of all tenants.
+    pub platform: u32,
+    /// How often they are counted while messages come.
+    pub count_every: Duration,
 }
 
 /// Bounds of the credits that a node sets aside to spend from in memory.

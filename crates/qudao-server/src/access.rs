@@ -17,7 +17,9 @@ use qudao_domain::{
     key::{ApiKey, SecretHash},
 };
 
-use crate::{code::Code, error::ApiError, extract, state::AppState};
+use crate::{
+    address::client_address, code::Code, error::ApiError, extract, rate::Standings, state::AppState,
+};
 
 /// What an API key may be allowed to do.
 pub(crate) mod scope {
@@ -73,7 +75,11 @@ pub(crate) async fn guard(
     request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    match admit(access, request.request()).await {
+    let admitted = match admit(access, request.request()).await {
+        Ok(caller) => pace(caller.as_ref(), request.request()).await.map(|()| caller),
+        refused => refused,
+    };
+    match admitted {
         Ok(caller) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
@@ -121,6 +127,21 @@ async fn admit(access: Access, request: &HttpRequest) -> Result<Option<Caller>, 
             )),
         },
     }
+}
+
+/// Whether somebody who administers goes too fast. Calls and messages have limits of their own.
+async fn pace(caller: Option<&Caller>, request: &HttpRequest) -> Result<(), ApiError> {
+    let key = match caller {
+        Some(Caller::Operator) => None,
+        Some(Caller::Key(principal)) if request.extensions().get::<TenantScope>().is_some() => {
+            Some((principal.tenant_id, principal.key_id))
+        }
+        _ => return Ok(()),
+    };
+    let state = AppState::of(request);
+    let standings = state.within(state.core.may_administer(key, client_address(request))).await?;
+    request.extensions_mut().insert(Standings(standings));
+    Ok(())
 }
 
 fn require(principal: &Principal, wanted: &'static str) -> Result<(), ApiError> {

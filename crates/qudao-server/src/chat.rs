@@ -4,7 +4,6 @@ pub(crate) mod door;
 pub(crate) mod drive;
 pub(crate) mod events;
 pub(crate) mod frame;
-pub(crate) mod pace;
 pub(crate) mod requests;
 pub(crate) mod session;
 pub(crate) mod socket;

@@ -128,6 +128,9 @@ codes! {
     RateLimited = "rate_limited", 429, "Too many requests",
         openai(429, "requests", Some("rate_limit_exceeded")),
         "Wait for as many seconds as `Retry-After` says.";
+    HeadersTooLarge = "headers_too_large", 431, "The headers are too large",
+        openai(431, "invalid_request_error", None),
+        "Send fewer or shorter headers. `detail` names the limit.";
     Internal = "internal", 500, "Qudao failed",
         openai(500, "server_error", None),
         "Send the request again. If it fails again, tell the operator the `request_id`.";
@@ -143,7 +146,7 @@ codes! {
     ModelNotReady = "model_not_ready", 503, "The model is not ready",
         openai(503, "server_error", Some("model_not_ready")),
         "Wait for as many seconds as `Retry-After` says; `/readyz` shows the state of each model.";
-    Overloaded = "overloaded", 503, "The model is busy",
+    Overloaded = "overloaded", 503, "Too much is under way",
         openai(503, "server_error", Some("overloaded")),
         "Wait for as many seconds as `Retry-After` says.";
     Draining = "draining", 503, "This node is shutting down",

@@ -271,6 +271,7 @@ pub(crate) fn post_message() -> Doc {
         .body::<PostMessage>(json!({ "id": "b5c9e2", "text": "你好" }))
         .returns::<Receipt>(202, "Durable; the answer comes over the events or the socket.")
         .fails(&[Code::InsufficientCredits, Code::ChannelClosed])
+        .fails(&[Code::RateLimited, Code::Overloaded])
 }
 
 pub(crate) fn stop() -> Doc {
@@ -288,7 +289,7 @@ pub(crate) fn events() -> Doc {
         )
         .query("after", "Where to take up; the beginning if left out.")
         .returns_text(200, "text/event-stream", "The frames, until the client goes.")
-        .fails(&[Code::InvalidCursor, Code::Draining])
+        .fails(&[Code::InvalidCursor, Code::RateLimited, Code::Draining])
 }
 
 pub(crate) fn socket() -> Doc {
@@ -296,10 +297,10 @@ pub(crate) fn socket() -> Doc {
         .about(
             "The first frame is `{\"type\":\"hello\",\"token\":\"vt_…\",\"after\":\"<cursor>\"}`; then \
              `send` (`id`, `text`), `stop` and `ping`. The server sends the frames of the events, \
-             `accepted`, `error` and `pong`.",
+             `accepted`, `error` (with `retry_after` in seconds where waiting helps) and `pong`.",
         )
         .returns_nothing(101, "The connection becomes a WebSocket.")
-        .fails(&[Code::BadRequest, Code::OriginRefused, Code::Draining])
+        .fails(&[Code::BadRequest, Code::OriginRefused, Code::RateLimited, Code::Draining])
 }
 
 pub(crate) fn livez() -> Doc {

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
-use qudao_core::CallRate;
+use qudao_storage::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,8 +28,9 @@ pub(crate) struct ApiError {
     detail: Cow<'static, str>,
     fields: Vec<FieldError>,
     retry_after: Option<Duration>,
-    rate: Option<CallRate>,
+    standings: Vec<Standing>,
     allow: Option<String>,
+    closing: bool,
 }
 
 impl ApiError {
@@ -40,8 +41,9 @@ impl ApiError {
             detail: detail.into(),
             fields: Vec::new(),
             retry_after: None,
-            rate: None,
+            standings: Vec::new(),
             allow: None,
+            closing: false,
         }
     }
 
@@ -71,15 +73,15 @@ impl ApiError {
         self
     }
 
-    /// Says where the key stands in its allowance.
+    /// Says where the caller's allowances stand.
     #[must_use]
-    pub(crate) fn rate(mut self, rate: CallRate) -> Self {
-        self.rate = Some(rate);
+    pub(crate) fn standings(mut self, standings: Vec<Standing>) -> Self {
+        self.standings = standings;
         self
     }
 
-    pub(crate) fn call_rate(&self) -> Option<CallRate> {
-        self.rate
+    pub(crate) fn rates(&self) -> &[Standing] {
+        &self.standings
     }
 
     /// Says which methods the endpoint knows.
@@ -87,6 +89,17 @@ impl ApiError {
     pub(crate) fn allowing(mut self, methods: String) -> Self {
         self.allow = Some(methods);
         self
+    }
+
+    /// Ends the connection with the answer.
+    #[must_use]
+    pub(crate) fn closing(mut self) -> Self {
+        self.closing = true;
+        self
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
     }
 
     /// The kind of refusal.

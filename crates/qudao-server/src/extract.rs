@@ -1,6 +1,8 @@
 //! How handlers get at what a client sent. Everything that is refused here is refused in the
 //! envelope and before anything was changed.
 
+use std::ops::Deref;
+
 use actix_web::{
     Error, FromRequest, HttpRequest,
     dev::Payload,
@@ -15,7 +17,7 @@ use qudao_domain::{ApiKeyId, AssistantId, ChannelId, ConversationId, RouteId, Te
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{code::Code, error::ApiError, state::AppState};
+use crate::{code::Code, error::ApiError, failure::SHED, places::Held, state::AppState};
 
 /// A JSON body of an endpoint with documented fields.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -34,15 +36,30 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     }
 }
 
+/// A body, with its part of the memory that bodies may take.
+pub(crate) struct Text {
+    bytes: web::BytesMut,
+    _held: Held,
+}
+
+impl Deref for Text {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Reads a whole JSON body of at most `limit` bytes.
 ///
 /// # Errors
-/// [`ApiError`] for another media type, an overlong or a stalled body.
+/// [`ApiError`] for another media type, an overlong or a stalled body, and `overloaded` while the
+/// memory for bodies is taken.
 pub(crate) async fn read_json(
     request: &HttpRequest,
     mut payload: Payload,
     limit: usize,
-) -> Result<web::BytesMut, ApiError> {
+) -> Result<Text, ApiError> {
     check_media_type(request.headers())?;
     let too_large =
         || ApiError::new(Code::BodyTooLarge, format!("the body may have {limit} bytes at most"));
@@ -50,6 +67,8 @@ pub(crate) async fn read_json(
     if announced.is_some_and(|length| limit < length) {
         return Err(too_large());
     }
+    let state = AppState::of(request);
+    let mut held = state.bodies.open();
     let mut body = web::BytesMut::with_capacity(first_capacity(announced));
     let read = async {
         while let Some(chunk) = payload.next().await {
@@ -58,13 +77,17 @@ pub(crate) async fn read_json(
             if limit < body.len() + chunk.len() {
                 return Err(too_large());
             }
+            if !held.grow(chunk.len()) {
+                let detail = "too many bodies are being read at this moment";
+                return Err(ApiError::new(Code::Overloaded, detail).retry_after(SHED).closing());
+            }
             body.extend_from_slice(&chunk);
         }
         Ok(())
     };
-    let patience = AppState::of(request).settings.limits.request_body_timeout;
+    let patience = state.settings.limits.request_body_timeout;
     match tokio::time::timeout(patience, read).await {
-        Ok(done) => done.map(|()| body),
+        Ok(done) => done.map(|()| Text { bytes: body, _held: held }),
         Err(_) => Err(ApiError::new(Code::BadRequest, "the body did not arrive in time")),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qudao_core::{AcceptError, AuthError};
+use qudao_core::{AcceptError, AuthError, TooFast};
 use qudao_plugin_api::wire::ErrorKind;
 use qudao_storage::StorageError;
 
@@ -12,6 +12,10 @@ use crate::{code::Code, error::ApiError};
 const RECOVERY: Duration = Duration::from_secs(2);
 /// After this a client may ask again when a model is loading or busy.
 const MODEL_RECOVERY: Duration = Duration::from_secs(5);
+/// After this a sender may try again when too many messages wait for an answer.
+const BACKLOG: Duration = Duration::from_secs(5);
+/// After this a client may ask again when it was turned away because too much is under way.
+pub(crate) const SHED: Duration = Duration::from_secs(1);
 
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> Self {
@@ -51,6 +55,13 @@ impl From<AuthError> for ApiError {
     }
 }
 
+impl From<TooFast> for ApiError {
+    fn from(too_fast: TooFast) -> Self {
+        let refusal = Self::new(Code::RateLimited, too_fast.to_string());
+        refusal.retry_after(too_fast.retry_after).standings(too_fast.standings)
+    }
+}
+
 impl From<AcceptError> for ApiError {
     fn from(error: AcceptError) -> Self {
         match error {
@@ -58,6 +69,14 @@ impl From<AcceptError> for ApiError {
                 Self::new(Code::InsufficientCredits, "this service has no credits left")
             }
             AcceptError::ChannelClosed => Self::new(Code::ChannelClosed, "the channel is closed"),
+            AcceptError::TenantBacklog => {
+                let detail = "this service has too many messages to answer";
+                Self::new(Code::RateLimited, detail).retry_after(BACKLOG)
+            }
+            AcceptError::PlatformBacklog => {
+                let detail = "too many messages wait for an answer";
+                Self::new(Code::Overloaded, detail).retry_after(BACKLOG)
+            }
             AcceptError::Storage(error) => error.as_ref().into(),
             AcceptError::ShuttingDown => {
                 Self::new(Code::Draining, "this node is shutting down").retry_after(RECOVERY)
@@ -75,9 +94,9 @@ impl From<qudao_core::ApiError> for ApiError {
             Failure::UnknownModel { .. } | Failure::NoPrice { .. } => {
                 Self::new(Code::ModelNotFound, detail)
             }
-            Failure::RateLimited { retry_after, rate } => {
-                Self::new(Code::RateLimited, detail).retry_after(retry_after).rate(rate)
-            }
+            Failure::RateLimited(too_fast) => too_fast.into(),
+            Failure::TenantBusy => Self::new(Code::RateLimited, detail).retry_after(SHED),
+            Failure::Overloaded => Self::new(Code::Overloaded, detail).retry_after(SHED),
             Failure::InsufficientCredits => Self::new(Code::InsufficientCredits, detail),
             Failure::Unavailable { .. } => {
                 Self::new(Code::ModelNotReady, detail).retry_after(MODEL_RECOVERY)

@@ -10,6 +10,7 @@ use qudao_core::Core;
 use tokio::{runtime::Handle, sync::watch};
 
 mod access;
+mod address;
 mod admin;
 mod assets;
 mod chat;
@@ -19,6 +20,7 @@ mod endpoints;
 mod error;
 mod extract;
 mod failure;
+mod gate;
 mod handle;
 mod meter;
 mod metrics;
@@ -26,6 +28,8 @@ mod once;
 mod openai;
 mod openapi;
 mod operations;
+mod places;
+mod rate;
 mod scope;
 mod settings;
 mod state;
@@ -41,6 +45,7 @@ use access::Access::{Chat, Operator, Public, Tenant, Visitor};
 use code::Code as RefusalCode;
 use endpoints::Endpoints;
 use error::ApiError;
+use places::{Budget, Places};
 use state::AppState;
 
 /// Writes the metrics in Prometheus' text format; the composition root installs the recorder.
@@ -172,8 +177,10 @@ pub async fn run(
     metrics::register_endpoints(doors);
     let state = web::Data::new(AppState {
         core,
-        visitors: chat::pace::VisitorPace::new(&limits),
         settings,
+        bodies: Budget::new(limits.bodies_bytes),
+        tenant_chats: Places::default(),
+        visitor_chats: Places::default(),
         metrics: render.clone(),
         draining: watching,
         runtime: Handle::current(),
@@ -188,6 +195,7 @@ pub async fn run(
             .wrap(from_fn(scope::scope))
     })
     .workers(workers)
+    .on_connect(gate::on_connect(limits.connections_per_address))
     // Without it the kernel holds back each small event of a stream for some 40 ms.
     .tcp_nodelay(true)
     // A caller who hangs up must not be charged for what a model says to nobody.

@@ -220,6 +220,9 @@ impl Doc {
             codes.push(Code::NotFound);
         }
         codes.extend(&self.failures);
+        if matches!(endpoint.access, Access::Operator | Access::Tenant) {
+            codes.push(Code::RateLimited);
+        }
         codes.push(Code::Internal);
         if endpoint.access != Access::Public {
             codes.push(Code::Unavailable);

@@ -12,13 +12,20 @@ use actix_web::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
+    web,
 };
 use futures_util::future::{Ready, ready};
 use qudao_domain::TurnId;
 use qudao_telemetry::{Span, SpanKind, Trace};
 use tracing::Instrument as _;
 
-use crate::{code::Code, error::ApiError, meter, openai};
+use crate::{
+    code::Code,
+    error::ApiError,
+    gate, meter, openai,
+    rate::{self, Standings},
+    state::AppState,
+};
 
 /// The header that carries the id of a request, in and out.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -87,14 +94,25 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
     } else {
         tracing::Span::none()
     };
-    let response = next.call(request).instrument(scope).await?;
+    let limits = request.app_data::<web::Data<AppState>>().map(|state| &state.settings.limits);
+    let response = match limits.map_or(Ok(()), |limits| gate::check(&request, limits)) {
+        Ok(()) => next.call(request).instrument(scope).await?.map_into_boxed_body(),
+        Err(refusal) => request.error_response(refusal),
+    };
     let mut response = match take_failure(&response) {
         Some(failure) => {
             let body = render(&failure, &context, is_openai(response.request().path()));
             log_failure(&failure, &context, response.request());
             response.into_response(body)
         }
-        None => response.map_into_boxed_body(),
+        None => {
+            let standings = response.request().extensions_mut().remove::<Standings>();
+            let mut response = response;
+            if let Some(Standings(standings)) = standings {
+                rate::tell(response.headers_mut(), &standings);
+            }
+            response
+        }
     };
     describe(&mut span, &response);
     response.headers_mut().insert(REQUEST_ID, context.request_id);
@@ -149,8 +167,8 @@ fn render(failure: &ApiError, context: &RequestContext, openai: bool) -> HttpRes
     if let Some(seconds) = failure.retry_after_secs() {
         builder.insert_header((header::RETRY_AFTER, seconds.to_string()));
     }
-    if let Some(rate) = failure.call_rate() {
-        openai::rate::tell(&mut builder, rate);
+    if openai {
+        openai::rate::tell(&mut builder, failure.rates());
     }
     if status == StatusCode::UNAUTHORIZED {
         builder.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
@@ -159,12 +177,19 @@ fn render(failure: &ApiError, context: &RequestContext, openai: bool) -> HttpRes
         builder.insert_header((header::ALLOW, methods));
     }
     builder.insert_header((header::CACHE_CONTROL, "no-store"));
-    if openai {
+    if failure.is_closing() {
+        builder.force_close();
+    }
+    let mut response = if openai {
         builder.json(failure.openai())
     } else {
         builder.content_type("application/problem+json");
         builder.body(serde_json::to_vec(&failure.problem(context.id())).unwrap_or_default())
+    };
+    if !openai {
+        rate::tell(response.headers_mut(), failure.rates());
     }
+    response
 }
 
 /// Whether the clients of this path expect OpenAI's error shape.

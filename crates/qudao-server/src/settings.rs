@@ -75,17 +75,22 @@ pub struct Limits {
     pub open_turn_poll: Duration,
     /// The same while nothing is expected.
     pub idle_poll: Duration,
-    /// Messages that one visitor of a web chat may write per minute over time; 0 for no limit.
-    pub visitor_messages_per_minute: u32,
-    /// Messages that a visitor may write at once before the rate counts.
-    pub visitor_burst: u32,
-    /// Messages that all visitors at one address may write per minute to one channel over time; 0
-    /// for no limit.
-    pub address_messages_per_minute: u32,
-    /// Messages that they may write at once before the rate counts.
-    pub address_burst: u32,
     /// Connections at one time, per thread.
     pub connections_per_worker: usize,
+    /// Connections at one time from one address; 0 for no limit. This machine has none.
+    pub connections_per_address: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// Bytes of all headers of a request.
+    pub header_bytes: usize,
+    /// Bytes of bodies that are held at the same time.
+    pub bodies_bytes: usize,
+    /// Messages of one socket that wait to be stored.
+    pub waiting_messages: usize,
+    /// Open chats of one visitor.
+    pub chats_per_visitor: usize,
+    /// Open chats of one tenant.
+    pub chats_per_tenant: usize,
 }
 
 impl Default for Limits {
@@ -103,11 +108,14 @@ impl Default for Limits {
             socket_idle_timeout: Duration::from_secs(60),
             open_turn_poll: Duration::from_secs(2),
             idle_poll: Duration::from_secs(30),
-            visitor_messages_per_minute: 60,
-            visitor_burst: 30,
-            address_messages_per_minute: 600,
-            address_burst: 300,
             connections_per_worker: 25_000,
+            connections_per_address: 1024,
+            headers: 64,
+            header_bytes: 32 * 1024,
+            bodies_bytes: 512 * 1024 * 1024,
+            waiting_messages: 16,
+            chats_per_visitor: 16,
+            chats_per_tenant: 10_000,
         }
     }
 }

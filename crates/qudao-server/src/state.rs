@@ -4,17 +4,27 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, web};
 use qudao_core::Core;
+use qudao_domain::TenantId;
 use tokio::{runtime::Handle, sync::watch};
 
-use crate::{MetricsRender, chat::pace::VisitorPace, error::ApiError, settings::ServerSettings};
+use crate::{
+    MetricsRender,
+    error::ApiError,
+    places::{Budget, Places},
+    settings::ServerSettings,
+};
 
 /// What handlers share: one for all threads.
 pub(crate) struct AppState {
     pub(crate) core: Arc<Core>,
     pub(crate) settings: ServerSettings,
-    /// How fast visitors write.
-    pub(crate) visitors: VisitorPace,
     pub(crate) metrics: MetricsRender,
+    /// Bodies that are held.
+    pub(crate) bodies: Budget,
+    /// Open chats by tenant.
+    pub(crate) tenant_chats: Places<TenantId>,
+    /// Open chats by the hash of the visitor's token.
+    pub(crate) visitor_chats: Places<Arc<str>>,
     /// Turns true once, when the node begins to shut down.
     pub(crate) draining: watch::Receiver<bool>,
     /// The process's own runtime, which outlives the HTTP threads.

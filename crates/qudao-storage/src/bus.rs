@@ -133,6 +133,17 @@ impl Bus {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The way to Redis for commands; all share one connection.
+    pub(crate) fn commands(&self) -> ConnectionManager {
+        let Shared { publishers, current, .. } = &*self.shared;
+        publishers[current.load(Ordering::Relaxed) % publishers.len()].clone()
+    }
+
+    /// Whom it reaches Redis as.
+    pub(crate) fn client(&self) -> &Client {
+        &self.shared.clients[0]
+    }
+
     /// Publishes, or drops the message and counts it. Waits half a second at most, and not at
     /// all shortly after a failure.
     pub async fn publish(&self, topic: &Topic, payload: Vec<u8>) {

@@ -30,6 +30,17 @@ pub struct Claim {
     pub attempts: u32,
 }
 
+/// How the turns of a node are shared out among tenants.
+#[derive(Debug, Clone, Default)]
+pub struct Shares {
+    /// The tenant that was served last: those after it come first.
+    pub after: Option<TenantId>,
+    /// Turns that are under way on the node, by tenant. Who has fewer comes first.
+    pub running: Vec<(TenantId, u32)>,
+    /// How many a tenant may have under way there; `None` for as many as there are.
+    pub most: Option<u32>,
+}
+
 /// What a turn needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TurnContext {
@@ -101,8 +112,7 @@ pub enum Speaker {
 }
 
 impl Store {
-    /// Claims up to `limit` conversations that wait for an answer, the longest waiting first.
-    /// Conversations that other nodes are claiming at this moment are passed over.
+    /// Claims as [`Store::claim_turns`] does for a node on which nothing is under way.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError); what was claimed comes free when the lease ends.
@@ -112,18 +122,61 @@ impl Store {
         limit: u32,
         lease: Duration,
     ) -> Result<Vec<Claim>> {
+        self.claim_turns(node, limit, lease, &Shares::default()).await
+    }
+
+    /// Claims up to `limit` conversations that wait for an answer, in turns among tenants, and the
+    /// longest waiting of each first. Conversations that other nodes are claiming at this moment
+    /// are passed over.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); what was claimed comes free when the lease ends.
+    pub async fn claim_turns(
+        &self,
+        node: NodeId,
+        limit: u32,
+        lease: Duration,
+        shares: &Shares,
+    ) -> Result<Vec<Claim>> {
+        let whole = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+        let (tenants, running): (Vec<_>, Vec<_>) =
+            shares.running.iter().map(|(id, count)| (id.as_uuid(), whole(*count))).unzip();
         let mut tx = self.begin_claim().await?;
         let rows = sqlx::query(
             "SELECT tenant_id, conversation_id, epoch, from_seq, to_seq, attempts \
-             FROM app.claim_conversations($1, $2, $3)",
+             FROM app.claim_turns($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(node.as_uuid())
-        .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+        .bind(whole(limit))
         .bind(millis(lease))
+        .bind(shares.after.map(TenantId::as_uuid))
+        .bind(tenants)
+        .bind(running)
+        .bind(whole(shares.most.unwrap_or(u32::MAX)))
         .fetch_all(tx.connection())
         .await?;
         tx.commit().await?;
         rows.iter().map(|row| Ok(read_claim(row)?)).collect()
+    }
+
+    /// How many messages of each tenant wait for an answer. Looks at `most` conversations at most:
+    /// where more are waiting, all that is known is that they are many.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn backlog(&self, most: u32) -> Result<Vec<(TenantId, u64)>> {
+        let mut tx = self.begin_claim().await?;
+        let rows = sqlx::query("SELECT tenant_id, messages FROM app.backlog($1)")
+            .bind(i64::from(most))
+            .fetch_all(tx.connection())
+            .await?;
+        tx.commit().await?;
+        let read = |row: &sqlx::postgres::PgRow| {
+            let tenant = row::id(row, "tenant_id", TenantId::from_uuid)?;
+            let messages: i64 = row.try_get("messages")?;
+            Ok((tenant, messages.unsigned_abs()))
+        };
+        rows.iter().map(read).collect()
     }
 }
 

@@ -1,5 +1,5 @@
 //! Everything Qudao keeps: Postgres, the system of record and the only queue; and Redis, which
-//! carries hints and previews and may vanish at any moment. No other crate names sqlx or redis.
+//! carries hints, previews and rates and may vanish at any moment. No other crate names sqlx or redis.
 //!
 //! The one way to a tenant's rows is [`Store::begin`]: a transaction in which row-level security
 //! shows that tenant alone. Steps that find work across tenants go through [`Store`] itself and
@@ -13,6 +13,7 @@ mod check;
 mod claim;
 mod depths;
 mod error;
+mod limiter;
 mod metrics;
 mod once;
 mod outbox;
@@ -35,8 +36,9 @@ pub use admin::{
 pub use block::{Extend, Settle, Swept, UsageLine};
 pub use bus::{Bus, BusEvent, Subscription, Topic};
 pub use check::{Finding, Scope, UNCHECKED, Unchecked};
-pub use claim::{Claim, Message, PastMessage, Speaker, TurnAssistant, TurnContext};
+pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, TurnContext};
 pub use error::{BusUrlError, StorageError};
+pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
 pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind};

@@ -56,7 +56,7 @@ impl StoreSettings {
         Self {
             url: url.into(),
             max_connections: 16,
-            acquire_timeout: Duration::from_secs(5),
+            acquire_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(5),
             lock_timeout: Duration::from_secs(2),
         }
@@ -349,6 +349,11 @@ async fn migrate(connection: &mut PgConnection) -> Result<Vec<String>> {
                       (a superuser, or BYPASSRLS with CREATEROLE)";
         return Err(StorageError::Forbidden { detail: detail.to_owned() });
     }
+    // Ends with the connection.
+    while !try_lock(connection).await? {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop_broken_indexes(connection).await?;
     let before = applied(connection).await?;
     MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
         MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => {
@@ -363,6 +368,31 @@ async fn migrate(connection: &mut PgConnection) -> Result<Vec<String>> {
     })?;
     let after = applied(connection).await?;
     Ok(after.into_iter().filter(|name| !before.contains(name)).collect())
+}
+
+/// Nodes that start together take turns. Who waits must not do so inside a statement: an index that
+/// is built concurrently waits for every statement that is older.
+async fn try_lock(connection: &mut PgConnection) -> Result<bool> {
+    let taken = "SELECT pg_try_advisory_lock(hashtextextended('qudao migrations', 0))";
+    Ok(sqlx::query_scalar(taken).fetch_one(connection).await?)
+}
+
+/// An index that was being built when its node died is there and useless, and its name is taken.
+async fn drop_broken_indexes(connection: &mut PgConnection) -> Result<()> {
+    let broken: Vec<String> = sqlx::query_scalar(
+        "SELECT i.indexrelid::regclass::text FROM pg_index i \
+         JOIN pg_class c ON c.oid = i.indrelid \
+         WHERE NOT i.indisvalid AND c.relnamespace = 'public'::regnamespace",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for index in broken {
+        tracing::warn!(index, "dropping an index that was never finished");
+        // The name comes from the catalogue, quoted where need be.
+        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
+        connection.execute(AssertSqlSafe(drop)).await?;
+    }
+    Ok(())
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<String>> {

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 mod metrics;
 mod outbox;
 mod settings;
+mod share;
 mod signal;
 mod sweep;
 mod turns;

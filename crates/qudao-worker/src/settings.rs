@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct WorkerSettings {
     /// Turns that run at the same time on this node.
     pub turns_in_flight: usize,
+    /// Turns of one tenant among them, so that no tenant has them all.
+    pub tenant_turns_in_flight: usize,
     /// Deliveries that run at the same time on this node.
     pub deliveries_in_flight: usize,
     /// How many rows one claim takes at most.
@@ -28,6 +30,7 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             turns_in_flight: 64,
+            tenant_turns_in_flight: 56,
             deliveries_in_flight: 64,
             claim_batch: 32,
             poll_min: Duration::from_millis(50),

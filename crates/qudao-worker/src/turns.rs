@@ -7,10 +7,15 @@ use qudao_core::failpoint;
 use qudao_storage::{Claim, Topic};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Shared, signal::Signal};
+use crate::{
+    Shared,
+    share::{Seat, Share},
+    signal::Signal,
+};
 
 pub(crate) async fn run(shared: Arc<Shared>) {
     let slots = Arc::new(Semaphore::new(shared.settings.turns_in_flight.max(1)));
+    let share = Share::new(&shared);
     let remote = shared.core.bus.subscribe(&Topic::WakeTurns);
     let own = shared.core.signature();
     let mut signal = Signal::new(&shared.core.wake.turns, remote, own, &shared.settings);
@@ -21,7 +26,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             // Claims only what can start at once: a claimed row that waits wastes its lease.
             slot = Arc::clone(&slots).acquire_owned() => {
                 let Ok(slot) = slot else { return };
-                let claimed = claim(&shared, &slots, slot).await;
+                let claimed = claim(&shared, &slots, &share, slot).await;
                 if claimed {
                     continue;
                 }
@@ -35,12 +40,17 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// Claims as many conversations as there are free slots. Whether there may be more.
-async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemaphorePermit) -> bool {
+async fn claim(
+    shared: &Arc<Shared>,
+    slots: &Arc<Semaphore>,
+    share: &Share,
+    first: OwnedSemaphorePermit,
+) -> bool {
     let permits = shared.gather(slots, first);
     let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
     let core = &shared.core;
     let lease = core.settings.turns.lease;
-    let claims = match core.store.claim_conversations(core.node, limit, lease).await {
+    let claims = match core.store.claim_turns(core.node, limit, lease, &share.shares()).await {
         Ok(claims) => claims,
         Err(error) => {
             counter!("qudao_claim_failures_total", "queue" => "turns").increment(1);
@@ -54,12 +64,13 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
     counter!("qudao_claimed_total", "queue" => "turns").increment(claims.len() as u64);
     let full = claims.len() == permits.len();
     for (claim, permit) in claims.into_iter().zip(permits) {
-        shared.jobs.spawn(turn(Arc::clone(shared), claim, permit));
+        let seat = share.sit(claim.tenant_id);
+        shared.jobs.spawn(turn(Arc::clone(shared), claim, permit, seat));
     }
     full
 }
 
-async fn turn(shared: Arc<Shared>, claim: Claim, _slot: OwnedSemaphorePermit) {
+async fn turn(shared: Arc<Shared>, claim: Claim, _slot: OwnedSemaphorePermit, _seat: Seat) {
     let in_flight = gauge!("qudao_turns_in_flight");
     in_flight.increment(1);
     tokio::select! {

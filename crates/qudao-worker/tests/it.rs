@@ -187,3 +187,89 @@ async fn a_drain_releases_what_does_not_end_in_time() {
     assert_eq!(claims.len(), 1, "another node may take it at once");
     assert_eq!((claims[0].epoch, claims[0].attempts), (2, 1), "the given back one does not count");
 }
+
+/// Whose turns began, in their order.
+static BEGUN: Mutex<Vec<char>> = Mutex::new(Vec::new());
+
+/// Takes its time and notes who speaks to it.
+struct Slow;
+
+impl ModelPlugin for Slow {
+    type Config = u64;
+
+    fn create(_: Host, _: u64) -> Result<Self, PluginError> {
+        Ok(Self)
+    }
+
+    fn run(&self, request: Request<'_>, sink: &Sink<'_>) -> Result<Completion, PluginError> {
+        let text = request.chat()?.last_user_text();
+        BEGUN.lock().unwrap().extend(text.chars().next());
+        std::thread::sleep(Duration::from_millis(20));
+        sink.token("done")?;
+        Ok(Completion::stop(Usage { input_tokens: 1, output_tokens: 1 }))
+    }
+}
+
+/// Otherwise the quiet one would wait until all that the noisy one has written is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_writes_once_does_not_wait_behind_another_that_floods() {
+    const SLOTS: usize = 8;
+    let stage = Stage::new().await;
+    let mut instance = InstanceSettings::new("slow", "slow", "slow");
+    instance.config = 0.into();
+    instance.max_concurrency = 64;
+    stage.core.plugins.register_static::<Slow>(instance);
+    let rates = Rates {
+        input_per_mtok: Micros::ZERO,
+        output_per_mtok: Micros::ZERO,
+        per_call: Micros::new(1_000),
+    };
+    let store = stage.db.store();
+    let make = async || {
+        let builder = TestTenant::builder().models(&["slow"]).rates(rates);
+        builder.create(&store).await
+    };
+    let (noisy, quiet) = (make().await, make().await);
+    let say = async |tenant: &TestTenant, peer: &str, text: &str| {
+        let inbound = Inbound {
+            channel_id: tenant.channel_id,
+            external_id: ExternalId::parse(&format!("{peer}/{text}")).unwrap(),
+            peer: ExternalId::parse(peer).unwrap(),
+            body: MessageBody { text: text.to_owned() },
+        };
+        stage.core.accept(tenant.id, inbound).await.unwrap();
+    };
+    for n in 0..400 {
+        say(&noisy, &format!("a{n}"), "A").await;
+    }
+    // No place is kept free for the quiet one: the order alone has to do.
+    let settings =
+        WorkerSettings { turns_in_flight: SLOTS, tenant_turns_in_flight: SLOTS, ..quick() };
+    let worker = Worker::start(stage.core.clone(), vec![Arc::new(Outside::default())], settings);
+    let mut between = Vec::new();
+    for n in 0..10 {
+        let before = BEGUN.lock().unwrap().len();
+        say(&quiet, "b", &format!("B{n}")).await;
+        let begun = loop {
+            let log = BEGUN.lock().unwrap()[before..].to_vec();
+            if let Some(at) = log.iter().position(|who| *who == 'B') {
+                break at;
+            }
+            assert!(log.len() < 400, "B's turn does not come");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        between.push(begun);
+        let answered = format!(
+            "SELECT count(*) FROM inbox WHERE channel_id = '{}' AND state = 'accepted'",
+            quiet.channel_id.as_uuid()
+        );
+        stage.until(&answered, "0").await;
+    }
+    let flooded = BEGUN.lock().unwrap().iter().filter(|who| **who == 'A').count();
+    assert!(flooded < 400, "the flood was over before the end: {flooded}");
+    // What was claimed already may begin first: the slots once over, and a claim under way.
+    eprintln!("turns of A before each of B: {between:?}");
+    let worst = between.iter().max().unwrap();
+    assert!(*worst <= 2 * SLOTS, "turns of A before one of B: {between:?}");
+    worker.drain(Duration::from_secs(10)).await;
+}

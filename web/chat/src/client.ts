@@ -295,7 +295,10 @@ export class ChatClient {
         this.timeline.status(frame.state);
         break;
       case 'error':
-        this.#refused(frame.id ?? null, new Refusal(0, frame.code, frame.detail ?? ''));
+        this.#refused(
+          frame.id ?? null,
+          new Refusal(0, frame.code, frame.detail ?? '', frame.retry_after && frame.retry_after * 1000),
+        );
         break;
       case 'reconnect':
         this.#closed(null);

@@ -35,6 +35,8 @@ export interface ErrorFrame {
   code: string;
   detail: string;
   id?: string | null;
+  /** Seconds after which it may be tried again. */
+  retry_after?: number;
 }
 
 export type ServerFrame =

@@ -63,7 +63,14 @@ async fn answer(core: &Arc<Core>, key: &str, model: &str) -> anyhow::Result<()> 
         "messages": [{ "role": "user", "content": QUESTION }],
         "params": { "max_tokens": ANSWER_TOKENS },
     }))?;
-    let request = ApiRequest { chat, choices: None, stream: true, trace: qudao_core::Trace::NONE };
+    let request = ApiRequest {
+        chat,
+        choices: None,
+        stream: true,
+        trace: qudao_core::Trace::NONE,
+        address: None,
+        slot: None,
+    };
     let asked = Instant::now();
     let mut reply = core.api_chat(&principal, request).await?;
     print(&format!("  > {QUESTION}"));

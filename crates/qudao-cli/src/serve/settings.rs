@@ -4,12 +4,15 @@ use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use qudao_config::{DataClass, Instance, ModelKind, Placement, Settings};
-use qudao_core::CoreSettings;
+use qudao_config::{DataClass, Instance, Limits, ModelKind, Placement, Settings};
+use qudao_core::{
+    CoreSettings,
+    settings::{RateSettings, TurnSettings},
+};
 use qudao_domain::key::SecretHash;
 use qudao_plugin_host::{HostSettings, InstanceSettings, ModelEntry, Timeouts};
 use qudao_server::{MetricsRender, ServerSettings};
-use qudao_storage::StoreSettings;
+use qudao_storage::{LimiterSettings, Rate, StoreSettings};
 use qudao_telemetry::Kind;
 use qudao_worker::WorkerSettings;
 use serde_json::Value;
@@ -36,52 +39,134 @@ pub(super) fn render(metrics: &PrometheusHandle) -> MetricsRender {
 }
 
 pub(super) fn store(context: &Setup, url: &str) -> StoreSettings {
-    let max_connections = context.settings.database.max_connections;
-    StoreSettings { max_connections, ..StoreSettings::new(url) }
+    let database = &context.settings.database;
+    StoreSettings {
+        max_connections: database.max_connections,
+        acquire_timeout: millis(database.acquire_timeout_ms),
+        statement_timeout: millis(database.statement_timeout_ms),
+        lock_timeout: millis(database.lock_timeout_ms),
+        ..StoreSettings::new(url)
+    }
 }
 
 pub(super) fn core(settings: &Settings) -> CoreSettings {
-    let limits = &settings.limits;
-    let mut core = CoreSettings::default();
-    core.turns.hard_cap = Duration::from_secs(limits.turn_timeout_s);
-    core.turns.history_messages = limits.history_messages;
-    core.turns.max_reply_tokens = limits.max_reply_tokens;
-    core.api.requests_per_second = Some(limits.requests_per_second).filter(|rate| 0 < *rate);
-    core.api.burst = limits.burst;
-    core.api.timeout = Duration::from_secs(limits.call_timeout_s);
+    let Settings { limits, worker, .. } = settings;
+    let turns = TurnSettings {
+        lease: secs(worker.turn_lease_s),
+        heartbeat: secs(worker.turn_heartbeat_s),
+        hard_cap: secs(limits.turn_timeout_s),
+        ready_wait: secs(worker.model_wait_s),
+        patience: secs(worker.turn_patience_s),
+        max_attempts: worker.turn_attempts,
+        backoff: worker.turn_backoff_s.iter().copied().map(secs).collect(),
+        history_messages: limits.history_messages,
+        max_reply_tokens: limits.max_reply_tokens,
+        ..TurnSettings::default()
+    };
+    let mut core = CoreSettings { turns, rates: rates(limits), ..CoreSettings::default() };
+    core.api.in_flight = limits.calls_in_flight;
+    core.api.tenant_in_flight = match limits.tenant_calls_in_flight {
+        0 => (limits.calls_in_flight * 3 / 4).max(1),
+        most => most,
+    };
+    core.api.timeout = secs(limits.call_timeout_s);
     core.api.default_max_tokens = limits.default_max_tokens;
+    core.api.settle.max_batch = limits.settle_batch;
+    core.api.settle.timeout = secs(limits.settle_timeout_s);
+    core.api.blocks.lease = secs(limits.block_lease_s);
+    core.api.blocks.renew = core.api.blocks.lease / 3;
+    core.backlog.tenant = limits.tenant_backlog;
+    core.backlog.platform = limits.platform_backlog;
     core
+}
+
+fn rates(limits: &Limits) -> RateSettings {
+    // Whoever counts tokens may use a minute's at once.
+    let tokens = |per_minute| Rate::per_minute(per_minute, per_minute);
+    RateSettings {
+        limiter: LimiterSettings {
+            nodes: limits.nodes,
+            patience: millis(limits.redis_patience_ms),
+            rest: millis(limits.redis_rest_ms),
+        },
+        key: Rate::per_second(limits.requests_per_second, limits.burst),
+        tenant: Rate::per_second(limits.tenant_requests_per_second, limits.tenant_burst),
+        address: Rate::per_second(limits.address_requests_per_second, limits.address_request_burst),
+        key_tokens: tokens(limits.key_tokens_per_minute),
+        tenant_tokens: tokens(limits.tenant_tokens_per_minute),
+        visitor: Rate::per_minute(limits.visitor_messages_per_minute, limits.visitor_burst),
+        chat_address: Rate::per_minute(limits.address_messages_per_minute, limits.address_burst),
+        assistant: Rate::per_minute(limits.assistant_messages_per_minute, limits.assistant_burst),
+        tenant_messages: Rate::per_minute(
+            limits.tenant_messages_per_minute,
+            limits.tenant_message_burst,
+        ),
+        admin: Rate::per_minute(limits.admin_requests_per_minute, limits.admin_burst),
+        admin_address: Rate::per_minute(
+            limits.admin_address_requests_per_minute,
+            limits.admin_address_burst,
+        ),
+    }
 }
 
 pub(super) fn worker(settings: &Settings) -> WorkerSettings {
     let worker = &settings.worker;
-    let poll_max = Duration::from_millis(worker.poll_ms);
+    let poll_max = millis(worker.poll_ms);
     WorkerSettings {
         turns_in_flight: worker.turns_in_flight,
+        tenant_turns_in_flight: match worker.tenant_turns_in_flight {
+            0 => (worker.turns_in_flight * 7 / 8).max(1),
+            most => most,
+        },
         deliveries_in_flight: worker.deliveries_in_flight,
         claim_batch: worker.claim_batch,
         poll_min: poll_max / 4,
         poll_max,
-        ..WorkerSettings::default()
+        delivery_lease: secs(worker.delivery_lease_s),
+        delivery_backoff: worker.delivery_backoff_s.iter().copied().map(secs).collect(),
+        sweep_every: secs(worker.sweep_s),
     }
 }
 
 pub(super) fn server(settings: &Settings, operator_key: SecretHash) -> ServerSettings {
-    let mut server = ServerSettings::new(settings.server.bind, operator_key);
-    server.metrics_bind = settings.server.metrics_bind;
-    server.workers = match settings.server.workers {
+    let Settings { server: from, limits, .. } = settings;
+    let mut server = ServerSettings::new(from.bind, operator_key);
+    server.metrics_bind = from.metrics_bind;
+    server.workers = match from.workers {
         0 => available_parallelism().map_or(2, usize::from),
         workers => workers,
     };
-    server.drain_timeout = Duration::from_secs(settings.server.drain_timeout_s);
-    let limits = &settings.limits;
-    server.limits.visitor_messages_per_minute = limits.visitor_messages_per_minute;
-    server.limits.visitor_burst = limits.visitor_burst;
-    server.limits.address_messages_per_minute = limits.address_messages_per_minute;
-    server.limits.address_burst = limits.address_burst;
-    server.limits.body_bytes = limits.body_kib * 1024;
-    server.limits.completion_body_bytes = limits.completion_body_kib * 1024;
+    server.drain_timeout = secs(from.drain_timeout_s);
+    server.limits = qudao_server::Limits {
+        body_bytes: limits.body_kib * 1024,
+        completion_body_bytes: limits.completion_body_kib * 1024,
+        bodies_bytes: from.bodies_mib * 1024 * 1024,
+        headers: from.headers,
+        header_bytes: from.header_kib * 1024,
+        connections_per_worker: from.connections_per_worker,
+        connections_per_address: from.connections_per_address,
+        request_head_timeout: secs(from.request_head_timeout_s),
+        request_body_timeout: secs(from.request_body_timeout_s),
+        keep_alive: secs(from.keep_alive_s),
+        heartbeat: secs(from.heartbeat_s),
+        socket_idle_timeout: secs(from.socket_idle_s),
+        slow_client_timeout: secs(from.slow_client_s),
+        socket_message_bytes: from.socket_message_kib * 1024,
+        outgoing_frames: from.outgoing_frames,
+        waiting_messages: from.waiting_messages,
+        chats_per_visitor: from.chats_per_visitor,
+        chats_per_tenant: from.chats_per_tenant,
+        ..qudao_server::Limits::default()
+    };
     server
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
 }
 
 /// Plugins of the operator's directories, and of those that came with this program.

@@ -100,6 +100,51 @@ fn every_value_out_of_bounds_is_reported_at_once() {
 }
 
 #[test]
+fn a_bound_that_makes_no_sense_is_refused_with_its_key() {
+    for key in [
+        "server.connections_per_worker",
+        "server.headers",
+        "server.bodies_mib",
+        "server.chats_per_visitor",
+        "database.acquire_timeout_ms",
+        "worker.turn_attempts",
+        "worker.delivery_lease_s",
+        "limits.nodes",
+        "limits.calls_in_flight",
+        "limits.tenant_backlog",
+        "limits.settle_batch",
+    ] {
+        let (section, name) = key.split_once('.').unwrap();
+        let refusal = refusal(&format!("[{section}]\n{name} = 0\n"), &[]);
+        assert!(refusal.contains(&format!("setting {key}: must be from ")), "{refusal}");
+    }
+    // Where 0 means no limit or a share, it is taken.
+    for key in [
+        "server.connections_per_address",
+        "worker.tenant_turns_in_flight",
+        "limits.tenant_requests_per_second",
+        "limits.key_tokens_per_minute",
+        "limits.admin_requests_per_minute",
+        "limits.tenant_calls_in_flight",
+    ] {
+        let (section, name) = key.split_once('.').unwrap();
+        from_text(&format!("[{section}]\n{name} = 0\n"), &[]).unwrap();
+    }
+    let refused = refusal("[worker]\nturn_backoff_s = [1, 0]\n", &[]);
+    assert!(refused.contains("worker.turn_backoff_s"), "{refused}");
+    let refused = refusal("[worker]\nturn_lease_s = 10\n", &[]);
+    assert!(refused.contains("worker.turn_heartbeat_s: must be less"), "{refused}");
+    let refused = refusal("[limits]\ntenant_backlog = 5000\nplatform_backlog = 100\n", &[]);
+    assert!(refused.contains("limits.tenant_backlog: must be at most"), "{refused}");
+}
+
+#[test]
+fn a_list_of_waits_may_come_from_the_environment() {
+    let waits = [("QUDAO__WORKER__TURN_BACKOFF_S", "1,5,25")];
+    assert_eq!(from_text("", &waits).unwrap().worker.turn_backoff_s, [1, 5, 25]);
+}
+
+#[test]
 fn a_secret_shows_neither_in_a_refusal_nor_in_debug_output() {
     let refused = refusal("", &[("QUDAO_OPERATOR_KEY", "hunter2")]);
     assert!(refused.contains("operator.key") && !refused.contains("hunter2"), "{refused}");

@@ -1,37 +1,43 @@
-//! What stands before a call: its parameters, the key's rate, the tenant's models, the price.
+//! What stands before a call: its parameters, its rates, the tenant's models, the price.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use moka::future::Cache;
 use qudao_billing::hold_amount;
-use qudao_domain::{ApiKeyId, Micros, TenantId};
+use qudao_domain::{Micros, TenantId};
 use qudao_plugin_host::{CallError, ModelEntry, ModelState};
-use qudao_storage::{Page, PriceRow, StorageError, UsageLine};
+use qudao_storage::{Page, PriceRow, Standing, StorageError, UsageLine};
 use qudao_telemetry::{Span, SpanKind, Trace};
 
 use super::{
-    ApiError, ApiReply, ApiRequest, CallRate,
+    ApiError, ApiReply, ApiRequest, CallSlot,
     credit::{GrantError, Lane},
     kept::Keeping,
-    rate::KeyRates,
     reply::{Bill, OpenCall},
 };
-use crate::{Core, Principal, price::max_input_tokens, settings::ApiSettings};
+use crate::{
+    Core, Principal,
+    price::max_input_tokens,
+    rates::{Caller, NotNow, TokenCharge},
+    settings::ApiSettings,
+};
 
 /// What the API path keeps in memory.
 pub(crate) struct ApiState {
     lanes: RwLock<HashMap<TenantId, Arc<Lane>>>,
     models: Cache<TenantId, Arc<[String]>>,
-    rates: Option<KeyRates>,
+    /// Calls that are open on this node.
+    pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) meters: Meters,
 }
 
 /// Handles of what every call counts, so that a call does not look them up.
 pub(crate) struct Meters {
+    pub(super) in_flight: Gauge,
     pub(super) calls: Counter,
     pub(super) input_tokens: Counter,
     pub(super) output_tokens: Counter,
@@ -45,6 +51,7 @@ pub(crate) struct Meters {
 impl Meters {
     fn new() -> Self {
         Self {
+            in_flight: gauge!("qudao_api_calls_in_flight"),
             calls: counter!("qudao_api_calls_total"),
             input_tokens: counter!("qudao_tokens_total", "door" => "api", "side" => "input"),
             output_tokens: counter!("qudao_tokens_total", "door" => "api", "side" => "output"),
@@ -73,16 +80,12 @@ impl ApiState {
         Self {
             lanes: RwLock::default(),
             models: models.build(),
-            rates: KeyRates::new(settings),
+            in_flight: Arc::default(),
             meters: Meters::new(),
         }
     }
 
-    fn limit(&self, key: ApiKeyId) -> Result<Option<CallRate>, ApiError> {
-        self.rates.as_ref().map(|rates| rates.take(key)).transpose()
-    }
-
-    fn lane(&self, tenant: TenantId) -> Arc<Lane> {
+    pub(super) fn lane(&self, tenant: TenantId) -> Arc<Lane> {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(&tenant) {
             return Arc::clone(lane);
@@ -96,13 +99,6 @@ impl ApiState {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         lanes.values().cloned().collect()
     }
-
-    /// Forgets rates that no longer limit anybody.
-    pub(super) fn tidy(&self) {
-        if let Some(rates) = &self.rates {
-            rates.tidy();
-        }
-    }
 }
 
 impl Core {
@@ -114,20 +110,43 @@ impl Core {
     pub async fn api_chat(
         self: &Arc<Self>,
         principal: &Principal,
-        request: ApiRequest,
+        mut request: ApiRequest,
     ) -> Result<ApiReply, ApiError> {
-        let rate = self.let_in(principal, &request)?;
-        Ok(self.serve(principal, request, None).await?.with_rate(rate))
+        let entry = self.let_in(principal, &mut request).await?;
+        self.serve(principal, request, entry, None).await
     }
 
-    /// What is asked of a request before anything is looked up for it.
-    pub(super) fn let_in(
-        &self,
+    /// What is asked of a request before anything is done for it.
+    pub(super) async fn let_in(
+        self: &Arc<Self>,
         principal: &Principal,
-        request: &ApiRequest,
-    ) -> Result<Option<CallRate>, ApiError> {
+        request: &mut ApiRequest,
+    ) -> Result<Entry, ApiError> {
         check(request)?;
-        self.api.limit(principal.key_id)
+        let plan = match self.counts_tokens() {
+            true => Some(self.plan(principal, request).await),
+            false => None,
+        };
+        let tokens = match &plan {
+            Some(Ok(plan)) => plan.size.tokens(),
+            _ => 0,
+        };
+        let Principal { tenant_id, key_id, .. } = *principal;
+        let caller = Caller { tenant_id, key_id, address: request.address };
+        match self.may_call(&caller, tokens).await {
+            Ok((standings, charge)) => {
+                let slot = request.slot.take();
+                Ok(Entry { plan, standings, pass: Pass { charge, _slot: slot } })
+            }
+            Err(NotNow::TooFast(too_fast)) => Err(too_fast.into()),
+            Err(NotNow::TooDear { burst }) => {
+                let detail = format!(
+                    "the call may take up to {tokens} tokens, and {burst} in a minute are allowed: \
+                     shorten the messages or lower max_tokens"
+                );
+                Err(ApiError::InvalidParameter { param: "max_tokens", detail })
+            }
+        }
     }
 
     /// Serves a call that was let in, and keeps its answer if it has a key.
@@ -135,10 +154,23 @@ impl Core {
         self: &Arc<Self>,
         principal: &Principal,
         request: ApiRequest,
+        entry: Entry,
         mut keeping: Option<Keeping>,
     ) -> Result<ApiReply, ApiError> {
         let mut span = Span::child("call", SpanKind::Internal, request.trace);
-        let opened = self.open(principal, &request, &mut keeping, span.place()).await;
+        let Entry { plan, standings, pass } = entry;
+        let admission = Span::child("admission", SpanKind::Internal, span.place());
+        let plan = match plan {
+            Some(plan) => plan,
+            None => self.plan(principal, &request).await,
+        };
+        admission.end();
+        let opened = match plan {
+            Ok(plan) => {
+                self.open(principal, &request, plan, pass, &mut keeping, span.place()).await
+            }
+            Err(refusal) => Err(refusal),
+        };
         let (mut call, model, max_tokens) = match opened {
             Ok(opened) => opened,
             Err(refusal) => {
@@ -152,17 +184,11 @@ impl Core {
         };
         span.set_with("qudao.turn.id", || call.turn_id().to_string());
         call.span = span;
-        call.begin(request, &model, max_tokens).await
+        Ok(call.begin(request, &model, max_tokens).await?.with_standings(standings))
     }
 
-    async fn open(
-        self: &Arc<Self>,
-        principal: &Principal,
-        request: &ApiRequest,
-        keeping: &mut Option<Keeping>,
-        place: Trace,
-    ) -> Result<(OpenCall, Arc<ModelEntry>, u32), ApiError> {
-        let admission = Span::child("admission", SpanKind::Internal, place);
+    /// Which model answers, at which price, and how large the call may become.
+    async fn plan(&self, principal: &Principal, request: &ApiRequest) -> Result<Plan, ApiError> {
         let name = request.chat.model.clone();
         let models = self.tenant_models(principal.tenant_id).await?;
         if !models.contains(&name) {
@@ -172,8 +198,20 @@ impl Core {
         let price = self.price(&name, principal.holder.currency).await?;
         let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
         let size = self.size(request, &model, &price)?;
+        Ok(Plan { model, price, size })
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        principal: &Principal,
+        request: &ApiRequest,
+        plan: Plan,
+        pass: Pass,
+        keeping: &mut Option<Keeping>,
+        place: Trace,
+    ) -> Result<(OpenCall, Arc<ModelEntry>, u32), ApiError> {
+        let Plan { model, price, size } = plan;
         let lane = self.api.lane(principal.tenant_id);
-        admission.end();
         let credit = Span::child("credit", SpanKind::Internal, place);
         let grant = self.grant(&lane, size.hold).await?;
         credit.end();
@@ -182,12 +220,12 @@ impl Core {
             channel_id: holder.channel_id,
             key_id: holder.key_id,
             policy: holder.fair_charging,
-            model: name,
+            model: request.chat.model.clone(),
             price,
             input_bound: size.input_bound,
             streamed: request.stream,
         };
-        let call = OpenCall::new(Arc::clone(self), lane, grant, bill, keeping.take());
+        let call = OpenCall::new(Arc::clone(self), lane, grant, bill, keeping.take(), pass);
         Ok((call, model, size.max_tokens))
     }
 
@@ -257,11 +295,39 @@ impl Core {
     }
 }
 
+/// A call that was let in.
+pub(super) struct Entry {
+    /// Made already where the call's size decided whether it is let in.
+    plan: Option<Result<Plan, ApiError>>,
+    standings: Vec<Standing>,
+    pass: Pass,
+}
+
+/// What an open call holds until its end.
+#[derive(Default)]
+pub(super) struct Pass {
+    pub(super) charge: Option<TokenCharge>,
+    pub(super) _slot: Option<CallSlot>,
+}
+
+/// How a call is going to be served.
+struct Plan {
+    model: Arc<ModelEntry>,
+    price: Arc<PriceRow>,
+    size: Size,
+}
+
 /// How large a call may become.
 struct Size {
     hold: Micros,
     max_tokens: u32,
     input_bound: u32,
+}
+
+impl Size {
+    fn tokens(&self) -> u32 {
+        self.input_bound.saturating_add(self.max_tokens)
+    }
 }
 
 fn check(request: &ApiRequest) -> Result<(), ApiError> {

@@ -6,7 +6,7 @@
 //! one guarded update; when that fails, so does the call.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -28,6 +28,8 @@ const FIRST_CALLS: u32 = 8;
 /// One tenant's credits and unsettled calls on this node.
 pub(crate) struct Lane {
     pub(super) tenant_id: TenantId,
+    /// Calls that are open, whether they took credits yet or not.
+    pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) settling: Settling,
     credit: Mutex<Credit>,
     /// One refill at a time; remembers the last refusal for those who waited meanwhile.
@@ -77,6 +79,7 @@ impl Lane {
         let now = Instant::now();
         Self {
             tenant_id,
+            in_flight: Arc::default(),
             settling: Settling::default(),
             credit: Mutex::new(Credit {
                 block: None,

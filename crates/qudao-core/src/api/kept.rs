@@ -140,10 +140,10 @@ impl Core {
     pub async fn api_chat_once(
         self: &Arc<Self>,
         principal: &Principal,
-        request: ApiRequest,
+        mut request: ApiRequest,
         once: Once,
     ) -> Result<Answered, ApiError> {
-        let rate = self.let_in(principal, &request)?;
+        let entry = self.let_in(principal, &mut request).await?;
         let claim = match self.claim(once).await? {
             Found::Fresh(claim) => claim,
             Found::Kept(reply) if reply.status == BROKEN_OFF => return Ok(Answered::BrokenOff),
@@ -157,7 +157,7 @@ impl Core {
             Found::OtherBody => return Ok(Answered::OtherBody),
             Found::UnderWay => return Ok(Answered::UnderWay),
         };
-        let reply = self.serve(principal, request, Some(Keeping::new(claim))).await?;
-        Ok(Answered::Now(Box::new(reply.with_rate(rate))))
+        let reply = self.serve(principal, request, entry, Some(Keeping::new(claim))).await?;
+        Ok(Answered::Now(Box::new(reply)))
     }
 }

@@ -10,12 +10,13 @@ use qudao_domain::{
 };
 use qudao_plugin_api::wire::{FinishReason, Usage};
 use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind};
-use qudao_storage::{PriceRow, UsageLine};
+use qudao_storage::{PriceRow, Standing, UsageLine};
 use qudao_telemetry::{Span, SpanKind, Trace};
 use tokio::time::{self, Instant};
 
 use super::{
-    ApiError, ApiEvent, ApiRequest, CallRate,
+    ApiError, ApiEvent, ApiRequest,
+    admit::Pass,
     credit::{Grant, Lane},
     kept::{Ending, Keeping},
 };
@@ -30,7 +31,7 @@ const BYTES_PER_TOKEN: u32 = 4;
 /// an idempotency key the answer is made to its end instead and kept.
 pub struct ApiReply {
     call: OpenCall,
-    rate: Option<CallRate>,
+    standings: Vec<Standing>,
 }
 
 /// A call that has credits and must be closed exactly once: settled or released.
@@ -54,6 +55,8 @@ pub(super) struct OpenCall {
     /// The whole call, and the model's part of it.
     pub(super) span: Span,
     chat: Span,
+    /// Its place among the open calls, and the tokens that it may use.
+    pass: Pass,
 }
 
 /// What a usage line is made of.
@@ -86,6 +89,7 @@ impl OpenCall {
         grant: Grant,
         bill: Bill,
         keeping: Option<Keeping>,
+        pass: Pass,
     ) -> Self {
         core.api.meters.calls.increment(1);
         let turn_id = keeping.as_ref().and_then(Keeping::turn_id).unwrap_or_else(TurnId::new);
@@ -103,6 +107,7 @@ impl OpenCall {
             left: false,
             span: Span::silent(Trace::NONE),
             chat: Span::silent(Trace::NONE),
+            pass,
         }
     }
 
@@ -144,7 +149,7 @@ impl OpenCall {
             Event::Error(error) => Err(self.refuse(error).await),
             first => {
                 self.first = Some(first);
-                Ok(ApiReply { call: self, rate: None })
+                Ok(ApiReply { call: self, standings: Vec::new() })
             }
         }
     }
@@ -167,6 +172,7 @@ impl OpenCall {
     /// Gives all credits back: nothing was served.
     fn release(&mut self) {
         self.stream = None;
+        self.pass = Pass::default();
         if let Some(grant) = self.grant.take() {
             self.lane.give_back(grant, Micros::ZERO);
             self.lane.call_closed();
@@ -187,6 +193,9 @@ impl OpenCall {
         chat.end();
         let mut line = self.bill.line(self.turn_id, self.counts, end, grant.amount);
         let charge = line.charge;
+        if let Some(mut tokens) = self.pass.charge.take() {
+            tokens.used(line.input_tokens.saturating_add(line.output_tokens));
+        }
         if line.output_tokens == 0 && charge == Micros::ZERO && is_cut_short(end) {
             self.lane.give_back(grant, Micros::ZERO);
             self.lane.call_closed();
@@ -300,6 +309,7 @@ impl Drop for OpenCall {
             left: true,
             span: mem::replace(&mut self.span, Span::silent(Trace::NONE)),
             chat: mem::replace(&mut self.chat, Span::silent(Trace::NONE)),
+            pass: mem::take(&mut self.pass),
         };
         rest.span.set("qudao.call.left", "yes");
         if rest.keeping.is_some() {
@@ -337,13 +347,13 @@ impl ApiReply {
         &self.call.bill.model
     }
 
-    pub(super) fn with_rate(self, rate: Option<CallRate>) -> Self {
-        Self { rate, ..self }
+    pub(super) fn with_standings(self, standings: Vec<Standing>) -> Self {
+        Self { standings, ..self }
     }
 
-    /// Where the key stands after this call; `None` where calls are not limited.
-    pub fn rate(&self) -> Option<CallRate> {
-        self.rate
+    /// Where the call's allowances stand after it; empty where calls are not limited.
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
     }
 
     /// The next piece. `None` after [`ApiEvent::End`] or an error. The end comes when the call is

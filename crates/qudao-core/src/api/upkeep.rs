@@ -22,7 +22,6 @@ pub(crate) async fn run(core: Weak<Core>, every: Duration, closing: Cancellation
         }
         let Some(core) = core.upgrade() else { return };
         core.keep_blocks(core.settings.api.blocks.idle).await;
-        core.api.tidy();
     }
 }
 

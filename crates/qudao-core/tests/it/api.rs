@@ -3,14 +3,21 @@ use std::{sync::Arc, time::Duration};
 use qudao_core::{ApiError, ApiEvent, ApiReply, ApiRequest, CoreSettings};
 use qudao_domain::{Micros, state::FairCharging};
 use qudao_plugin_api::wire::{ChatMessage, ChatRequest, Role};
-use qudao_storage::UsageRecord;
+use qudao_storage::{Rate, UsageRecord};
 
 use crate::stage::{PER_CALL, Script, Stage, done, tenant, units};
 
 pub(crate) fn request(model: &str) -> ApiRequest {
     let mut chat = ChatRequest::new(model, vec![ChatMessage::text(Role::User, "Hello")]);
     chat.params.max_tokens = Some(100);
-    ApiRequest { chat, choices: None, stream: true, trace: qudao_core::Trace::NONE }
+    ApiRequest {
+        chat,
+        choices: None,
+        stream: true,
+        trace: qudao_core::Trace::NONE,
+        address: None,
+        slot: None,
+    }
 }
 
 pub(crate) async fn collect(mut reply: ApiReply) -> (String, Option<Micros>) {
@@ -59,8 +66,7 @@ async fn a_call_is_settled_when_its_end_is_handed_out() {
 async fn what_is_not_served_is_refused_before_a_model_is_called() {
     let model = Script::says(&["Hi"]);
     let mut settings = CoreSettings::default();
-    settings.api.requests_per_second = Some(1);
-    settings.api.burst = 2;
+    settings.rates.key = Rate::per_second(1, 2);
     let stage = Stage::with(tenant(), &[("fake", &model)], settings).await;
     let principal = stage.principal().await;
     let mut two = request("fake");

@@ -1,15 +1,16 @@
 //! From the public key in the address to the channel, and from there to what was said.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, http::header};
-use qudao_core::{Accepted, Core, PreviewEvent};
+use qudao_core::{Accepted, Core, PreviewEvent, Sender};
 use qudao_domain::{
+    TenantId,
     state::ChannelKind,
     text::{ExternalId, MessageText},
 };
 use qudao_storage::{
-    ChannelDoor, Inbound, MessageBody, TimelineCursor, TimelineItem, TimelineRole, Topic,
+    ChannelDoor, Inbound, MessageBody, Standing, TimelineCursor, TimelineItem, TimelineRole, Topic,
 };
 use qudao_telemetry::Trace;
 
@@ -17,10 +18,12 @@ use super::{
     frame::{MessageFrame, MessageKey, Role},
     session::Page,
 };
-use crate::{code::Code, error::ApiError, state::AppState};
+use crate::{code::Code, error::ApiError, places::Place, state::AppState};
 
 /// The longest public key that is looked up.
 const MAX_KEY: usize = 64;
+/// After this a client may try to open a chat again where too many are open.
+const CROWDED: Duration = Duration::from_secs(10);
 
 /// A visitor in front of a channel.
 #[derive(Debug, Clone)]
@@ -98,6 +101,34 @@ pub(crate) fn check_origin(request: &HttpRequest) -> Result<(), ApiError> {
     }
 }
 
+/// The place of one more open chat of a tenant.
+///
+/// # Errors
+/// `rate_limited`.
+pub(crate) fn take_tenant_chat(
+    state: &AppState,
+    tenant: TenantId,
+) -> Result<Place<TenantId>, ApiError> {
+    let place = state.tenant_chats.take(&tenant, state.settings.limits.chats_per_tenant);
+    place.ok_or_else(|| too_many("this service has too many chats open"))
+}
+
+/// The place of one more open chat of a visitor.
+///
+/// # Errors
+/// `rate_limited`.
+pub(crate) fn take_visitor_chat(
+    state: &AppState,
+    peer: &Arc<str>,
+) -> Result<Place<Arc<str>>, ApiError> {
+    let place = state.visitor_chats.take(peer, state.settings.limits.chats_per_visitor);
+    place.ok_or_else(|| too_many("too many chats of this visitor are open"))
+}
+
+fn too_many(detail: &'static str) -> ApiError {
+    ApiError::new(Code::RateLimited, detail).retry_after(CROWDED)
+}
+
 /// What follows `after` in the visitor's conversation.
 ///
 /// # Errors
@@ -157,8 +188,15 @@ pub(crate) async fn accept(
     id: &ExternalId,
     text: MessageText,
     origin: Trace,
-) -> Result<Accepted, ApiError> {
-    state.visitors.take(visit)?;
+) -> Result<(Accepted, Vec<Standing>), ApiError> {
+    let sender = Sender {
+        tenant_id: visit.door.tenant_id,
+        channel_id: visit.door.channel_id,
+        assistant_id: visit.door.assistant_id,
+        peer: &visit.peer,
+        address: visit.address,
+    };
+    let standings = state.within(state.core.may_write(sender)).await?;
     let internal = |_| ApiError::new(Code::Internal, "the message could not be stored");
     let inbound = Inbound {
         channel_id: visit.door.channel_id,
@@ -170,7 +208,7 @@ pub(crate) async fn accept(
     if accepted.seq == 1 && !accepted.duplicate {
         announce(state, visit);
     }
-    Ok(accepted)
+    Ok((accepted, standings))
 }
 
 /// Tells the visitor's other tabs that there is a conversation to watch.

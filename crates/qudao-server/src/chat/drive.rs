@@ -7,7 +7,7 @@ use futures_util::{
     FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered,
 };
 use qudao_core::PreviewEvent;
-use qudao_storage::{BusEvent, Subscription, TimelineCursor, Topic};
+use qudao_storage::{BusEvent, Standing, Subscription, TimelineCursor, Topic};
 use qudao_telemetry::Trace;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -94,6 +94,7 @@ impl Driver {
             silence,
             open_turn_poll: limits.open_turn_poll,
             idle_poll: limits.idle_poll,
+            waiting: limits.waiting_messages,
         };
         let mut draining = self.state.draining.clone();
         let mut clock = interval(TICK);
@@ -173,14 +174,21 @@ impl Driver {
     }
 }
 
-fn receipt(id: String, accepted: Result<qudao_core::Accepted, ApiError>) -> Input {
+fn receipt(id: String, accepted: Result<(qudao_core::Accepted, Vec<Standing>), ApiError>) -> Input {
     match accepted {
-        Ok(accepted) => Input::Accepted { id, seq: accepted.seq, duplicate: accepted.duplicate },
+        Ok((accepted, _)) => {
+            Input::Accepted { id, seq: accepted.seq, duplicate: accepted.duplicate }
+        }
         Err(refusal) => {
             if refusal.code() == Code::Internal {
                 tracing::error!(%refusal, "a message was not stored");
             }
-            Input::Refused { id, code: refusal.code(), detail: refusal.detail().to_owned() }
+            Input::Refused {
+                id,
+                code: refusal.code(),
+                detail: refusal.detail().to_owned(),
+                retry_after: refusal.retry_after_secs(),
+            }
         }
     }
 }

@@ -17,11 +17,13 @@ use super::{
     door::{self, Visit},
     drive::{Gone, Wire, drive},
     frame::ServerFrame,
-    pace::client_address,
     requests::AfterQuery,
     session::{Farewell, Input},
 };
-use crate::{access::VisitorCaller, code::Code, error::ApiError, extract::Query, state::AppState};
+use crate::{
+    access::VisitorCaller, address::client_address, code::Code, error::ApiError, extract::Query,
+    state::AppState,
+};
 
 pub(crate) async fn open(
     state: web::Data<AppState>,
@@ -40,8 +42,15 @@ pub(crate) async fn open(
     }
     let address = client_address(&request);
     let visit = Visit { door, peer: (&*peer).into(), address };
+    let places = (
+        door::take_tenant_chat(&state, visit.door.tenant_id)?,
+        door::take_visitor_chat(&state, &visit.peer)?,
+    );
     let (outgoing, incoming) = mpsc::channel(state.settings.limits.outgoing_frames);
-    rt::spawn(drive(state.clone(), visit, after, None, EventWire { outgoing }));
+    rt::spawn(async move {
+        let _places = places;
+        drive(state, visit, after, None, EventWire { outgoing }).await;
+    });
     let body = stream::unfold(incoming, |mut incoming| async move {
         let bytes: Bytes = incoming.recv().await?;
         Some((Ok::<_, Infallible>(bytes), incoming))

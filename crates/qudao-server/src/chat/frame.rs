@@ -92,6 +92,9 @@ pub(crate) enum ServerFrame {
         detail: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
+        /// Seconds after which it may be tried again, where that is all that it takes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
     },
     /// The answer to a ping.
     Pong,

@@ -1,6 +1,6 @@
 //! The web chat over plain requests: opening, reading, writing, stopping.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use qudao_domain::key;
 use qudao_storage::TimelineCursor;
 use serde::{Deserialize, Serialize};
@@ -9,14 +9,15 @@ use utoipa::ToSchema;
 use super::{
     door::{self, Visit},
     frame::{MessageFrame, MessageKey},
-    pace::client_address,
     session::check_message,
 };
 use crate::{
     access::VisitorCaller,
+    address::client_address,
     code::Code,
     error::ApiError,
     extract::{Body, MAX_PAGE, NoQuery, Query},
+    rate::Standings,
     scope::RequestContext,
     state::AppState,
 };
@@ -156,7 +157,8 @@ pub(crate) async fn post_message(
         .map_err(|wrong| ApiError::field(format!("/{}", wrong.field), wrong.detail))?;
     let visit = visit(&state, &request, &caller).await?;
     let origin = RequestContext::of(&request).trace;
-    let accepted = door::accept(&state, &visit, &external_id, text, origin).await?;
+    let (accepted, standings) = door::accept(&state, &visit, &external_id, text, origin).await?;
+    request.extensions_mut().insert(Standings(standings));
     Ok(HttpResponse::Accepted().json(Receipt {
         id,
         seq: accepted.seq,

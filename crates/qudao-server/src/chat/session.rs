@@ -17,8 +17,6 @@ use tokio::time::Instant;
 use super::frame::{ClientFrame, MessageFrame, MessageKey, ServerFrame};
 use crate::code::Code;
 
-/// Messages of one client that wait to be stored. More at once is no person typing.
-const MAX_WAITING: usize = 16;
 /// The longest client id, in characters.
 pub(crate) const MAX_CLIENT_ID: usize = 64;
 
@@ -70,7 +68,7 @@ pub(crate) enum Input {
     /// A message of the client is durable.
     Accepted { id: String, seq: i64, duplicate: bool },
     /// A message of the client was refused.
-    Refused { id: String, code: Code, detail: String },
+    Refused { id: String, code: Code, detail: String, retry_after: Option<u64> },
     /// Time has passed.
     Tick,
     /// The node shuts down.
@@ -106,6 +104,8 @@ pub(crate) struct Patience {
     pub(crate) silence: Option<Duration>,
     pub(crate) open_turn_poll: Duration,
     pub(crate) idle_poll: Duration,
+    /// Messages of the client that wait to be stored. More at once is no person typing.
+    pub(crate) waiting: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -189,9 +189,11 @@ impl Session {
             Input::Hint(hint) => self.on_hint(hint),
             Input::Listening => self.on_listening(),
             Input::Accepted { id, seq, duplicate } => self.on_accepted(id, seq, duplicate),
-            Input::Refused { id, code, detail } => {
+            Input::Refused { id, code, detail, retry_after } => {
                 self.accepting = false;
-                let mut effects = vec![error(code, detail, Some(id))];
+                let (code, id) = (code.as_str(), Some(id));
+                let frame = ServerFrame::Error { code, detail, id, retry_after };
+                let mut effects = vec![Effect::Send(frame)];
                 effects.extend(self.accept_next());
                 effects
             }
@@ -222,7 +224,7 @@ impl Session {
                 return vec![error(Code::ValidationFailed, detail, Some(id))];
             }
         };
-        if MAX_WAITING <= self.waiting.len() {
+        if self.patience.waiting <= self.waiting.len() {
             let detail = "too many messages at once".to_owned();
             return vec![error(Code::RateLimited, detail, Some(id))];
         }
@@ -357,7 +359,9 @@ pub(crate) fn check_message(id: &str, text: &str) -> Result<(ExternalId, Message
 }
 
 fn error(code: Code, detail: String, id: Option<String>) -> Effect {
-    Effect::Send(ServerFrame::Error { code: code.as_str(), detail, id })
+    // What is refused here without asking anybody is either wrong or too much within a moment.
+    let retry_after = (code == Code::RateLimited).then_some(1);
+    Effect::Send(ServerFrame::Error { code: code.as_str(), detail, id, retry_after })
 }
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use super::{
     door::{self, Visit},
     drive::{Gone, Wire, drive, part},
     frame::{ClientFrame, ServerFrame},
-    pace::client_address,
     session::{Farewell, Input},
 };
 use crate::{
     access::visitor_peer,
+    address::client_address,
     code::Code,
     error::ApiError,
     extract::{NoQuery, Query},
@@ -36,6 +36,7 @@ pub(crate) async fn open(
     if state.is_draining() {
         return Err(ApiError::new(Code::Draining, "this node is shutting down").into());
     }
+    let place = door::take_tenant_chat(&state, door.tenant_id)?;
     let (response, socket, stream) = actix_ws::handle(&request, payload)
         .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
     let address = client_address(&request);
@@ -45,13 +46,19 @@ pub(crate) async fn open(
     let patience = state.settings.limits.slow_client_timeout;
     let mut wire = SocketWire { socket, stream, patience };
     rt::spawn(async move {
+        let _place = place;
         let limits = &state.settings.limits;
         let hello = timeout(limits.request_head_timeout, wire.hello()).await;
         match hello {
             Ok(Ok((peer, after))) => {
                 let visit = Visit { door, peer: peer.into(), address };
-                let silence = Some(limits.socket_idle_timeout);
-                drive(state.clone(), visit, after, silence, wire).await;
+                match door::take_visitor_chat(&state, &visit.peer) {
+                    Ok(_place) => {
+                        let silence = Some(limits.socket_idle_timeout);
+                        drive(state.clone(), visit, after, silence, wire).await;
+                    }
+                    Err(refusal) => wire.refuse(&refusal).await,
+                }
             }
             Ok(Err(Some(refusal))) => wire.refuse(&refusal).await,
             Ok(Err(None)) | Err(_) => part(wire, Some(Farewell::Silence), patience).await,
@@ -95,6 +102,7 @@ impl SocketWire {
             code: refusal.code().as_str(),
             detail: refusal.detail().to_owned(),
             id: None,
+            retry_after: refusal.retry_after_secs(),
         };
         let patience = self.patience;
         let sent = timeout(patience, self.send(&frame, TimelineCursor::default())).await;

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     access::KeyCaller,
+    address::client_address,
     code::Code,
     error::ApiError,
     extract::{find_nul, malformed, pointer_of, read_json},
@@ -35,13 +36,21 @@ pub(crate) async fn create(
     context: RequestContext,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
+    let slot = state.core.enter_call(&caller.0)?;
     let limit = state.settings.limits.completion_body_bytes;
     let body = read_json(&request, payload.into_inner(), limit).await?;
     let completion = decode(&body)?;
     let (stream, include_usage) = (completion.is_stream(), completion.include_usage());
     let choices = completion.n;
     let chat = completion.into_chat()?;
-    let call = ApiRequest { chat, choices, stream, trace: context.trace };
+    let call = ApiRequest {
+        chat,
+        choices,
+        stream,
+        trace: context.trace,
+        address: Some(client_address(&request)),
+        slot: Some(slot),
+    };
     let reply = match read_once(&request, &caller, &body)? {
         None => state.within(state.core.api_chat(&caller.0, call)).await?,
         Some(once) => match state.within(state.core.api_chat_once(&caller.0, call, once)).await? {
@@ -133,9 +142,7 @@ fn refusal(body: &[u8], error: &serde_json::Error) -> ApiError {
 /// The head of a response to a call that was let in.
 fn accepted(reply: &ApiReply) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
-    if let Some(rate) = reply.rate() {
-        rate::tell(&mut response, rate);
-    }
+    rate::tell(&mut response, reply.standings());
     response
 }
 

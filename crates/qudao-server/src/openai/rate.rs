@@ -3,14 +3,27 @@
 use std::time::Duration;
 
 use actix_web::HttpResponseBuilder;
-use qudao_core::CallRate;
+use qudao_core::rates::{ADDRESS, KEY, KEY_TOKENS, TENANT, TENANT_TOKENS};
+use qudao_storage::Standing;
 
-/// Tells the caller where its key stands.
-pub(crate) fn tell(response: &mut HttpResponseBuilder, rate: CallRate) {
-    response
-        .insert_header(("x-ratelimit-limit-requests", rate.limit.to_string()))
-        .insert_header(("x-ratelimit-remaining-requests", rate.remaining.to_string()))
-        .insert_header(("x-ratelimit-reset-requests", span(rate.reset)));
+const REQUESTS: [&str; 3] =
+    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
+const TOKENS: [&str; 3] =
+    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
+
+/// Tells the caller where it stands: of several allowances the one of which least is left.
+pub(crate) fn tell(response: &mut HttpResponseBuilder, standings: &[Standing]) {
+    for (kinds, names) in
+        [(&[KEY, TENANT, ADDRESS][..], REQUESTS), (&[KEY_TOKENS, TENANT_TOKENS][..], TOKENS)]
+    {
+        let of_kind = standings.iter().filter(|standing| kinds.contains(&standing.kind));
+        let Some(least) = of_kind.min_by_key(|standing| standing.remaining) else { continue };
+        let [limit, remaining, reset] = names;
+        response
+            .insert_header((limit, least.limit.to_string()))
+            .insert_header((remaining, least.remaining.to_string()))
+            .insert_header((reset, span(least.reset)));
+    }
 }
 
 /// A time span as OpenAI writes it: `120ms`, `1.5s`, `6m0s`.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use qudao_storage::Rate;
 use qudao_testkit::TestTenant;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
@@ -226,8 +227,7 @@ async fn what_breaks_the_protocol_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_who_writes_too_fast_is_asked_to_wait() {
     let mut plan = Plan { worker: false, ..Plan::default() };
-    plan.server.limits.visitor_burst = 3;
-    plan.server.limits.visitor_messages_per_minute = 6;
+    plan.core.rates.visitor = Rate::per_minute(6, 3);
     let world = World::with(plan).await;
     let tenant = world.tenant(CREDITS).await;
     let path = format!("/v1/web/{}/messages", tenant.public_key);
@@ -251,8 +251,7 @@ async fn a_visitor_who_writes_too_fast_is_asked_to_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_token_at_the_same_address_is_no_new_burst() {
     let mut plan = Plan { worker: false, ..Plan::default() };
-    plan.server.limits.address_burst = 3;
-    plan.server.limits.address_messages_per_minute = 6;
+    plan.core.rates.chat_address = Rate::per_minute(6, 3);
     let world = World::with(plan).await;
     let (tenant, other) = (world.tenant(CREDITS).await, world.tenant(CREDITS).await);
     let path = |key: &str| format!("/v1/web/{key}/messages");

@@ -63,8 +63,6 @@ async fn a_reader_who_does_not_read_is_let_go_and_resumes_where_it_was() {
     let mut plan = Plan { worker: false, ..Plan::default() };
     plan.server.limits.slow_client_timeout = Duration::from_millis(300);
     plan.server.limits.outgoing_frames = 4;
-    plan.server.limits.visitor_messages_per_minute = 0;
-    plan.server.limits.address_messages_per_minute = 0;
     let world = World::with(plan).await;
     let tenant = world.tenant(100_000_000).await;
     let (token, base) = (visitor(), format!("/v1/web/{}", tenant.public_key));

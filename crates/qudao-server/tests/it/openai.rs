@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use insta::assert_json_snapshot;
+use qudao_storage::Rate;
 use serde_json::{Value, json};
 
 use crate::{
@@ -76,8 +77,7 @@ async fn refusals_have_openais_shape_and_no_model_is_called() {
 async fn the_rate_of_a_key_is_told_and_kept() {
     let script = Script::says(&["Hi"], Duration::ZERO);
     let mut plan = Plan { model: Some(script.clone()), ..Plan::default() };
-    plan.core.api.requests_per_second = Some(1);
-    plan.core.api.burst = 2;
+    plan.core.rates.key = Rate::per_second(1, 2);
     let world = World::with(plan).await;
     let tenant = world.tenant(CREDITS).await;
     let left = ["1", "0"];

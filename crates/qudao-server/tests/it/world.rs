@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use qudao_billing::Rates;
-use qudao_core::{Core, CoreParts, CoreSettings};
+use qudao_core::{Core, CoreParts, CoreSettings, settings::RateSettings};
 use qudao_domain::{Micros, NodeId, SystemClock, key::SecretHash};
 use qudao_plugin_host::{HostSettings, PluginHost};
 use qudao_server::{MetricsRender, ServerHandle, ServerSettings};
@@ -57,7 +57,7 @@ pub(crate) struct World {
     pub(crate) server: ServerHandle,
     pub(crate) core: Arc<Core>,
     pub(crate) db: TestDb,
-    _redis: Option<TestRedis>,
+    redis: Option<TestRedis>,
 }
 
 impl World {
@@ -93,7 +93,7 @@ impl World {
         }
         let metrics: MetricsRender = Arc::new(String::new);
         let server = qudao_server::run(plan.server, Arc::clone(&core), metrics).await.unwrap();
-        Self { server, core, db, _redis: redis }
+        Self { server, core, db, redis }
     }
 
     /// Another node over the same database, with a model of its own.
@@ -113,6 +113,34 @@ impl World {
             ServerSettings::new("127.0.0.1:0".parse().unwrap(), SecretHash::of(OPERATOR));
         let metrics: MetricsRender = Arc::new(String::new);
         (qudao_server::run(settings, Arc::clone(&core), metrics).await.unwrap(), core)
+    }
+
+    /// Another node over the same database and Redis, with the same limits.
+    pub(crate) async fn same_redis_node(
+        &self,
+        model: &Arc<Script>,
+        rates: RateSettings,
+    ) -> (ServerHandle, Arc<Core>) {
+        let plugins = PluginHost::start(HostSettings::default()).await;
+        model::register(&plugins, Arc::clone(model)).await;
+        let parts = CoreParts {
+            store: self.db.store(),
+            bus: Bus::connect(self.redis.as_ref().unwrap().url()).unwrap(),
+            plugins,
+            clock: Arc::new(SystemClock),
+            tasks: TaskTracker::new(),
+            node: NodeId::new(),
+        };
+        let core = Core::new(parts, CoreSettings { rates, ..CoreSettings::default() });
+        let bind = "127.0.0.1:0".parse().unwrap();
+        let settings = ServerSettings::new(bind, SecretHash::of(OPERATOR));
+        let metrics: MetricsRender = Arc::new(String::new);
+        (qudao_server::run(settings, Arc::clone(&core), metrics).await.unwrap(), core)
+    }
+
+    /// Waits until what calls did not use of their tokens is given back.
+    pub(crate) async fn tokens_return(&self) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

@@ -57,6 +57,8 @@ pub struct ChannelDoor {
     pub open: bool,
     /// The language of what the platform itself says there.
     pub locale: String,
+    /// Who answers.
+    pub assistant_id: AssistantId,
     /// The assistant's name.
     pub assistant_name: String,
     /// What a person sees before they write; may be empty.
@@ -74,8 +76,9 @@ impl Store {
     pub async fn find_channel_by_public_key(&self, key: &str) -> Result<Option<ChannelDoor>> {
         let mut tx = self.begin_platform().await?;
         let row = sqlx::query(
-            "SELECT tenant_id, channel_id, name, kind, open, locale, assistant_name, greeting \
-             FROM app.find_channel_by_public_key($1)",
+            "SELECT tenant_id, channel_id, name, kind, open, locale, assistant_id, assistant_name, \
+                    greeting \
+             FROM app.find_door($1)",
         )
         .bind(key)
         .fetch_optional(tx.connection())
@@ -180,6 +183,7 @@ fn read_door(row: &PgRow) -> Result<ChannelDoor, sqlx::Error> {
         kind: row::state(row, "kind", ChannelKind::find)?,
         open: row.try_get("open")?,
         locale: row.try_get("locale")?,
+        assistant_id: row::id(row, "assistant_id", AssistantId::from_uuid)?,
         assistant_name: row.try_get("assistant_name")?,
         greeting: row.try_get("greeting")?,
     })

@@ -150,6 +150,8 @@ async fn the_claim_role_sees_no_table_and_the_app_role_claims_nothing() {
     }
     for call in [
         "app.claim_conversations(gen_random_uuid(), 1, 1)",
+        "app.claim_turns(gen_random_uuid(), 1, 1, NULL, '{}', '{}', 1)",
+        "app.backlog(1)",
         "app.claim_outbox(gen_random_uuid(), 1, 1)",
         "app.sweep(1, 1)",
         "app.forget_once(1)",

@@ -104,10 +104,13 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
     assert_eq!(
         names(&mut connection, definers).await,
         [
+            "backlog",
             "claim_conversations",
             "claim_outbox",
+            "claim_turns",
             "find_api_key",
             "find_channel_by_public_key",
+            "find_door",
             "forget_once",
             "list_tenants",
             "queue_depths",
@@ -182,6 +185,17 @@ async fn nodes_that_start_together_migrate_once() {
     let applied: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().len()).collect();
     assert!(applied.contains(&migration_count(&db)), "{applied:?}");
     assert_eq!(Store::migrate(db.url()).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_index_that_was_never_finished_is_cleared_away_by_the_next_start() {
+    let db = TestDb::new().await;
+    db.psql(
+        "CREATE INDEX half ON tenants (name); \
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'half'::regclass",
+    );
+    Store::migrate(db.url()).await.unwrap();
+    assert_eq!(db.psql("SELECT to_regclass('half') IS NULL").trim(), "t");
 }
 
 fn migration_count(db: &TestDb) -> usize {

@@ -67,6 +67,28 @@ impl World {
         self.store.accept_together(&[message]).await.unwrap()[0]
     }
 
+    /// A message to another tenant.
+    pub(crate) async fn say_to(&self, tenant: &TestTenant, peer: &str, id: &str) -> Accept {
+        let inbound = Inbound { channel_id: tenant.channel_id, ..self.inbound(peer, id) };
+        let mut tx = self.store.begin(tenant.id).await.unwrap();
+        let accept = tx.accept(&inbound).await.unwrap();
+        tx.commit().await.unwrap();
+        accept
+    }
+
+    /// So many conversations of this tenant, each with a message that waited longer than any other.
+    pub(crate) async fn flood(&self, conversations: u32) {
+        self.say("flood", "flood").await;
+        self.db.psql(&format!(
+            "INSERT INTO conversations \
+                 (tenant_id, conversation_id, channel_id, contact_id, peer, last_seq, ready_at) \
+             SELECT tenant_id, gen_random_uuid(), channel_id, contact_id, 'flood ' || n, 1, \
+                 now() - interval '1 hour' \
+             FROM conversations, generate_series(2, {conversations}) n; \
+             ANALYZE conversations"
+        ));
+    }
+
     pub(crate) async fn claim(&self) -> Vec<Claim> {
         self.store.claim_conversations(self.node, 64, LEASE).await.unwrap()
     }

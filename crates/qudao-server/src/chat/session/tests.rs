@@ -9,6 +9,7 @@ fn patience() -> Patience {
         silence: Some(60 * SECOND),
         open_turn_poll: 2 * SECOND,
         idle_poll: 30 * SECOND,
+        waiting: 16,
     }
 }
 
@@ -219,6 +220,7 @@ fn messages_are_stored_one_after_the_other() {
         id: "a".to_owned(),
         code: Code::InsufficientCredits,
         detail: String::new(),
+        retry_after: None,
     };
     let effects = world.on(refused);
     assert!(matches!(
@@ -253,7 +255,7 @@ fn a_flood_of_messages_is_refused_and_not_queued_without_bound() {
             .filter(|e| matches!(e, Effect::Send(ServerFrame::Error { code: "rate_limited", .. })))
             .count();
     }
-    assert_eq!(refused, 100 - MAX_WAITING - 1);
+    assert_eq!(refused, 100 - patience().waiting - 1);
 }
 
 #[test]

@@ -1,0 +1,232 @@
+//! How fast callers, visitors and administrators may go, and what a refusal tells them.
+//!
+//! All limits of one request are one decision: what one of them refuses is taken from none.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use qudao_domain::{ApiKeyId, AssistantId, ChannelId, TenantId};
+use qudao_storage::{Bucket, Bus, Counted, Limiter, Owner, Rate, Standing, Verdict};
+
+use crate::{Core, settings::RateSettings};
+
+/// Somebody goes too fast. Nothing was taken from any allowance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("rate limit reached for this {}", words(.kind))]
+pub struct TooFast {
+    /// What is limited; see [`words`].
+    pub kind: &'static str,
+    /// When it will be allowed.
+    pub retry_after: Duration,
+    /// Where each allowance stands.
+    pub standings: Vec<Standing>,
+}
+
+/// What a person calls a kind of bucket.
+pub fn words(kind: &str) -> &'static str {
+    match kind {
+        KEY | ADMIN => "key",
+        TENANT | TENANT_MESSAGES => "tenant",
+        ADDRESS | CHAT_ADDRESS | ADMIN_ADDRESS => "address",
+        VISITOR => "conversation",
+        ASSISTANT => "assistant",
+        KEY_TOKENS => "key's tokens",
+        TENANT_TOKENS => "tenant's tokens",
+        _ => "caller",
+    }
+}
+
+/// API calls of a key.
+pub const KEY: &str = "key";
+/// API calls of a tenant.
+pub const TENANT: &str = "tenant";
+/// API calls of a tenant from one address.
+pub const ADDRESS: &str = "address";
+/// Tokens of a key's API calls.
+pub const KEY_TOKENS: &str = "key_tokens";
+/// Tokens of a tenant's API calls.
+pub const TENANT_TOKENS: &str = "tenant_tokens";
+/// Messages of a conversation.
+pub const VISITOR: &str = "visitor";
+/// Messages to a channel from one address.
+pub const CHAT_ADDRESS: &str = "chat_address";
+/// Messages to an assistant.
+pub const ASSISTANT: &str = "assistant";
+/// Messages to a tenant.
+pub const TENANT_MESSAGES: &str = "tenant_messages";
+/// Requests to the admin API with one key.
+pub const ADMIN: &str = "admin";
+/// Requests to the admin API from one address.
+pub const ADMIN_ADDRESS: &str = "admin_address";
+
+/// A message on its way in.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// To whom.
+    pub tenant_id: TenantId,
+    /// Where.
+    pub channel_id: ChannelId,
+    /// To which assistant.
+    pub assistant_id: AssistantId,
+    /// Who writes, and so in which conversation.
+    pub peer: &'a str,
+    /// Where from.
+    pub address: IpAddr,
+}
+
+/// The limits of a node.
+pub(crate) struct Rates {
+    limiter: Limiter,
+    settings: RateSettings,
+}
+
+/// An API call to be let in.
+pub(crate) struct Caller {
+    pub(crate) tenant_id: TenantId,
+    pub(crate) key_id: ApiKeyId,
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// Why an API call is not let in.
+pub(crate) enum NotNow {
+    TooFast(TooFast),
+    /// It may use more tokens than are ever allowed at once.
+    TooDear {
+        burst: u32,
+    },
+}
+
+/// What a call took from the allowances of tokens. What it does not use returns when this is
+/// dropped.
+pub(crate) struct TokenCharge {
+    core: Arc<Core>,
+    owner: Owner,
+    buckets: Vec<Bucket>,
+    counted: Counted,
+}
+
+impl Rates {
+    pub(crate) fn new(bus: &Bus, settings: &RateSettings) -> Self {
+        let limiter = Limiter::new(bus, settings.limiter.clone());
+        Self { limiter, settings: settings.clone() }
+    }
+
+    async fn take(&self, owner: Owner, buckets: &[Bucket]) -> Result<Vec<Standing>, TooFast> {
+        match self.limiter.take(owner, buckets).await {
+            Verdict::Allowed { standings, .. } => Ok(standings),
+            Verdict::Refused { kind, retry_after, standings } => {
+                Err(TooFast { kind, retry_after, standings })
+            }
+            // Every bucket holds at least one.
+            Verdict::TooDear { kind, .. } => {
+                Err(TooFast { kind, retry_after: Duration::from_secs(1), standings: Vec::new() })
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Takes one message from all allowances that it touches, and tells where they stand.
+    ///
+    /// # Errors
+    /// [`TooFast`].
+    pub async fn may_write(&self, sender: Sender<'_>) -> Result<Vec<Standing>, TooFast> {
+        let Sender { tenant_id, channel_id, assistant_id, peer, address } = sender;
+        let settings = &self.rates.settings;
+        let mut buckets = Vec::with_capacity(4);
+        let mut add = |kind, rate: Option<Rate>, id: &dyn Fn() -> String| {
+            buckets.extend(rate.map(|rate| Bucket::one(kind, id(), rate)));
+        };
+        add(VISITOR, settings.visitor, &|| peer.to_owned());
+        add(CHAT_ADDRESS, settings.chat_address, &|| format!("{}:{address}", channel_id.as_uuid()));
+        add(ASSISTANT, settings.assistant, &|| assistant_id.as_uuid().to_string());
+        add(TENANT_MESSAGES, settings.tenant_messages, &String::new);
+        self.rates.take(Owner::Tenant(tenant_id), &buckets).await
+    }
+
+    /// Takes one request to the admin API from the allowances of its key and its address. `key` is
+    /// `None` for the operator's.
+    ///
+    /// # Errors
+    /// [`TooFast`].
+    pub async fn may_administer(
+        &self,
+        key: Option<(TenantId, ApiKeyId)>,
+        address: IpAddr,
+    ) -> Result<Vec<Standing>, TooFast> {
+        let settings = &self.rates.settings;
+        let owner = key.map_or(Owner::Platform, |(tenant, _)| Owner::Tenant(tenant));
+        let id = || key.map_or_else(|| "operator".to_owned(), |(_, key)| key.as_uuid().to_string());
+        let own = settings.admin.map(|rate| Bucket::one(ADMIN, id(), rate));
+        let address = settings
+            .admin_address
+            .map(|rate| Bucket::one(ADMIN_ADDRESS, address.to_string(), rate));
+        let buckets: Vec<_> = own.into_iter().chain(address).collect();
+        self.rates.take(owner, &buckets).await
+    }
+
+    /// Whether calls are limited by their tokens, so that their size has to be known.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        let settings = &self.rates.settings;
+        settings.key_tokens.is_some() || settings.tenant_tokens.is_some()
+    }
+
+    /// Takes one API call of at most `tokens` from all allowances that it touches.
+    pub(crate) async fn may_call(
+        self: &Arc<Self>,
+        caller: &Caller,
+        tokens: u32,
+    ) -> Result<(Vec<Standing>, Option<TokenCharge>), NotNow> {
+        let settings = &self.rates.settings;
+        let owner = Owner::Tenant(caller.tenant_id);
+        let key = || caller.key_id.as_uuid().to_string();
+        let mut buckets = Vec::new();
+        buckets.extend(settings.key.map(|rate| Bucket::one(KEY, key(), rate)));
+        buckets.extend(settings.tenant.map(|rate| Bucket::one(TENANT, "", rate)));
+        if let (Some(rate), Some(address)) = (settings.address, caller.address) {
+            buckets.push(Bucket::one(ADDRESS, address.to_string(), rate));
+        }
+        let requests = buckets.len();
+        let of = |kind, id, rate| Bucket { kind, id, rate, cost: tokens };
+        buckets.extend(settings.key_tokens.map(|rate| of(KEY_TOKENS, key(), rate)));
+        buckets.extend(settings.tenant_tokens.map(|rate| of(TENANT_TOKENS, String::new(), rate)));
+        match self.rates.limiter.take(owner, &buckets).await {
+            Verdict::Allowed { standings, counted } => {
+                let buckets = buckets.split_off(requests);
+                let charge = (!buckets.is_empty() && tokens != 0).then(|| TokenCharge {
+                    core: Arc::clone(self),
+                    owner,
+                    buckets,
+                    counted,
+                });
+                Ok((standings, charge))
+            }
+            Verdict::Refused { kind, retry_after, standings } => {
+                Err(NotNow::TooFast(TooFast { kind, retry_after, standings }))
+            }
+            Verdict::TooDear { burst, .. } => Err(NotNow::TooDear { burst }),
+        }
+    }
+}
+
+impl TokenCharge {
+    /// Keeps what the call used.
+    pub(crate) fn used(&mut self, tokens: u32) {
+        for bucket in &mut self.buckets {
+            bucket.cost = bucket.cost.saturating_sub(tokens);
+        }
+    }
+}
+
+impl Drop for TokenCharge {
+    fn drop(&mut self) {
+        let mut buckets = std::mem::take(&mut self.buckets);
+        buckets.retain(|bucket| bucket.cost != 0);
+        if buckets.is_empty() {
+            return;
+        }
+        let (core, owner, counted) = (Arc::clone(&self.core), self.owner, self.counted);
+        self.core.spawn(async move {
+            core.rates.limiter.give_back(owner, &buckets, counted).await;
+        });
+    }
+}
