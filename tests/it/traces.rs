@@ -213,7 +213,9 @@ async fn what_a_model_fails_with_is_a_word_in_the_trace_and_a_log_line_of_the_pl
     let (id, client) = CLIENT;
     let (status, _) = ask(&platform, "remote", &format!("00-{id}-{client}-01")).await;
     assert!(status.is_server_error(), "{status}");
-    assert_eq!(collector.wait_for(id, "plugin").await.failure, "provider_auth");
+    let plugin = collector.wait_for(id, "plugin").await;
+    assert_eq!(plugin.failure, "provider_auth");
+    assert_eq!(plugin.attributes["error.type"], "provider_auth");
     assert_eq!(collector.wait_for(id, "chat remote").await.failure, "provider_auth");
     let log = log_lines(&platform);
     for said in ["the provider failed: Auth", "a model's provider refuses the platform"] {

@@ -1,5 +1,4 @@
 //! A process that records a quarter of its traces: one test, since there is one recorder.
-#![expect(clippy::unwrap_used, reason = "a test cannot go on without what it asks for")]
 
 use qudao_telemetry::{Recorder, Span, SpanKind, Trace, Value, install};
 

@@ -12,6 +12,8 @@ use qudao_telemetry::{FinishedSpan, SpanKind, Trace, Value};
 pub(super) fn span(from: FinishedSpan) -> SpanData {
     let mut links = SpanLinks::default();
     links.links.extend(from.links.into_iter().map(|place| Link::new(context(place), vec![], 0)));
+    let mut attributes: Vec<_> = from.attributes.into_iter().map(attribute).collect();
+    attributes.extend(from.failure.map(|class| KeyValue::new("error.type", class)));
     SpanData {
         span_context: context(from.place),
         parent_span_id: SpanId::from(from.parent_id),
@@ -20,7 +22,7 @@ pub(super) fn span(from: FinishedSpan) -> SpanData {
         name: from.name,
         start_time: from.began,
         end_time: from.began + from.took,
-        attributes: from.attributes.into_iter().map(attribute).collect(),
+        attributes,
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links,
