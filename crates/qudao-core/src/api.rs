@@ -147,6 +147,8 @@ impl ApiError {
             Self::UnknownModel { .. } => "unknown_model",
             Self::NoPrice { .. } => "no_price",
             Self::RateLimited { .. } => "rate_limited",
+            Self::TenantBusy => "tenant_busy",
+            Self::Overloaded => "overloaded",
             Self::InsufficientCredits => "insufficient_credits",
             Self::Unavailable { .. } => "unavailable",
             Self::Provider { .. } => "provider",
