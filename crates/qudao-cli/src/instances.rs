@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context as _;
 use qudao_billing::Rates;
-use qudao_config::{DataClass, Instance, Model, ModelKind, Placement, Price};
+use qudao_config::{DataClass, Instance, Model, ModelKind, Placement, PluginTimeouts, Price};
 use qudao_domain::{Currency, Micros};
 use qudao_models::Catalogue;
 use qudao_storage::ModelPrice;
@@ -56,6 +56,7 @@ fn local(catalogue: &Catalogue, dir: &Path) -> Vec<Instance> {
             plugin: "candle-llm".to_owned(),
             placement: Placement::Process,
             max_concurrency: None,
+            timeouts: PluginTimeouts::default(),
             env: Vec::new(),
             config: object(config),
             models: vec![offered(&model.name, context_tokens, DataClass::Local, "0.5", "1")],
@@ -70,6 +71,7 @@ fn echo() -> Instance {
         plugin: "echo".to_owned(),
         placement: Placement::Process,
         max_concurrency: None,
+        timeouts: PluginTimeouts::default(),
         env: Vec::new(),
         config: BTreeMap::new(),
         models: vec![offered("echo", LOCAL_CONTEXT, DataClass::Local, "0.1", "0.1")],
@@ -94,6 +96,7 @@ fn openai() -> Option<Instance> {
         plugin: "openai".to_owned(),
         placement: Placement::Process,
         max_concurrency: None,
+        timeouts: PluginTimeouts::default(),
         env: key.iter().map(|_| OPENAI_KEY.to_owned()).collect(),
         config: object(config),
         models: names.map(|name| offered(name, 128_000, DataClass::Remote, "1.2", "4.8")).collect(),

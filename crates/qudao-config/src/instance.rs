@@ -21,6 +21,9 @@ pub struct Instance {
     /// Requests that it gets at the same time; the plugin's own limit when absent.
     #[serde(default)]
     pub max_concurrency: Option<u32>,
+    /// How long it is waited for; the plugin's own times where absent.
+    #[serde(default)]
+    pub timeouts: PluginTimeouts,
     /// Variables of the environment that its process may see, by name.
     #[serde(default)]
     pub env: Vec<String>,
@@ -29,6 +32,24 @@ pub struct Instance {
     pub config: BTreeMap<String, Value>,
     /// What it offers.
     pub models: Vec<Model>,
+}
+
+/// How many seconds a plugin is waited for.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PluginTimeouts {
+    /// While it loads a model.
+    pub load_s: Option<u64>,
+    /// From a request to its first event.
+    pub first_token_s: Option<u64>,
+    /// Between two events.
+    pub inter_token_s: Option<u64>,
+    /// For a whole request.
+    pub total_s: Option<u64>,
+    /// For its last words after a request was cancelled; then its process is ended.
+    pub cancel_grace_s: Option<u64>,
+    /// For requests under way when it is loaded anew.
+    pub drain_s: Option<u64>,
 }
 
 /// Where a plugin runs.

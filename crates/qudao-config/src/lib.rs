@@ -6,7 +6,7 @@ mod load;
 mod secret;
 mod settings;
 
-pub use instance::{DataClass, Instance, Model, ModelKind, Placement, Price};
+pub use instance::{DataClass, Instance, Model, ModelKind, Placement, PluginTimeouts, Price};
 pub use load::{ConfigError, Loaded, Problem, is_operator_key, json_schema, load};
 pub use secret::Secret;
 pub use settings::{

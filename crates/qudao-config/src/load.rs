@@ -277,6 +277,19 @@ fn check_instances(instances: &[Instance]) -> Vec<Problem> {
         if instance.max_concurrency == Some(0) {
             refuse(format!("{at}.max_concurrency"), "must be at least 1".to_owned());
         }
+        let times = &instance.timeouts;
+        for (name, value) in [
+            ("load_s", times.load_s),
+            ("first_token_s", times.first_token_s),
+            ("inter_token_s", times.inter_token_s),
+            ("total_s", times.total_s),
+            ("cancel_grace_s", times.cancel_grace_s),
+            ("drain_s", times.drain_s),
+        ] {
+            if value.is_some_and(|value| !(1..=86_400).contains(&value)) {
+                refuse(format!("{at}.timeouts.{name}"), "must be from 1 to 86400".to_owned());
+            }
+        }
         if instance.models.is_empty() {
             refuse(format!("{at}.models"), "must name at least one model".to_owned());
         }

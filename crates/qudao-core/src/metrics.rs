@@ -3,9 +3,25 @@
 use metrics::{counter, gauge};
 use qudao_telemetry::{Label, Metric, Unit};
 
-use crate::Core;
+use crate::{Core, rates};
 
 const DOOR: Label = Label { name: "door", values: &["chat", "api"] };
+const RATE: Label = Label {
+    name: "kind",
+    values: &[
+        rates::KEY,
+        rates::TENANT,
+        rates::ADDRESS,
+        rates::KEY_TOKENS,
+        rates::TENANT_TOKENS,
+        rates::VISITOR,
+        rates::CHAT_ADDRESS,
+        rates::ASSISTANT,
+        rates::TENANT_MESSAGES,
+        rates::ADMIN,
+        rates::ADMIN_ADDRESS,
+    ],
+};
 const MODEL: Label = Label { name: "model", values: &[] };
 
 /// All of them.
@@ -13,6 +29,7 @@ pub const METRICS: &[Metric] = &[
     // The way of a message.
     Metric::counter("qudao_messages_accepted_total", "Messages that came in; `duplicate=\"yes\"` for those that were there already")
         .by(&[Label { name: "duplicate", values: &["no", "yes"] }]),
+    Metric::gauge("qudao_backlog_messages", "Messages that wait for an answer, as far as this node knows; `limits.platform_backlog` bounds them"),
     Metric::histogram("qudao_accept_batch_messages", Unit::Count, "Messages that one commit stored"),
     Metric::counter("qudao_messages_dead_total", "Messages that no attempt could answer: the person got an apology"),
     Metric::counter("qudao_turns_total", "Attempts at a turn, by what became of them: `released` is tried again, `buried` is given up, `lost` is another node's, `stuck` waits for its lease to run out")
@@ -37,7 +54,9 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("qudao_charged_micros_total", "What tenants paid, all currencies together").in_unit(Unit::Micros).by(&[DOOR]),
     Metric::counter("qudao_absorbed_micros_total", "What exceeded a hold and is borne by the platform").in_unit(Unit::Micros).by(&[DOOR]),
     // The API path.
+    Metric::counter("qudao_rate_limited_total", "Requests and messages that a rate refused, by whose rate it was").by(&[RATE]),
     Metric::counter("qudao_api_calls_total", "Calls of `/v1/chat/completions` that were let in and had credits"),
+    Metric::gauge("qudao_api_calls_in_flight", "Calls that this node has let in, whether or not they took credits; `limits.calls_in_flight` bounds them"),
     Metric::gauge("qudao_api_open_calls", "Calls on this node that took credits and are not settled yet"),
     Metric::counter("qudao_api_aborted_total", "Calls whose client left before the end"),
     Metric::histogram("qudao_api_first_event_seconds", Unit::Seconds, "From the call of a model for an API call to its first event"),

@@ -19,7 +19,7 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::{Query, QueryScalar},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::sleep};
 
 use crate::{Result, StorageError, depths, servers::Servers};
 
@@ -32,7 +32,10 @@ const STATEMENT_CONNECTIONS: u32 = 8;
 /// costs.
 pub(crate) const GENERIC_PLANS: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+/// Names the lock of those who migrate a database, among its advisory locks: `qudao`.
+const MIGRATING: i64 = 0x71_75_64_61_6f;
+/// How often those who wait for it look again.
+const MIGRATING_LOOK: Duration = Duration::from_millis(50);
 
 /// Where the database is and how much of it to use.
 #[derive(Debug, Clone)]
@@ -354,8 +357,11 @@ async fn migrate(connection: &mut PgConnection) -> Result<Vec<String>> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     drop_broken_indexes(connection).await?;
+    take_turn(connection).await?;
     let before = applied(connection).await?;
-    MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
+    let mut migrator: Migrator = sqlx::migrate!("../../migrations");
+    migrator.set_locking(false);
+    migrator.run(&mut *connection).await.map_err(|error| match error {
         MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => {
             match StorageError::from(cause) {
                 StorageError::Defect(cause) => {
@@ -393,6 +399,22 @@ async fn drop_broken_indexes(connection: &mut PgConnection) -> Result<()> {
         connection.execute(AssertSqlSafe(drop)).await?;
     }
     Ok(())
+}
+
+/// One node at a time migrates; the lock ends with its connection. The others do not wait within a
+/// statement, as sqlx would let them: an index that is built beside ongoing work waits for every
+/// statement that began before it, and they would wait for each other.
+async fn take_turn(connection: &mut PgConnection) -> Result<()> {
+    loop {
+        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(MIGRATING)
+            .fetch_one(&mut *connection)
+            .await?;
+        if taken {
+            return Ok(());
+        }
+        sleep(MIGRATING_LOOK).await;
+    }
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<String>> {

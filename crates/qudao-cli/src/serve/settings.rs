@@ -4,7 +4,7 @@ use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use qudao_config::{DataClass, Instance, Limits, ModelKind, Placement, Settings};
+use qudao_config::{DataClass, Instance, Limits, ModelKind, Placement, PluginTimeouts, Settings};
 use qudao_core::{
     CoreSettings,
     settings::{RateSettings, TurnSettings},
@@ -197,8 +197,19 @@ fn instance(from: &Instance) -> InstanceSettings {
         models: from.models.iter().map(model).collect(),
         config: Value::Object(from.config.clone().into_iter().collect()),
         max_concurrency: from.max_concurrency.unwrap_or(0),
-        timeouts: Timeouts::default(),
+        timeouts: timeouts(&from.timeouts),
         env: from.env.clone(),
+    }
+}
+
+fn timeouts(from: &PluginTimeouts) -> Timeouts {
+    Timeouts {
+        load: from.load_s.map(secs),
+        first_token: from.first_token_s.map(secs),
+        inter_token: from.inter_token_s.map(secs),
+        total: from.total_s.map(secs),
+        cancel_grace: from.cancel_grace_s.map(secs),
+        drain: from.drain_s.map(secs),
     }
 }
 
@@ -217,3 +228,6 @@ fn model(from: &qudao_config::Model) -> ModelEntry {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

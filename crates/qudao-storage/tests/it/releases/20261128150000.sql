@@ -1,4 +1,4 @@
--- What a node of the release whose last migration is 20261128130000 says to the database, from a
+-- What a node of the release whose last migration is 20261128150000 says to the database, from a
 -- new tenant to a settled call: every function that it calls, with arguments as it gives them, and
 -- the statements that it writes itself. <n> is a digit that tells one run from another.
 
@@ -50,21 +50,25 @@ COMMIT;
 
 -- A message, its turn and its delivery.
 BEGIN; SET LOCAL ROLE qudao_app;
-SET LOCAL app.tenant_id = '00000000-0000-4000-8000-<n>00000000001';
 DO $$ BEGIN
-    ASSERT (SELECT outcome FROM app.accept(
-        '00000000-0000-4000-8000-<n>00000000007', 'ann:1', 'ann', '{"text": "hello"}',
-        '00000000-0000-4000-8000-<n>00000000009', '00000000-0000-4000-8000-<n>0000000000a')) = 'new';
-    ASSERT (SELECT outcome FROM app.accept(
-        '00000000-0000-4000-8000-<n>00000000007', 'ann:1', 'ann', '{"text": "hello"}',
-        '00000000-0000-4000-8000-<n>00000000009', '00000000-0000-4000-8000-<n>0000000000a'))
-        = 'duplicate';
+    ASSERT (SELECT array_agg(outcome) FROM app.accept_together(
+        array_fill('00000000-0000-4000-8000-<n>00000000001'::uuid, '{2}'),
+        array_fill('00000000-0000-4000-8000-<n>00000000007'::uuid, '{2}'),
+        '{ann:1,ann:1}', '{ann,ann}', array_fill('{"text": "hello"}'::jsonb, '{2}'),
+        array_fill('00000000-0000-4000-8000-<n>00000000009'::uuid, '{2}'),
+        array_fill('00000000-0000-4000-8000-<n>0000000000a'::uuid, '{2}')))
+        = '{new,duplicate}';
 END $$;
 COMMIT;
 BEGIN; SET LOCAL ROLE qudao_claim;
 DO $$ BEGIN
-    ASSERT (SELECT epoch FROM app.claim_conversations(
-        '00000000-0000-4000-8000-<n>0000000000b', 10, 30000)) = 1;
+    ASSERT (SELECT messages FROM app.backlog(10)) = 1;
+    ASSERT (SELECT epoch FROM app.claim_turns(
+        '00000000-0000-4000-8000-<n>0000000000b', 10, 30000,
+        '00000000-0000-4000-8000-<n>00000000001',
+        ARRAY['00000000-0000-4000-8000-<n>00000000001'::uuid], '{3}', 4)) = 1;
+    ASSERT (SELECT count(*) FROM app.claim_conversations(
+        '00000000-0000-4000-8000-<n>0000000000b', 10, 30000)) = 0;
 END $$;
 COMMIT;
 BEGIN; SET LOCAL ROLE qudao_app;
@@ -78,11 +82,16 @@ DECLARE
 BEGIN
     ASSERT (SELECT count(*) FROM inbox WHERE tenant_id = app.tenant() AND state = 'accepted'
         AND body ->> 'text' = 'hello' AND seq = 1) = 1;
-    ASSERT (SELECT outcome FROM app.hold_turn(
+    ASSERT (SELECT pending -> 0 -> 'body' ->> 'text' FROM app.turn_context_of(
+        '00000000-0000-4000-8000-<n>00000000001', '00000000-0000-4000-8000-<n>00000000009',
+        '00000000-0000-4000-8000-<n>0000000000c', 1, 1, 10)) = 'hello';
+    ASSERT (SELECT outcome FROM app.hold_turn_of(
+        '00000000-0000-4000-8000-<n>00000000001',
         '00000000-0000-4000-8000-<n>00000000009', 1, '00000000-0000-4000-8000-<n>0000000000c', 500,
         'CNY', 'm<n>', '00000000-0000-4000-8000-<n>0000000000d',
         '00000000-0000-4000-8000-<n>0000000000e')) = 'held';
-    ASSERT (SELECT out_seq FROM app.commit_turn(
+    ASSERT (SELECT out_seq FROM app.commit_turn_of(
+        '00000000-0000-4000-8000-<n>00000000001',
         '00000000-0000-4000-8000-<n>00000000009', 1, '00000000-0000-4000-8000-<n>0000000000c', 1,
         '{"text": "hi"}', '00000000-0000-4000-8000-<n>0000000000f',
         '00000000-0000-4000-8000-<n>00000000007', 'm<n>', v_price, 3, 2, 2, 400, 50, 'CNY',
@@ -98,9 +107,12 @@ END $$;
 COMMIT;
 BEGIN; SET LOCAL ROLE qudao_app;
 SET LOCAL app.tenant_id = '00000000-0000-4000-8000-<n>00000000001';
-UPDATE outbox SET state = 'delivered', delivered_at = now(), lease_until = NULL, owner = NULL
-WHERE tenant_id = app.tenant() AND outbox_id = '00000000-0000-4000-8000-<n>0000000000f'
-  AND epoch = 1 AND state = 'sending';
+DO $$ BEGIN
+    ASSERT NOT app.finish_deliveries(
+        ARRAY['00000000-0000-4000-8000-<n>00000000001']::uuid[],
+        '{00000000-0000-4000-8000-<n>0000000000f}', '{1}');
+END $$;
+SET LOCAL app.tenant_id = '00000000-0000-4000-8000-<n>00000000001';
 
 -- A second turn, which is given up.
 SELECT app.accept(
@@ -115,7 +127,20 @@ END $$;
 COMMIT;
 BEGIN; SET LOCAL ROLE qudao_app;
 SET LOCAL app.tenant_id = '00000000-0000-4000-8000-<n>00000000001';
-DO $$ BEGIN
+DO $$
+DECLARE
+    v_price bigint := (SELECT max(price_version) FROM price_books WHERE model = 'm<n>');
+BEGIN
+    -- What the statements above are made of.
+    ASSERT (SELECT outcome FROM app.hold_turn(
+        '00000000-0000-4000-8000-<n>00000000009', 2, '00000000-0000-4000-8000-<n>00000000012', 500,
+        'CNY', 'm<n>', '00000000-0000-4000-8000-<n>00000000017',
+        '00000000-0000-4000-8000-<n>00000000018')) = 'held';
+    ASSERT NOT EXISTS (SELECT FROM app.commit_turn(
+        '00000000-0000-4000-8000-<n>00000000009', 1, '00000000-0000-4000-8000-<n>00000000012', 2,
+        '{"text": "late"}', '00000000-0000-4000-8000-<n>00000000019',
+        '00000000-0000-4000-8000-<n>00000000007', 'm<n>', v_price, 3, 2, 2, 400, 50, 'CNY',
+        'bill_delivered', 'stop'));
     ASSERT (SELECT out_seq FROM app.end_turn(
         '00000000-0000-4000-8000-<n>00000000009', 2, '00000000-0000-4000-8000-<n>00000000012', 2,
         'dead', '{"text": "sorry"}', '00000000-0000-4000-8000-<n>00000000013')) = 2;
