@@ -107,7 +107,7 @@ impl PluginHost {
             timeout: Duration::from_millis(selftest.timeout_ms),
             trace: String::new(),
         };
-        let flight = self.0.flight(instance, generation, call);
+        let flight = self.0.flight(instance, generation, call, None);
         let (flight, events) = flight.map_err(|error| error.to_string())?;
         if !generation.submit(&flight) {
             return Err("it takes no calls".to_owned());

@@ -124,7 +124,8 @@ impl OpenCall {
         let timeout = self.core.settings.api.timeout;
         let call = Call { kind: ModelKind::Chat, payload, timeout, trace };
         let called = Instant::now();
-        let stream = match self.core.plugins.call(&self.bill.model, call) {
+        let payer = self.lane.tenant_id.as_uuid().as_u128();
+        let stream = match self.core.plugins.call_for(payer, &self.bill.model, call) {
             Ok(stream) => stream,
             Err(error) => return Err(self.refuse(error).await),
         };

@@ -190,7 +190,8 @@ impl Core {
         };
         let timeout = until.saturating_duration_since(Instant::now());
         let call = Call { kind: ModelKind::Chat, payload, timeout, trace: String::new() };
-        let stream = match self.plugins.call(&rung.model.name, call) {
+        let payer = turn.claim.tenant_id.as_uuid().as_u128();
+        let stream = match self.plugins.call_for(payer, &rung.model.name, call) {
             Ok(stream) => stream,
             Err(error) => return Ok(failed(&error)),
         };
