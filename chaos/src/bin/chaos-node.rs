@@ -87,8 +87,6 @@ async fn serve(plan: &NodePlan) -> anyhow::Result<()> {
     let mut settings = ServerSettings::new(door, SecretHash::of(OPERATOR));
     settings.workers = 1;
     settings.doors = if plan.role.serves() { Doors::All } else { Doors::Operations };
-    settings.limits.visitor_messages_per_minute = 0;
-    settings.limits.address_messages_per_minute = 0;
     let server = qudao_server::run(settings, Arc::clone(&core), Arc::new(String::new)).await?;
     let remote: Arc<dyn Channel> = Arc::new(Remote { socket: plan.remote.clone() });
     let worker =
@@ -122,6 +120,7 @@ fn core_settings(lease: Duration) -> CoreSettings {
 fn worker_settings(lease: Duration) -> WorkerSettings {
     WorkerSettings {
         turns_in_flight: 8,
+        tenant_turns_in_flight: 7,
         deliveries_in_flight: 4,
         claim_batch: 4,
         poll_min: Duration::from_millis(10),

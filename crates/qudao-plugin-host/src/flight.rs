@@ -1,10 +1,7 @@
 //! A call as the host sees it, from `call` to its last event.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
     time::Instant,
 };
 
@@ -15,25 +12,8 @@ use crate::{
     engine::Ticket,
     event::{CallError, Event},
     generation::Generation,
+    slot::Slot,
 };
-
-/// One of an instance's places for requests; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    pub(crate) fn take(in_flight: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        let taken = in_flight.fetch_add(1, Ordering::Relaxed);
-        let slot = Self(Arc::clone(in_flight));
-        (taken < max).then_some(slot)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Progress {

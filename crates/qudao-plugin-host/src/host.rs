@@ -20,7 +20,7 @@ use crate::{
     discover::{Known, discover, plugin_report},
     engine::{Ticket, fingerprint},
     event::{Call, CallError, Event, EventStream},
-    flight::{Flight, Slot},
+    flight::Flight,
     generation::Generation,
     instance::{Ground, Instance},
     metrics,
@@ -198,13 +198,31 @@ impl PluginHost {
         current.child().map(crate::process::ChildLink::pid)
     }
 
-    /// Starts a call. Never waits.
+    /// Starts a call of nobody in particular; see [`Self::call_for`].
+    ///
+    /// # Errors
+    /// As [`Self::call_for`].
+    pub fn call(&self, model: &str, call: Call) -> Result<EventStream, CallError> {
+        self.begin(model, call, None)
+    }
+
+    /// Starts a call of one of several payers, of whom none may have all places of an instance
+    /// while others call too. Never waits.
     ///
     /// # Errors
     /// [`CallError::UnknownModel`], [`CallError::NotReady`], [`CallError::Overloaded`] or
     /// [`CallError::Poison`]; everything later comes through the stream.
-    pub fn call(&self, model: &str, call: Call) -> Result<EventStream, CallError> {
-        let started = self.start_call(model, call);
+    pub fn call_for(&self, payer: u128, model: &str, call: Call) -> Result<EventStream, CallError> {
+        self.begin(model, call, Some(payer))
+    }
+
+    fn begin(
+        &self,
+        model: &str,
+        call: Call,
+        payer: Option<u128>,
+    ) -> Result<EventStream, CallError> {
+        let started = self.start_call(model, call, payer);
         if let Err(error) = &started
             && let Some(route) = self.0.route(model)
         {
@@ -213,7 +231,12 @@ impl PluginHost {
         started
     }
 
-    fn start_call(&self, model: &str, call: Call) -> Result<EventStream, CallError> {
+    fn start_call(
+        &self,
+        model: &str,
+        call: Call,
+        payer: Option<u128>,
+    ) -> Result<EventStream, CallError> {
         let route = self.0.route(model).ok_or_else(|| CallError::UnknownModel(model.to_owned()))?;
         let instance = &route.instance;
         let history = instance.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +248,7 @@ impl PluginHost {
         let mut generation = instance.current().ok_or_else(not_ready)?;
         let mut span = Span::child("plugin", SpanKind::Client, call.trace);
         let traceparent = span.place().traceparent();
-        let (flight, events) = self.0.flight(instance, &generation, call, traceparent)?;
+        let (flight, events) = self.0.flight(instance, &generation, call, traceparent, payer)?;
         // A generation that takes nothing new was replaced a moment ago.
         while !generation.submit(&flight) {
             let next = instance.current().ok_or_else(not_ready)?;
@@ -320,10 +343,11 @@ impl Inner {
         generation: &Generation,
         call: Call,
         traceparent: String,
+        payer: Option<u128>,
     ) -> Result<(Arc<Flight>, mpsc::UnboundedReceiver<Event>), CallError> {
         let terms = &generation.terms;
         let max = usize::try_from(terms.max_concurrency).unwrap_or(usize::MAX);
-        let slot = Slot::take(&instance.in_flight, max).ok_or(CallError::Overloaded)?;
+        let slot = instance.slots.take(max, payer).ok_or(CallError::Overloaded)?;
         let timeout = call.timeout.min(terms.limits.total);
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let ticket = Ticket {
@@ -358,7 +382,7 @@ impl Route {
             context_tokens: entry.context_tokens,
             max_output_tokens: entry.max_output_tokens,
             data_class: entry.data_class,
-            in_flight: instance.in_flight.load(Ordering::Relaxed),
+            in_flight: instance.slots.taken(),
             crashes: instance.crashes.load(Ordering::Relaxed),
             violations: instance.violations.load(Ordering::Relaxed),
         }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -32,6 +32,7 @@ use crate::{
     report::ModelState,
     retry::Retries,
     settings::{InstanceSettings, Placement},
+    slot::Slots,
     terms::{Source, Terms},
 };
 
@@ -44,7 +45,7 @@ pub(crate) struct Ground {
 
 pub(crate) struct Instance {
     pub(crate) settings: InstanceSettings,
-    pub(crate) in_flight: Arc<AtomicUsize>,
+    pub(crate) slots: Slots,
     pub(crate) crashes: AtomicU64,
     pub(crate) violations: Arc<AtomicU64>,
     pub(crate) history: Mutex<CrashHistory>,
@@ -91,7 +92,7 @@ impl Instance {
         let terms = Arc::new(Terms::new(source, &settings));
         Self {
             settings,
-            in_flight: Arc::default(),
+            slots: Slots::default(),
             crashes: AtomicU64::new(0),
             violations: Arc::default(),
             history: Mutex::default(),

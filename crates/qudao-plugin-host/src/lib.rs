@@ -28,6 +28,7 @@ mod report;
 mod retry;
 mod scaffold;
 mod settings;
+mod slot;
 mod terms;
 mod watch;
 

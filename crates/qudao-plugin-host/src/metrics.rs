@@ -103,7 +103,7 @@ fn tell(instance: &Instance) {
     };
     let places = instance.terms().max_concurrency;
     set("qudao_plugin_generation", current.map_or(0, |generation| generation.number));
-    set("qudao_plugin_in_flight", instance.in_flight.load(Ordering::Relaxed) as u64);
+    set("qudao_plugin_in_flight", instance.slots.taken() as u64);
     set("qudao_plugin_in_flight_max", u64::from(places));
     set("qudao_plugin_retries_waiting", instance.waiting() as u64);
     count("qudao_plugin_starts_total", instance.starts());

@@ -108,7 +108,7 @@ impl PluginHost {
             timeout: Duration::from_millis(selftest.timeout_ms),
             trace: Trace::NONE,
         };
-        let flight = self.0.flight(instance, generation, call, String::new());
+        let flight = self.0.flight(instance, generation, call, String::new(), None);
         let (flight, events) = flight.map_err(|error| error.to_string())?;
         if !generation.submit(&flight) {
             return Err("it takes no calls".to_owned());

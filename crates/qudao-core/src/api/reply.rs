@@ -135,7 +135,8 @@ impl OpenCall {
         self.chat = spans::chat(self.span.place(), &self.bill.model, max_tokens);
         let call = Call { kind: ModelKind::Chat, payload, timeout, trace: self.chat.place() };
         let called = Instant::now();
-        let stream = match self.core.plugins.call(&self.bill.model, call) {
+        let payer = self.lane.tenant_id.as_uuid().as_u128();
+        let stream = match self.core.plugins.call_for(payer, &self.bill.model, call) {
             Ok(stream) => stream,
             Err(error) => return Err(self.refuse(error).await),
         };

@@ -193,7 +193,8 @@ impl Core {
         let timeout = until.saturating_duration_since(Instant::now());
         let mut span = spans::chat(turn.place, &rung.model.name, max_tokens);
         let call = Call { kind: ModelKind::Chat, payload, timeout, trace: span.place() };
-        let stream = match self.plugins.call(&rung.model.name, call) {
+        let payer = turn.claim.tenant_id.as_uuid().as_u128();
+        let stream = match self.plugins.call_for(payer, &rung.model.name, call) {
             Ok(stream) => stream,
             Err(error) => {
                 span.fail(error.class());

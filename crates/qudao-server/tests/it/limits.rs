@@ -367,3 +367,54 @@ async fn a_request_does_not_hang_while_all_connections_of_the_database_are_taken
     drop(taken);
     assert_eq!(world.post(&path, &visitor(), &message("b")).await.status, 202);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_floods_a_model_leaves_places_for_another() {
+    // As many as the model has for all.
+    const PLACES: usize = 64;
+    let (script, prompter) = Script::prompted();
+    let world = World::with(Plan { model: Some(script), ..Plan::default() }).await;
+    let (noisy, quiet) = (world.tenant(CREDITS).await, world.tenant(CREDITS).await);
+    let body = completion(&json!({ "stream": true })).to_string();
+    let tasks = TaskTracker::new();
+    let addr = world.addr();
+    let call = |key: String| {
+        let headers = format!("{}{JSON}", bearer(&key));
+        let body = body.clone();
+        tasks.spawn(async move {
+            let connection = TcpStream::connect(addr).await.unwrap();
+            let path = "/v1/chat/completions";
+            Stream::open(connection, "POST", path, &headers, &body).await.status
+        })
+    };
+    let first = call(quiet.api_key.reveal());
+    while world.core.calls_in_flight() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut flood = Vec::new();
+    for _ in 0..PLACES + 20 {
+        flood.push(call(noisy.api_key.reveal()));
+    }
+    let refused = |flood: &[tokio::task::JoinHandle<u16>]| {
+        flood.iter().filter(|call| call.is_finished()).count()
+    };
+    let begun = std::time::Instant::now();
+    while refused(&flood) < 20 + PLACES / 8 {
+        assert!(begun.elapsed() < http::PATIENCE, "{} were refused", refused(&flood));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let late = call(quiet.api_key.reveal());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!late.is_finished(), "the model does not speak yet");
+    drop(prompter);
+    assert_eq!((first.await.unwrap(), late.await.unwrap()), (200, 200));
+    let mut served = 0;
+    for call in flood {
+        match call.await.unwrap() {
+            200 => served += 1,
+            status => assert_eq!(status, 503),
+        }
+    }
+    assert_eq!(served, PLACES - PLACES / 8);
+}
