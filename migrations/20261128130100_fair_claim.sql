@@ -97,14 +97,14 @@ BEGIN
     RETURNING c.tenant_id, c.conversation_id, c.epoch, c.done_seq + 1, c.last_seq, c.attempts;
 END $$;
 
--- What a node of the version before calls.
+-- What a node of the version before calls: it remembers nothing, so it begins anywhere.
 CREATE OR REPLACE FUNCTION app.claim_conversations(p_node uuid, p_limit int, p_lease_ms bigint)
 RETURNS TABLE (
     tenant_id uuid, conversation_id uuid, epoch bigint, from_seq bigint, to_seq bigint,
     attempts int
 )
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-    SELECT * FROM app.claim_turns(p_node, p_limit, p_lease_ms, NULL, '{}', '{}', p_limit)
+    SELECT * FROM app.claim_turns(p_node, p_limit, p_lease_ms, gen_random_uuid(), '{}', '{}', p_limit)
 $$;
 
 -- How many messages of each tenant wait for an answer, as far as `p_most` conversations show it.

@@ -3,14 +3,14 @@
 --
 -- Rows of a name and a number, not columns, so that a later release can add to them while nodes of
 -- this one read on. Counts end at p_most: reading a queue that has grown without bound must not
--- become a burden of its own, and beyond that number it makes no difference how long it is.
+-- become a burden of its own, and beyond that number it makes no difference how long it is. Ages
+-- are then those of the rows that were read.
 CREATE FUNCTION app.queue_depths(p_most int) RETURNS TABLE (what text, amount double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
     WITH waiting AS MATERIALIZED (
         SELECT c.ready_at, c.lease_until, c.last_seq - c.done_seq AS messages
         FROM public.conversations c
         WHERE c.ready_at IS NOT NULL
-        ORDER BY c.ready_at
         LIMIT p_most
     ), outgoing AS MATERIALIZED (
         SELECT o.state, o.next_at, o.created_at

@@ -62,6 +62,8 @@ pub struct Sample {
     pub gaps: Vec<Duration>,
     /// Server-sent events in the reply.
     pub events: usize,
+    /// It was refused for a while, 429 or 503; only [`exchange`] takes that for an answer.
+    pub refused: bool,
 }
 
 /// What a run of replies took.
@@ -78,6 +80,12 @@ impl Run {
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.samples.len() as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// How many were refused for a while.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.samples.iter().filter(|sample| sample.refused).count()
     }
 
     /// A quantile of `pick` over all samples.
@@ -135,7 +143,7 @@ async fn client(mut socket: TcpStream, request: &[u8], each: usize) -> Result<Ve
     for _ in 0..each {
         let begun = Instant::now();
         socket.write_all(request).await?;
-        samples.push(receive(&mut socket, &mut buffer, begun).await?);
+        samples.push(receive(&mut socket, &mut buffer, Reader::default(), begun).await?);
     }
     Ok(samples)
 }
@@ -143,14 +151,18 @@ async fn client(mut socket: TcpStream, request: &[u8], each: usize) -> Result<Ve
 /// Writes one request and reads its reply; the times count from `begun`.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run`], but a refusal for a while is an answer.
 pub async fn exchange(socket: &mut TcpStream, request: &[u8], begun: Instant) -> Result<Sample> {
     socket.write_all(request).await?;
-    receive(socket, &mut [0_u8; 4096], begun).await
+    receive(socket, &mut [0_u8; 4096], Reader::tolerant(), begun).await
 }
 
-async fn receive(socket: &mut TcpStream, buffer: &mut [u8], begun: Instant) -> Result<Sample> {
-    let mut reader = Reader::default();
+async fn receive(
+    socket: &mut TcpStream,
+    buffer: &mut [u8],
+    mut reader: Reader,
+    begun: Instant,
+) -> Result<Sample> {
     let mut sample = Sample::default();
     let (mut first, mut previous) = (None, None::<Instant>);
     loop {
@@ -168,6 +180,7 @@ async fn receive(socket: &mut TcpStream, buffer: &mut [u8], begun: Instant) -> R
             sample.gaps.extend(previous.replace(now).map(|before| now - before));
         }
         if got.done {
+            sample.refused = got.refused;
             sample.whole = now - begun;
             sample.first = first.map_or(sample.whole, |at| at - begun);
             return Ok(sample);

@@ -18,13 +18,16 @@ use crate::{
 };
 
 /// Settings of the platform under test: a model that answers after a log-normal time around 300 ms
-/// in a process of its own, and nobody is held back.
+/// in a process of its own. Nobody is held back before so many messages wait for an answer.
 #[must_use]
-pub fn settings(plugins: &Path, turns_in_flight: usize) -> String {
+pub fn settings(plugins: &Path, turns_in_flight: usize, backlog: usize) -> String {
     format!(
         "[plugins]\ndirs = [{:?}]\nallow_unsigned = true\n\n\
-         [worker]\nturns_in_flight = {turns_in_flight}\n\n\
-         [limits]\nvisitor_messages_per_minute = 0\naddress_messages_per_minute = 0\n\n\
+         [worker]\nturns_in_flight = {turns_in_flight}\n\
+         tenant_turns_in_flight = {turns_in_flight}\n\n\
+         [server]\nconnections_per_address = 0\n\n\
+         [limits]\nvisitor_messages_per_minute = 0\naddress_messages_per_minute = 0\n\
+         tenant_backlog = {backlog}\n\n\
          [demo]\nmodel = \"stub\"\ncredits = \"1000000\"\n\n\
          [[instances]]\nname = \"stub\"\nplugin = \"echo\"\nmax_concurrency = {turns_in_flight}\n\
          config = {{ think_ms = 300, think_spread = 0.4 }}\n\
@@ -80,7 +83,7 @@ impl People {
     /// Writes on so many connections, each its next message when the last one was acknowledged.
     ///
     /// # Errors
-    /// At the first refusal.
+    /// At the first answer that is neither an acknowledgement nor a refusal for a while.
     pub fn hurry(&self, connections: usize, length: Duration) -> Result<load::Run> {
         self.with_sockets(connections, |mut socket| async move {
             let (begun, mut samples) = (Instant::now(), Vec::new());
@@ -96,7 +99,7 @@ impl People {
     /// before it was not acknowledged counts from the moment at which it was due.
     ///
     /// # Errors
-    /// At the first refusal.
+    /// As [`Self::hurry`].
     pub fn steady(
         &self,
         connections: usize,

@@ -41,6 +41,10 @@ const CLIENTS: usize = 32;
 /// Connections of those who write at a rate: more than are ever busy.
 const CONNECTIONS: usize = 128;
 const PEOPLE: usize = 4000;
+/// Turns that the node runs at the same time: more than there are under way.
+const TURNS: usize = 1024;
+/// Unanswered messages of the tenant, as is usual.
+const BACKLOG: usize = 10_000;
 const DRAIN: Duration = Duration::from_secs(120);
 /// How far above its rate an overload is.
 const OVERLOAD: u32 = 5;
@@ -48,14 +52,14 @@ const OVERLOAD: u32 = 5;
 fn main() -> Result<()> {
     let args = Args::parse();
     let (binary, plugins) = platform::find(args.qudao.clone(), args.plugins.clone())?;
-    let settings = pipeline::settings(&plugins, 1024);
+    let settings = |backlog| pipeline::settings(&plugins, TURNS, backlog);
     let wanted = |phase: &str| {
         args.only.is_empty() || args.only.iter().any(|only| phase.contains(only.as_str()))
     };
     if wanted("accept") {
-        accept(&args, &binary, &settings)?;
+        accept(&args, &binary, &settings(1_000_000))?;
     }
-    let mut platform = Platform::start_with(&binary, &settings, &[])?;
+    let mut platform = Platform::start_with(&binary, &settings(BACKLOG), &[])?;
     let measured = phases(&args, &mut platform, wanted);
     measured.map_err(|error| error.context(platform.log()))
 }
@@ -97,6 +101,7 @@ fn accept(args: &Args, binary: &Path, settings: &str) -> Result<()> {
     }
     let reference = reference.iter().sum::<f64>() / reference.len() as f64;
     let (ratio, p99) = (run.rate() / reference, run.quantile(0.99, |sample| sample.whole));
+    ensure!(run.refused() == 0, "{} messages were refused", run.refused());
     println!("accept, {CLIENTS} clients, {} messages, no errors", run.samples.len());
     println!(
         "  {:.0} messages/s = {ratio:.2} x pgbench's {reference:.0} one-row commits/s; goal 1.5: {}",
@@ -185,8 +190,9 @@ fn overload(args: &Args, platform: &Platform) -> Result<()> {
         run.elapsed.as_secs_f64()
     );
     println!(
-        "  {:.0} messages/s accepted, p99 {:.0} ms; backlog {backlog}",
+        "  {:.0} messages/s answered, of which {:.0} % with 429 or 503; p99 {:.0} ms; backlog {backlog}",
         run.rate(),
+        100.0 * run.refused() as f64 / run.samples.len().max(1) as f64,
         ms(run.quantile(0.99, |sample| sample.whole))
     );
     println!(

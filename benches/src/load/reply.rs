@@ -11,6 +11,8 @@ pub(super) struct Got {
     pub(super) content: bool,
     /// The reply is whole.
     pub(super) done: bool,
+    /// It is a refusal that says when to come again: 429 or 503.
+    pub(super) refused: bool,
 }
 
 /// Where the reader stands.
@@ -29,6 +31,9 @@ enum Body {
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     body: Body,
+    /// Whether a refusal for a while is an answer like others.
+    tolerant: bool,
+    refused: bool,
     /// The head while it is incomplete, then the last bytes of the body, so that a mark that is
     /// split over two reads is still found.
     kept: Vec<u8>,
@@ -40,26 +45,38 @@ const EVENT: &[u8] = b"data: ";
 const CONTENT: &[u8] = b"\"content\":\"";
 
 impl Reader {
+    /// One that takes a refusal for a while, 429 or 503, as an answer.
+    pub(super) fn tolerant() -> Self {
+        Self { tolerant: true, ..Self::default() }
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// A status that is not of success, or a reply without a length.
+    /// A status that is neither of success nor a refusal for a while, or a reply without a length.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Got> {
+        let got = self.read(bytes)?;
+        Ok(Got { refused: self.refused, ..got })
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<Got> {
         match &mut self.body {
             Body::Head => {
                 self.kept.extend_from_slice(bytes);
                 let Some(end) = find(&self.kept, HEAD_END) else { return Ok(Got::default()) };
                 let all = std::mem::take(&mut self.kept);
                 let (head, rest) = all.split_at(end + HEAD_END.len());
-                self.body = kind(head, rest)?;
+                self.refused = self.tolerant
+                    && head.get(9..12).is_some_and(|status| status == b"429" || status == b"503");
+                self.body = kind(head, rest, self.refused)?;
                 if let Body::Chunked = self.body {
                     self.kept = b"\r\n".to_vec();
                 }
-                if rest.is_empty() { Ok(Got::default()) } else { self.push(rest) }
+                if rest.is_empty() { Ok(Got::default()) } else { self.read(rest) }
             }
             Body::Length { left } => {
                 *left = left.saturating_sub(bytes.len());
-                Ok(Got { events: 0, content: true, done: *left == 0 })
+                Ok(Got { content: true, done: *left == 0, ..Got::default() })
             }
             Body::Chunked => Ok(self.chunked(bytes)),
         }
@@ -70,16 +87,17 @@ impl Reader {
         self.kept.extend_from_slice(bytes);
         let seen = &self.kept;
         let events = count(seen, EVENT, kept.saturating_sub(EVENT.len() - 1));
-        let got = Got { events, content: has_text(seen), done: seen.ends_with(LAST_CHUNK) };
+        let (content, done) = (has_text(seen), seen.ends_with(LAST_CHUNK));
+        let got = Got { events, content, done, ..Got::default() };
         let tail = seen.len().saturating_sub(CONTENT.len() + 1);
         self.kept.drain(..tail);
         got
     }
 }
 
-fn kind(head: &[u8], rest: &[u8]) -> Result<Body> {
+fn kind(head: &[u8], rest: &[u8], refused: bool) -> Result<Body> {
     let text = String::from_utf8_lossy(head).to_ascii_lowercase();
-    if !text.starts_with("http/1.1 2") {
+    if !refused && !text.starts_with("http/1.1 2") {
         bail!("{}{}", String::from_utf8_lossy(head), String::from_utf8_lossy(rest));
     }
     for line in text.lines() {

@@ -76,6 +76,9 @@ impl Core {
             return Err(AcceptError::ShuttingDown);
         }
         self.has_room(tenant_id)?;
+        if together::WAITING <= self.arrivals.waiting() {
+            return Err(AcceptError::PlatformBacklog);
+        }
         let began = Instant::now();
         // The commit goes on in a task of its own: a dropped connection must not stop it half way.
         let stored = self.store_message(tenant_id, inbound);

@@ -3,7 +3,7 @@
 
 use std::{
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::oneshot;
@@ -13,10 +13,8 @@ const COMMITS: usize = 2;
 /// Things of one commit, at most.
 const BATCH: usize = 64;
 
-/// What waits to be stored, and who waits for the outcome.
-pub struct Together<T, R> {
-    queue: Mutex<Queue<T, R>>,
-}
+/// What waits to be stored, and who waits for the outcome. Cheap to clone.
+pub struct Together<T, R>(Arc<Mutex<Queue<T, R>>>);
 
 /// Things that share a commit, and those who wait for their outcomes, in the same order.
 pub type Batch<T, R> = (Vec<T>, Vec<oneshot::Sender<R>>);
@@ -26,28 +24,48 @@ struct Queue<T, R> {
     commits: usize,
 }
 
+/// Takes batches until there are no more. If it is dropped before, whoever adds next takes over.
+pub struct Leader<T, R> {
+    together: Together<T, R>,
+    ended: bool,
+}
+
 impl<T, R> Default for Together<T, R> {
     fn default() -> Self {
-        Self { queue: Mutex::new(Queue { waiting: Vec::new(), commits: 0 }) }
+        Self(Arc::new(Mutex::new(Queue { waiting: Vec::new(), commits: 0 })))
     }
 }
 
 impl<T, R> Together<T, R> {
-    /// Adds a thing. Whoever is told `true` takes batches until there are no more.
-    pub fn add(&self, thing: T) -> (oneshot::Receiver<R>, bool) {
+    /// Adds a thing. Whoever gets a leader lets it take all batches.
+    pub fn add(&self, thing: T) -> (oneshot::Receiver<R>, Option<Leader<T, R>>) {
         let (done, outcome) = oneshot::channel();
         let mut queue = self.queue();
         queue.waiting.push((thing, done));
         let begin = queue.commits < COMMITS;
         queue.commits += usize::from(begin);
-        (outcome, begin)
+        let together = Self(Arc::clone(&self.0));
+        (outcome, begin.then_some(Leader { together, ended: false }))
     }
 
+    /// How many wait for a commit to begin.
+    pub fn waiting(&self) -> usize {
+        self.queue().waiting.len()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<T, R>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T, R> Leader<T, R> {
     /// The next batch, or `None` after the last: whoever adds then begins anew.
-    pub fn next_batch(&self) -> Option<Batch<T, R>> {
-        let mut queue = self.queue();
+    pub fn next_batch(&mut self) -> Option<Batch<T, R>> {
+        let mut queue = self.together.queue();
         if queue.waiting.is_empty() {
             queue.commits -= 1;
+            drop(queue);
+            self.ended = true;
             return None;
         }
         let size = queue.waiting.len().min(BATCH);
@@ -57,8 +75,17 @@ impl<T, R> Together<T, R> {
         Some(batch.into_iter().unzip())
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue<T, R>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets go of what nobody waits for any more and no commit has begun for.
+    pub fn forget_the_gone(&self) {
+        self.together.queue().waiting.retain(|(_, done)| !done.is_closed());
+    }
+}
+
+impl<T, R> Drop for Leader<T, R> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.together.queue().commits -= 1;
+        }
     }
 }
 
@@ -69,14 +96,37 @@ mod tests {
     #[test]
     fn what_comes_while_two_are_under_way_goes_next_and_nobody_is_left_behind() {
         let together = Together::<usize, usize>::default();
-        let (_outcomes, began): (Vec<_>, Vec<_>) =
+        let (_outcomes, leaders): (Vec<_>, Vec<_>) =
             (0..BATCH + 3).map(|thing| together.add(thing)).unzip();
-        assert_eq!(began.iter().filter(|began| **began).count(), COMMITS);
-        let (first, waiting) = together.next_batch().unwrap();
+        let mut leaders: Vec<_> = leaders.into_iter().flatten().collect();
+        assert_eq!(leaders.len(), COMMITS);
+        let (first, waiting) = leaders[0].next_batch().unwrap();
         assert_eq!((first.len(), waiting.len(), first[1]), (BATCH, BATCH, 1));
-        assert_eq!(together.next_batch().unwrap().0, [BATCH, BATCH + 1, BATCH + 2]);
-        assert!(together.next_batch().is_none());
-        assert!(together.next_batch().is_none());
-        assert!(together.add(9).1, "whoever comes after the last begins anew");
+        assert_eq!(leaders[1].next_batch().unwrap().0, [BATCH, BATCH + 1, BATCH + 2]);
+        assert!(leaders.iter_mut().all(|leader| leader.next_batch().is_none()));
+        drop(leaders);
+        assert!(together.add(9).1.is_some(), "whoever comes after the last begins anew");
+    }
+
+    #[test]
+    fn a_leader_that_breaks_off_leaves_its_place_to_another() {
+        let together = Together::<usize, usize>::default();
+        for thing in 0..3 * COMMITS {
+            // Dropped at once, as by a panic.
+            assert!(together.add(thing).1.is_some());
+        }
+        let mut leader = together.add(7).1.unwrap();
+        assert_eq!(leader.next_batch().unwrap().0.len(), 3 * COMMITS + 1);
+    }
+
+    #[test]
+    fn those_who_left_are_forgotten() {
+        let together = Together::<usize, usize>::default();
+        let (outcome, leader) = together.add(1);
+        let mut leader = leader.unwrap();
+        let _stays = together.add(2).0;
+        drop(outcome);
+        leader.forget_the_gone();
+        assert_eq!(leader.next_batch().unwrap().0, [2]);
     }
 }

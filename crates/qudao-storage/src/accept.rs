@@ -99,17 +99,19 @@ impl Store {
         let sorted = || order.iter().map(|at| &messages[*at]);
         let inbound = || sorted().map(|(_, inbound)| inbound);
         let ids = |new: fn() -> Uuid| -> Vec<Uuid> { sorted().map(|_| new()).collect() };
-        let query = sqlx::query(
-            "SELECT outcome, conversation_id, seq \
+        let query = || {
+            sqlx::query(
+                "SELECT outcome, conversation_id, seq \
              FROM app.accept_together($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(sorted().map(|(tenant_id, _)| tenant_id.as_uuid()).collect::<Vec<_>>())
-        .bind(inbound().map(|inbound| inbound.channel_id.as_uuid()).collect::<Vec<_>>())
-        .bind(inbound().map(|inbound| inbound.external_id.as_str()).collect::<Vec<_>>())
-        .bind(inbound().map(|inbound| inbound.peer.as_str()).collect::<Vec<_>>())
-        .bind(inbound().map(|inbound| Json(&inbound.body)).collect::<Vec<_>>())
-        .bind(ids(|| ConversationId::new().as_uuid()))
-        .bind(ids(|| ContactId::new().as_uuid()));
+            )
+            .bind(sorted().map(|(tenant_id, _)| tenant_id.as_uuid()).collect::<Vec<_>>())
+            .bind(inbound().map(|inbound| inbound.channel_id.as_uuid()).collect::<Vec<_>>())
+            .bind(inbound().map(|inbound| inbound.external_id.as_str()).collect::<Vec<_>>())
+            .bind(inbound().map(|inbound| inbound.peer.as_str()).collect::<Vec<_>>())
+            .bind(inbound().map(|inbound| Json(&inbound.body)).collect::<Vec<_>>())
+            .bind(ids(|| ConversationId::new().as_uuid()))
+            .bind(ids(|| ContactId::new().as_uuid()))
+        };
         let rows = self.rows_of_one_statement(query).await?;
         if rows.len() != messages.len() {
             let detail = format!("{} answers to {} messages", rows.len(), messages.len());

@@ -254,12 +254,14 @@ impl Store {
             tx.commit().await?;
             return Ok(settled);
         }
-        let call = sqlx::query_scalar(
-            "SELECT app.settle_calls_of(\
-             $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-        );
-        let call = bind_calls(call.bind(tenant_id.as_uuid()), Some(block_id), lines);
-        Settle::read(&self.one_statement(call).await?)
+        let call = || {
+            let call = sqlx::query_scalar(
+                "SELECT app.settle_calls_of(\
+                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            );
+            bind_calls(call.bind(tenant_id.as_uuid()), Some(block_id), lines)
+        };
+        Settle::read(&self.one_statement::<String>(call).await?)
     }
 
     /// Gives back the rest of blocks whose lease ran out, and the holds of turns that nobody has

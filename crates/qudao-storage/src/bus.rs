@@ -144,8 +144,8 @@ impl Bus {
         &self.shared.clients[0]
     }
 
-    /// Publishes, or drops the message and counts it. Waits half a second at most, and not at
-    /// all shortly after a failure.
+    /// Publishes, or drops the message and counts it. Waits half a second at most for each server,
+    /// and not at all shortly after a failure.
     pub async fn publish(&self, topic: &Topic, payload: Vec<u8>) {
         if self.failed_lately() || !self.try_publish(topic, payload).await {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);

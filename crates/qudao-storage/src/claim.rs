@@ -216,13 +216,15 @@ impl Store {
     /// # Errors
     /// [`StorageError`](crate::StorageError).
     pub async fn turn_context(&self, claim: &Claim, history_limit: u32) -> Result<TurnContext> {
-        let query = sqlx::query("SELECT * FROM app.turn_context_of($1, $2, $3, $4, $5, $6)")
-            .bind(claim.tenant_id.as_uuid())
-            .bind(claim.conversation_id.as_uuid())
-            .bind(TurnId::derive(claim.conversation_id, claim.from_seq).as_uuid())
-            .bind(claim.from_seq)
-            .bind(claim.to_seq)
-            .bind(i32::try_from(history_limit).unwrap_or(i32::MAX));
+        let query = || {
+            sqlx::query("SELECT * FROM app.turn_context_of($1, $2, $3, $4, $5, $6)")
+                .bind(claim.tenant_id.as_uuid())
+                .bind(claim.conversation_id.as_uuid())
+                .bind(TurnId::derive(claim.conversation_id, claim.from_seq).as_uuid())
+                .bind(claim.from_seq)
+                .bind(claim.to_seq)
+                .bind(i32::try_from(history_limit).unwrap_or(i32::MAX))
+        };
         let rows = self.rows_of_one_statement(query).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let Json(pending): Json<Vec<PendingRow>> = row.try_get("pending")?;

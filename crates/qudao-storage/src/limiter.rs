@@ -169,6 +169,12 @@ impl Limiter {
             return None;
         }
         let outcome = timeout(self.settings.patience, self.ask_server(charges)).await;
+        if outcome.is_err()
+            && let Some(charge) = charges.first()
+        {
+            // Its server may be gone without a word: the next decision asks anew where it is.
+            self.lines.forget(&charge.name);
+        }
         let outcome = outcome.ok().flatten();
         *self.failure() = outcome.is_none().then(Instant::now);
         outcome

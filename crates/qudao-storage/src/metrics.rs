@@ -35,7 +35,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("qudao_depths_reads_total", "Readings of the numbers above from the database; while they fail, the gauges are stale")
         .by(&[Label { name: "outcome", values: &["ok", "failed"] }]),
     Metric::counter("qudao_limiter_fallbacks_total", "Rates that this node decided alone, since Redis did not answer in time"),
-    Metric::gauge("qudao_db_connections", "Open connections of this node: pool `work` for transactions, `settle` for group commits")
+    Metric::gauge("qudao_db_connections", "Open connections of this node: pool `work` for transactions, `settle` for the steps that are one statement: acceptance, turns, deliveries, settlements")
         .by(&[
             Label { name: "pool", values: &["work", "settle"] },
             Label { name: "state", values: &["in_use", "idle"] },

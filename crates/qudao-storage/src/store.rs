@@ -6,6 +6,7 @@
 //! round trip as its `BEGIN`, and a connection that comes back is rolled back once more.
 
 use std::{
+    io,
     ops::DerefMut as _,
     time::{Duration, Instant},
 };
@@ -19,7 +20,10 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::{Query, QueryScalar},
 };
-use tokio::{runtime::Handle, time::sleep};
+use tokio::{
+    runtime::Handle,
+    time::{sleep, timeout},
+};
 
 use crate::{Result, StorageError, depths, servers::Servers};
 
@@ -32,10 +36,8 @@ const STATEMENT_CONNECTIONS: u32 = 8;
 /// costs.
 pub(crate) const GENERIC_PLANS: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
 
-/// Names the lock of those who migrate a database, among its advisory locks: `qudao`.
-const MIGRATING: i64 = 0x71_75_64_61_6f;
-/// How often those who wait for it look again.
-const MIGRATING_LOOK: Duration = Duration::from_millis(50);
+/// What is added to the server's own limit of a statement before it is given up from this side.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// Where the database is and how much of it to use.
 #[derive(Debug, Clone)]
@@ -73,6 +75,8 @@ pub struct Store {
     /// Connections on which no transaction is ever begun, so that none can be left open: each
     /// statement is a transaction of its own.
     statements: PgPool,
+    /// How long one of these may take, seen from here.
+    patience: Duration,
     /// Kept, since every transaction records in it.
     begins: Histogram,
 }
@@ -144,7 +148,13 @@ impl Store {
             // It ends when the pools are closed, and has nothing to finish.
             Handle::current().spawn(servers.follow([pool.clone(), statements.clone()], options));
         }
-        Ok(Self { pool, statements, begins: metrics::histogram!("qudao_db_begin_seconds") })
+        let patience = settings.statement_timeout + MARGIN;
+        Ok(Self {
+            pool,
+            statements,
+            patience,
+            begins: metrics::histogram!("qudao_db_begin_seconds"),
+        })
     }
 
     /// Brings the schema up to date and returns the names of the migrations that it applied.
@@ -247,24 +257,55 @@ impl Store {
         Ok(self.pool.begin_with(AssertSqlSafe(opening)).await?)
     }
 
-    /// Runs a statement that is a whole transaction and safe to repeat.
-    pub(crate) async fn one_statement<T>(
+    /// Runs a statement that is a whole transaction and safe to repeat. It is made anew for each
+    /// try: after a restart of the server every idle connection is dead, and each is found out
+    /// here, once.
+    pub(crate) async fn one_statement<'q, T>(
         &self,
-        statement: QueryScalar<'_, Postgres, T, PgArguments>,
+        statement: impl Fn() -> QueryScalar<'q, Postgres, T, PgArguments>,
     ) -> Result<T>
     where
         (T,): for<'r> FromRow<'r, PgRow>,
         T: Send + Unpin,
     {
-        Ok(statement.fetch_one(&self.statements).await?)
+        for _ in 0..self.statements.size() {
+            match self.in_time(async |c| statement().fetch_one(c).await).await {
+                Err(StorageError::Unavailable(error)) if !is_timeout(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        self.in_time(async |c| statement().fetch_one(c).await).await
     }
 
-    /// The rows of a statement that is a whole transaction and safe to repeat.
-    pub(crate) async fn rows_of_one_statement(
+    /// The rows of such a statement.
+    pub(crate) async fn rows_of_one_statement<'q>(
         &self,
-        statement: Query<'_, Postgres, PgArguments>,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        Ok(statement.fetch_all(&self.statements).await?)
+        for _ in 0..self.statements.size() {
+            match self.in_time(async |c| statement().fetch_all(c).await).await {
+                Err(StorageError::Unavailable(error)) if !is_timeout(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        self.in_time(async |c| statement().fetch_all(c).await).await
+    }
+
+    /// Bounds a statement from this side as well: a server that vanished without a word, or waits
+    /// for a standby that did, ends nothing by itself. The connection is closed then.
+    async fn in_time<T>(
+        &self,
+        run: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> Result<T> {
+        #[expect(clippy::disallowed_methods, reason = "no transaction is begun on this pool")]
+        let mut connection = self.statements.acquire().await?;
+        match timeout(self.patience, run(&mut connection)).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => {
+                connection.close_on_drop();
+                Err(StorageError::Unavailable(sqlx::Error::Io(io::ErrorKind::TimedOut.into())))
+            }
+        }
     }
 
     /// Waits until all connections are closed. Work that has not begun yet fails.
@@ -272,6 +313,10 @@ impl Store {
         self.statements.close().await;
         self.pool.close().await;
     }
+}
+
+fn is_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// What every connection is told.
@@ -354,10 +399,9 @@ async fn migrate(connection: &mut PgConnection) -> Result<Vec<String>> {
     }
     // Ends with the connection.
     while !try_lock(connection).await? {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     drop_broken_indexes(connection).await?;
-    take_turn(connection).await?;
     let before = applied(connection).await?;
     let mut migrator: Migrator = sqlx::migrate!("../../migrations");
     migrator.set_locking(false);
@@ -399,22 +443,6 @@ async fn drop_broken_indexes(connection: &mut PgConnection) -> Result<()> {
         connection.execute(AssertSqlSafe(drop)).await?;
     }
     Ok(())
-}
-
-/// One node at a time migrates; the lock ends with its connection. The others do not wait within a
-/// statement, as sqlx would let them: an index that is built beside ongoing work waits for every
-/// statement that began before it, and they would wait for each other.
-async fn take_turn(connection: &mut PgConnection) -> Result<()> {
-    loop {
-        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-            .bind(MIGRATING)
-            .fetch_one(&mut *connection)
-            .await?;
-        if taken {
-            return Ok(());
-        }
-        sleep(MIGRATING_LOOK).await;
-    }
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<String>> {

@@ -100,18 +100,20 @@ impl Store {
     /// # Errors
     /// [`StorageError`]; safe to repeat.
     pub async fn hold_turn(&self, tenant_id: TenantId, hold: &HoldTurn) -> Result<Hold> {
-        let query = sqlx::query(
-            "SELECT outcome, amount FROM app.hold_turn_of($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(tenant_id.as_uuid())
-        .bind(hold.conversation_id.as_uuid())
-        .bind(hold.epoch)
-        .bind(hold.turn_id.as_uuid())
-        .bind(hold.amount.get())
-        .bind(hold.currency.as_str())
-        .bind(&hold.model)
-        .bind(BlockId::new().as_uuid())
-        .bind(AttemptId::new().as_uuid());
+        let query = || {
+            sqlx::query(
+                "SELECT outcome, amount FROM app.hold_turn_of($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            )
+            .bind(tenant_id.as_uuid())
+            .bind(hold.conversation_id.as_uuid())
+            .bind(hold.epoch)
+            .bind(hold.turn_id.as_uuid())
+            .bind(hold.amount.get())
+            .bind(hold.currency.as_str())
+            .bind(&hold.model)
+            .bind(BlockId::new().as_uuid())
+            .bind(AttemptId::new().as_uuid())
+        };
         let rows = self.rows_of_one_statement(query).await?;
         let row = rows.first().ok_or_else(|| StorageError::unknown_outcome("app.hold_turn", ""))?;
         let outcome: String = row.try_get("outcome")?;
@@ -132,28 +134,30 @@ impl Store {
     /// to repeat.
     pub async fn commit_turn(&self, tenant_id: TenantId, commit: &CommitTurn) -> Result<Commit> {
         let usage = &commit.usage;
-        let query = sqlx::query(
-            "SELECT outbox_id, out_seq FROM app.commit_turn_of( \
+        let query = || {
+            sqlx::query(
+                "SELECT outbox_id, out_seq FROM app.commit_turn_of( \
                  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
-        )
-        .bind(tenant_id.as_uuid())
-        .bind(commit.conversation_id.as_uuid())
-        .bind(commit.epoch)
-        .bind(commit.turn_id.as_uuid())
-        .bind(commit.to_seq)
-        .bind(Json(&commit.reply))
-        .bind(OutboxId::new().as_uuid())
-        .bind(usage.channel_id.as_uuid())
-        .bind(&usage.model)
-        .bind(usage.price_version)
-        .bind(i64::from(usage.input_tokens))
-        .bind(i64::from(usage.output_tokens))
-        .bind(i64::from(usage.delivered_tokens))
-        .bind(usage.charge.get())
-        .bind(usage.absorbed.get())
-        .bind(usage.currency.as_str())
-        .bind(usage.policy.as_str())
-        .bind(usage.end_reason.as_str());
+            )
+            .bind(tenant_id.as_uuid())
+            .bind(commit.conversation_id.as_uuid())
+            .bind(commit.epoch)
+            .bind(commit.turn_id.as_uuid())
+            .bind(commit.to_seq)
+            .bind(Json(&commit.reply))
+            .bind(OutboxId::new().as_uuid())
+            .bind(usage.channel_id.as_uuid())
+            .bind(&usage.model)
+            .bind(usage.price_version)
+            .bind(i64::from(usage.input_tokens))
+            .bind(i64::from(usage.output_tokens))
+            .bind(i64::from(usage.delivered_tokens))
+            .bind(usage.charge.get())
+            .bind(usage.absorbed.get())
+            .bind(usage.currency.as_str())
+            .bind(usage.policy.as_str())
+            .bind(usage.end_reason.as_str())
+        };
         read_commit(self.rows_of_one_statement(query).await?.first())
     }
 }

@@ -15,7 +15,10 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-use crate::{Shared, signal::Signal};
+use crate::{
+    Shared,
+    signal::{Signal, in_time},
+};
 
 /// What is left of a lease when a delivery is given up, to write that down; a quarter of a lease
 /// that is short.
@@ -49,7 +52,7 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
     let permits = shared.gather(slots, first);
     let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
     let (core, lease) = (&shared.core, shared.settings.delivery_lease);
-    let claims = match core.store.claim_outbox(core.node, limit, lease).await {
+    let claims = match in_time(core.store.claim_outbox(core.node, limit, lease)).await {
         Ok(claims) => claims,
         Err(error) => {
             counter!("qudao_claim_failures_total", "queue" => "outbox").increment(1);
@@ -148,15 +151,16 @@ async fn record(
 
 /// Writes down, with others, that a message was delivered.
 async fn finish(shared: &Arc<Shared>, claim: &OutboxClaim) -> Result<(), Arc<StorageError>> {
-    let (written, begin) = shared.made.add((claim.tenant_id, claim.outbox_id, claim.epoch));
-    if begin {
+    let (written, leader) = shared.made.add((claim.tenant_id, claim.outbox_id, claim.epoch));
+    if let Some(mut leader) = leader {
         let shared = Arc::clone(shared);
         shared.clone().jobs.spawn(async move {
-            while let Some((made, waiting)) = shared.made.next_batch() {
+            while let Some((made, waiting)) = leader.next_batch() {
                 failpoint!("delivery.recording");
                 let outcome = shared.core.store.finish_deliveries(&made).await;
                 failpoint!("delivery.recorded");
-                // Others of their conversations were waiting behind these.
+                // Others of their conversations were waiting behind these. One that was committed
+                // at this very moment is found at the next look.
                 if let Ok(true) = outcome {
                     shared.core.wake.outbox.notify_one();
                 }
@@ -167,7 +171,7 @@ async fn finish(shared: &Arc<Shared>, claim: &OutboxClaim) -> Result<(), Arc<Sto
             }
         });
     }
-    // It ends without an answer only with the process.
+    // Without an answer its lease runs out, and it is sent again under the same id.
     written.await.unwrap_or(Ok(()))
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use qudao_storage::{BusEvent, Subscription};
+use qudao_storage::{BusEvent, StorageError, Subscription};
 use rand::RngExt as _;
 use tokio::{
     sync::Notify,
@@ -15,6 +15,9 @@ use crate::WorkerSettings;
 /// Two looks at a queue are at least this far apart, so that a busy one is claimed in batches.
 /// The first look after a rest is not delayed.
 const GAP: Duration = Duration::from_millis(4);
+
+/// How long a look may take: longer than the database lets any statement run.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Waits for a reason to look at a queue.
 pub(crate) struct Signal<'a> {
@@ -48,6 +51,17 @@ impl<'a> Signal<'a> {
         }
         time::sleep_until(self.looked + GAP).await;
         self.looked = Instant::now();
+    }
+}
+
+/// A look at a queue. One that hangs, on a connection to a server that vanished without a word, is
+/// given up; what it may have claimed comes free when the lease ends.
+pub(crate) async fn in_time<T>(
+    look: impl Future<Output = Result<T, StorageError>>,
+) -> Result<T, String> {
+    match time::timeout(PATIENCE, look).await {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(_) => Err("the database does not answer".to_owned()),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Shared,
     share::{Seat, Share},
-    signal::Signal,
+    signal::{Signal, in_time},
 };
 
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -50,7 +50,8 @@ async fn claim(
     let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
     let core = &shared.core;
     let lease = core.settings.turns.lease;
-    let claims = match core.store.claim_turns(core.node, limit, lease, &share.shares()).await {
+    let shares = share.shares();
+    let claims = match in_time(core.store.claim_turns(core.node, limit, lease, &shares)).await {
         Ok(claims) => claims,
         Err(error) => {
             counter!("qudao_claim_failures_total", "queue" => "turns").increment(1);

@@ -15,6 +15,10 @@ pub(super) type Outcome = Result<Accept, Arc<StorageError>>;
 /// What became of it, when that is known.
 pub(super) type Stored = oneshot::Receiver<Outcome>;
 
+/// Messages that may wait for a commit to begin; more are refused. A commit takes milliseconds: so
+/// many wait only while the database does not answer.
+pub(super) const WAITING: usize = 4096;
+
 /// Those that wait to be stored.
 pub(crate) type Arrivals = Together<(TenantId, Inbound), Outcome>;
 
@@ -26,12 +30,14 @@ impl Core {
         tenant_id: TenantId,
         inbound: Inbound,
     ) -> Stored {
-        let (stored, begin) = self.arrivals.add((tenant_id, inbound));
-        if begin {
+        let (stored, leader) = self.arrivals.add((tenant_id, inbound));
+        if let Some(mut leader) = leader {
             let core = Arc::clone(self);
             self.spawn(async move {
-                while let Some((messages, waiting)) = core.arrivals.next_batch() {
+                while let Some((messages, waiting)) = leader.next_batch() {
                     core.store_all(&messages, waiting).await;
+                    // They were not told that it is stored, and send it again.
+                    leader.forget_the_gone();
                 }
             });
         }
@@ -46,8 +52,9 @@ impl Core {
         failpoint!("accept.gathered");
         let outcomes = match self.store.accept_together(messages).await {
             Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-            // One of them was refused; the others are not to blame.
-            Err(error) if 1 < messages.len() && !matches!(error, StorageError::Unavailable(_)) => {
+            // One of them was refused; the others are not to blame. What all of them met, such as a
+            // database that takes too long, would be met again by each.
+            Err(error) if 1 < messages.len() && !error.is_transient() => {
                 self.store_each(messages).await
             }
             Err(error) => vec![Err(Arc::new(error)); messages.len()],
@@ -82,7 +89,8 @@ impl Core {
         }
         #[expect(clippy::cast_precision_loss, reason = "a histogram needs no more")]
         histogram!("qudao_accept_batch_messages").record(outcomes.len() as f64);
-        if new != 0 {
+        // A repetition of the statement finds what the first try stored.
+        if new + known != 0 {
             self.wake_turns();
         }
     }

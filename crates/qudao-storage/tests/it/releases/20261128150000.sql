@@ -42,6 +42,7 @@ BEGIN; SET LOCAL ROLE qudao_admin;
 DO $$ BEGIN
     ASSERT (SELECT channel_id FROM app.find_api_key('00000000-0000-4000-8000-<n>00000000008'))
         = '00000000-0000-4000-8000-<n>00000000002';
+    ASSERT (SELECT assistant_name FROM app.find_door('key<n>')) = 'a';
     ASSERT (SELECT assistant_name FROM app.find_channel_by_public_key('key<n>')) = 'a';
     ASSERT (SELECT count(*) FROM app.list_tenants(NULL, 10)) > 0;
     ASSERT app.micros(app.from_micros(7)) = 7;
