@@ -30,8 +30,10 @@ const DRAIN: Duration = Duration::from_secs(90);
 /// What was acknowledged around the failover, and what is left of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Since the record began: when the primary was killed.
+    /// Since the record began: when the primary was killed, or frozen.
     pub killed: Duration,
+    /// It was frozen: its connections stayed open and said nothing.
+    pub frozen: bool,
     /// Until the promoted standby accepted the first write of a node that was not restarted.
     pub down: Duration,
     /// Messages acknowledged before the kill, while nobody accepted writes, and later.
@@ -45,14 +47,17 @@ impl fmt::Display for Account {
         let ([a, b, c], [x, y, z]) = (self.acknowledged, self.kept);
         write!(
             f,
-            "primary killed after {:.1?}, writes again after {:.1?}; \
+            "primary {} after {:.1?}, writes again after {:.1?}; \
              kept of acknowledged: {x} of {a} before, {y} of {b} meanwhile, {z} of {c} afterwards",
-            self.killed, self.down
+            if self.frozen { "frozen" } else { "killed" },
+            self.killed,
+            self.down
         )
     }
 }
 
-/// Runs for so many seconds and judges what is left. With `asynchronous` the primary does not wait
+/// Runs for so many seconds and judges what is left. An even seed freezes the primary in place of
+/// killing it, as a cut cable would. With `asynchronous` the primary does not wait
 /// for its standby, which shows that the check can fail.
 ///
 /// # Errors
@@ -84,7 +89,9 @@ pub async fn run(
         let mut damage = Damage::default();
         disturb_until(began + length.mul_f64(0.4), &stage, &mut nodes, &mut random, &mut damage)
             .await?;
-        (account.killed, account.down) = fail_over(&stage, &mut random).await?;
+        account.frozen = seed.is_multiple_of(2);
+        let failed_over = fail_over(&stage, &mut random, account.frozen).await?;
+        (account.killed, account.down) = failed_over;
         damage.outages += 1;
         disturb_until(began + length.mul_f64(0.7), &stage, &mut nodes, &mut random, &mut damage)
             .await?;
@@ -121,15 +128,23 @@ async fn disturb_until(
     Ok(())
 }
 
-/// Cuts the standby off, kills the primary a moment later, promotes the standby as an operator would, and waits until writes are
-/// accepted. When it was killed, and how long that took.
-async fn fail_over(stage: &Stage, random: &mut StdRng) -> anyhow::Result<(Duration, Duration)> {
+/// Cuts the standby off, kills or freezes the primary a moment later, promotes the standby as an
+/// operator would, and waits until writes are accepted. When it was killed, and how long that took.
+async fn fail_over(
+    stage: &Stage,
+    random: &mut StdRng,
+    freeze: bool,
+) -> anyhow::Result<(Duration, Duration)> {
     let replicas = stage.replicas().context("servers to fail over")?;
     let since = Instant::now();
     replicas.part();
     time::sleep(Duration::from_millis(random.random_range(500..2500))).await;
     let killed = stage.record.elapsed();
-    replicas.kill_primary();
+    if freeze {
+        replicas.freeze_primary();
+    } else {
+        replicas.kill_primary();
+    }
     time::sleep(Duration::from_millis(random.random_range(100..1500))).await;
     replicas.promote();
     await_postgres(stage).await?;

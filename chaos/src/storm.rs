@@ -36,6 +36,8 @@ const TWICE: u32 = 15;
 /// Crashes of Postgres in a run, at most: each takes seconds in which nothing else is proven.
 const MAX_OUTAGES: usize = 2;
 const DRAIN: Duration = Duration::from_secs(60);
+/// How long a sign of life may take: a frozen server gives none.
+const PING: Duration = Duration::from_secs(3);
 
 /// What was done to the system.
 #[derive(Debug, Clone, Copy, Default)]
@@ -222,7 +224,7 @@ pub(crate) fn stop_postgres(stage: &Stage) -> anyhow::Result<bool> {
 pub(crate) async fn await_postgres(stage: &Stage) -> anyhow::Result<()> {
     let begun = Instant::now();
     time::sleep(Duration::from_millis(200)).await;
-    while stage.store.ping().await.is_err() {
+    while !matches!(time::timeout(PING, stage.store.ping()).await, Ok(Ok(()))) {
         if Duration::from_secs(60) < begun.elapsed() {
             bail!("Postgres did not come back");
         }

@@ -45,7 +45,8 @@ impl<T, R> Together<T, R> {
         let begin = queue.commits < COMMITS;
         queue.commits += usize::from(begin);
         let together = Self(Arc::clone(&self.0));
-        (outcome, begin.then_some(Leader { together, ended: false }))
+        // Made only if it leads: it gives its place back when it is dropped.
+        (outcome, begin.then(|| Leader { together, ended: false }))
     }
 
     /// How many wait for a commit to begin.

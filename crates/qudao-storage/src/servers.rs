@@ -101,10 +101,23 @@ impl Servers {
         }
     }
 
-    /// Whether a connection of this age leads to the present primary, as far as is known.
-    pub(crate) fn is_current(&self, age: Duration) -> bool {
+    /// Whether a connection of this age leads to the present primary, as far as is known, and
+    /// somebody answers there. A server that vanished without a word would keep everybody who began
+    /// something on its connections, so each is asked before it is used.
+    ///
+    /// # Errors
+    /// If nobody answers.
+    pub(crate) async fn leads_there(
+        &self,
+        connection: &mut PgConnection,
+        age: Duration,
+    ) -> sqlx::Result<bool> {
         let moved = *self.seen.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        moved.is_none_or(|moved| age < moved.elapsed())
+        if moved.is_some_and(|moved| moved.elapsed() <= age) {
+            return Ok(false);
+        }
+        let answer = timeout(PATIENCE, connection.ping()).await;
+        answer.map_err(|_| refused("it does not answer"))?.map(|()| true)
     }
 
     /// Asks a connection whether it leads to the primary.

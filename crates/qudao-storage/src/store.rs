@@ -128,9 +128,9 @@ impl Store {
                 })
             });
         if several {
-            pools = pools.before_acquire(move |_, meta| {
-                let current = at_use.is_current(meta.age);
-                Box::pin(async move { Ok(current) })
+            pools = pools.before_acquire(move |connection, meta| {
+                let servers = at_use.clone();
+                Box::pin(async move { servers.leads_there(connection, meta.age).await })
             });
         }
         let statements = pools

@@ -141,6 +141,11 @@ impl TestReplicas {
         psql(&self.rig.url("standby", "qudao"), &[sql]).expect("the statement succeeds")
     }
 
+    /// Stops the primary in its tracks: connections to it stay open, and it says nothing.
+    pub fn freeze_primary(&self) {
+        self.primary().freeze();
+    }
+
     /// Makes the standby a primary.
     ///
     /// # Panics

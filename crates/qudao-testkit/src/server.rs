@@ -41,8 +41,32 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Stops it and all its processes in their tracks: connections stay open, and nobody answers.
+    pub(crate) fn freeze(&self) {
+        for pid in self.processes() {
+            let _ = kill(pid, Signal::SIGSTOP);
+        }
+    }
+
+    /// The first of them first.
+    fn processes(&self) -> Vec<Pid> {
+        let tasks = format!("/proc/{pid}/task/{pid}/children", pid = self.pid);
+        let children = std::fs::read_to_string(tasks).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        std::iter::once(self.pid).chain(children.map(Pid::from_raw)).collect()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
+        // Frozen ones do not see that the first is gone.
+        let processes = self.processes();
+        if self.keeper.is_some() {
+            for pid in processes {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
         self.end(Signal::SIGKILL);
     }
 }
