@@ -27,7 +27,7 @@ pub fn settings(plugins: &Path, turns_in_flight: usize, backlog: usize) -> Strin
          tenant_turns_in_flight = {turns_in_flight}\n\n\
          [server]\nconnections_per_address = 0\n\n\
          [limits]\nvisitor_messages_per_minute = 0\naddress_messages_per_minute = 0\n\
-         tenant_backlog = {backlog}\n\n\
+         tenant_backlog = {backlog}\nplatform_backlog = {backlog}\n\n\
          [demo]\nmodel = \"stub\"\ncredits = \"1000000\"\n\n\
          [[instances]]\nname = \"stub\"\nplugin = \"echo\"\nmax_concurrency = {turns_in_flight}\n\
          config = {{ think_ms = 300, think_spread = 0.4 }}\n\

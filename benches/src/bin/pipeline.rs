@@ -217,12 +217,13 @@ fn recovery(platform: &mut Platform) -> Result<()> {
     );
     let people = People::new(&platform.demo, 4, 100)?;
     people.hurry(CLIENTS, Duration::from_secs(2))?;
-    let begun = Instant::now();
     quit_postgres(&platform.postgres_data())?;
+    let begun = Instant::now();
     let serving = loop {
         ensure!(begun.elapsed() < DRAIN, "Postgres did not come back");
         // The first message that is taken again.
-        if people.hurry(1, Duration::from_millis(1)).is_ok() {
+        let run = people.hurry(1, Duration::from_millis(1));
+        if run.is_ok_and(|run| run.refused() == 0) {
             break begun.elapsed();
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -237,11 +238,16 @@ fn recovery(platform: &mut Platform) -> Result<()> {
     Ok(())
 }
 
+/// Returns when it is gone.
 fn quit_postgres(data: &Path) -> Result<()> {
     let pid = fs::read_to_string(data.join("postmaster.pid"))?;
     let pid = pid.lines().next().context("the postmaster's id")?.trim();
     let status = Command::new("kill").args(["-QUIT", pid]).status()?;
     ensure!(status.success(), "kill: {status}");
+    let process = Path::new("/proc").join(pid);
+    while process.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     Ok(())
 }
 
