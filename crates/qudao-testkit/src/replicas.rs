@@ -101,7 +101,8 @@ impl TestReplicas {
     /// # Panics
     /// If a statement fails.
     pub fn psql(&self, sql: &str) -> String {
-        let url = format!("{}&target_session_attrs=read-write", self.url);
+        // A frozen server takes connections and says nothing.
+        let url = format!("{}&target_session_attrs=read-write&connect_timeout=2", self.url);
         psql(&url, &[sql]).expect("the statement succeeds")
     }
 
