@@ -19,13 +19,12 @@ use crate::{
     plan::Role,
     plugins,
     record::Seen,
-    stage::{LEASE, Stage},
+    stage::Stage,
     storm::{self, Damage, await_postgres},
-    verdict::{self, Bounds, Verdict},
+    verdict::Verdict,
 };
 
 const ROLES: [Role; 4] = [Role::Api, Role::Api, Role::Worker, Role::Worker];
-const DRAIN: Duration = Duration::from_secs(90);
 
 /// What was acknowledged around the failover, and what is left of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,7 +82,7 @@ pub async fn run(
     let began = Instant::now();
     let length = Duration::from_secs(seconds);
     let until = began + length;
-    let mut senders = storm::send(&stage, &tenants, &mut random, until);
+    let senders = storm::send(&stage, &tenants, &mut random, until);
     let mut account = Account::default();
     let damage = async {
         let mut damage = Damage::default();
@@ -101,14 +100,7 @@ pub async fn run(
     };
     let (damage, always) = tokio::join!(damage, storm::watch(&stage, until));
     let damage = damage?;
-    while let Some(sent) = senders.join_next().await {
-        sent.context("a sender broke off")??;
-    }
-    stage.drain(DRAIN).await?;
-    time::sleep(LEASE * 2).await;
-    let bounds = Bounds { answer: Duration::from_secs(30), redundant: damage.redundant() };
-    let mut verdict = verdict::judge(&stage, bounds).await?;
-    verdict.merge(Verdict { lines: always, ..Verdict::default() });
+    let verdict = storm::settle_down(&stage, senders, damage, always).await?;
     count(&stage, &mut account);
     drop(nodes);
     Ok((verdict, damage, account))

@@ -35,7 +35,7 @@ const IN_FLIGHT: usize = 4;
 const TWICE: u32 = 15;
 /// Crashes of Postgres in a run, at most: each takes seconds in which nothing else is proven.
 const MAX_OUTAGES: usize = 2;
-const DRAIN: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(90);
 /// How long a sign of life may take: a frozen server gives none.
 const PING: Duration = Duration::from_secs(3);
 
@@ -54,7 +54,7 @@ pub struct Damage {
 
 impl Damage {
     /// Sends that may have been repeated because of it.
-    pub(crate) fn redundant(self) -> usize {
+    fn redundant(self) -> usize {
         (self.kills + self.freezes + self.outages * NODES) * IN_FLIGHT
     }
 }
@@ -78,7 +78,7 @@ pub async fn run(seed: u64, seconds: u64) -> anyhow::Result<(Verdict, Damage)> {
         nodes.push(stage.node().await?);
     }
     let until = Instant::now() + Duration::from_secs(seconds);
-    let mut senders = send(&stage, &tenants, &mut random, until);
+    let senders = send(&stage, &tenants, &mut random, until);
     let damage = async {
         let mut damage = Damage::default();
         while Instant::now() < until {
@@ -89,6 +89,19 @@ pub async fn run(seed: u64, seconds: u64) -> anyhow::Result<(Verdict, Damage)> {
     };
     let (damage, always) = tokio::join!(damage, watch(&stage, until));
     let damage = damage?;
+    let verdict = settle_down(&stage, senders, damage, always).await?;
+    drop(nodes);
+    Ok((verdict, damage))
+}
+
+/// Waits until the senders are through and nothing is left to do, and judges what is there. `always`
+/// is what was seen during the run.
+pub(crate) async fn settle_down(
+    stage: &Stage,
+    mut senders: Senders,
+    damage: Damage,
+    always: Vec<Line>,
+) -> anyhow::Result<Verdict> {
     while let Some(sent) = senders.join_next().await {
         sent.context("a sender broke off")??;
     }
@@ -96,10 +109,9 @@ pub async fn run(seed: u64, seconds: u64) -> anyhow::Result<(Verdict, Damage)> {
     // A node that was frozen last has had its time to do harm.
     time::sleep(LEASE * 2).await;
     let bounds = Bounds { answer: Duration::from_secs(30), redundant: damage.redundant() };
-    let mut verdict = verdict::judge(&stage, bounds).await?;
+    let mut verdict = verdict::judge(stage, bounds).await?;
     verdict.merge(Verdict { lines: always, ..Verdict::default() });
-    drop(nodes);
-    Ok((verdict, damage))
+    Ok(verdict)
 }
 
 /// Two with enough to spend, one of them with a model that misbehaves, and a poor one.

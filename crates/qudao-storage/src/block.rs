@@ -7,7 +7,7 @@ use qudao_domain::{
     ApiKeyId, BlockId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId, TurnId,
     state::{EndReason, FairCharging},
 };
-use sqlx::{Postgres, Row as _, postgres::PgArguments, query::QueryScalar};
+use sqlx::{Postgres, Row as _, postgres::PgArguments, query::Query};
 
 use crate::{KeptCall, Result, StorageError, Store, Tx, claim::millis};
 
@@ -179,10 +179,11 @@ impl Tx {
         block: Option<BlockId>,
         lines: &[UsageLine],
     ) -> Result<String> {
-        let call = sqlx::query_scalar(
+        let call = sqlx::query(
             "SELECT app.settle_calls($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         );
-        let outcome: String = bind_calls(call, block, lines).fetch_one(self.connection()).await?;
+        let row = bind_calls(call, block, lines).fetch_one(self.connection()).await?;
+        let outcome: String = row.try_get(0)?;
         if outcome == "done" {
             for kept in lines.iter().filter_map(|line| line.kept.as_ref()) {
                 self.keep_call(kept).await?;
@@ -204,7 +205,7 @@ impl Tx {
     }
 }
 
-type CallQuery<'q> = QueryScalar<'q, Postgres, String, PgArguments>;
+type CallQuery<'q> = Query<'q, Postgres, PgArguments>;
 
 /// The arguments of `app.settle_calls`, one array for each column.
 fn bind_calls<'q>(
@@ -255,13 +256,13 @@ impl Store {
             return Ok(settled);
         }
         let call = || {
-            let call = sqlx::query_scalar(
+            let call = sqlx::query(
                 "SELECT app.settle_calls_of(\
                  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             );
             bind_calls(call.bind(tenant_id.as_uuid()), Some(block_id), lines)
         };
-        Settle::read(&self.one_statement::<String>(call).await?)
+        Settle::read(self.one_statement(call).await?.try_get(0)?)
     }
 
     /// Gives back the rest of blocks whose lease ran out, and the holds of turns that nobody has

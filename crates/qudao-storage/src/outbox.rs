@@ -102,12 +102,12 @@ impl Store {
         // Two such statements take their locks in one order.
         sent.sort_unstable();
         let query = || {
-            sqlx::query_scalar("SELECT app.finish_deliveries($1, $2, $3)")
+            sqlx::query("SELECT app.finish_deliveries($1, $2, $3)")
                 .bind(sent.iter().map(|(tenant, ..)| tenant.as_uuid()).collect::<Vec<_>>())
                 .bind(sent.iter().map(|(_, id, _)| id.as_uuid()).collect::<Vec<_>>())
                 .bind(sent.iter().map(|(.., epoch)| *epoch).collect::<Vec<_>>())
         };
-        self.one_statement(query).await
+        Ok(self.one_statement(query).await?.try_get(0)?)
     }
 }
 

@@ -14,11 +14,10 @@ use std::{
 use metrics::Histogram;
 use qudao_domain::TenantId;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, FromRow, PgConnection, PgPool, Postgres,
-    Transaction,
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Transaction,
     migrate::{MigrateError, Migrator},
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
-    query::{Query, QueryScalar},
+    query::Query,
 };
 use tokio::{
     runtime::Handle,
@@ -257,27 +256,18 @@ impl Store {
         Ok(self.pool.begin_with(AssertSqlSafe(opening)).await?)
     }
 
+    /// The one row of a statement as [`Self::rows_of_one_statement`] runs it.
+    pub(crate) async fn one_statement<'q>(
+        &self,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<PgRow> {
+        let rows = self.rows_of_one_statement(statement).await?;
+        Ok(rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)?)
+    }
+
     /// Runs a statement that is a whole transaction and safe to repeat. It is made anew for each
     /// try: after a restart of the server every idle connection is dead, and each is found out
     /// here, once.
-    pub(crate) async fn one_statement<'q, T>(
-        &self,
-        statement: impl Fn() -> QueryScalar<'q, Postgres, T, PgArguments>,
-    ) -> Result<T>
-    where
-        (T,): for<'r> FromRow<'r, PgRow>,
-        T: Send + Unpin,
-    {
-        for _ in 0..self.statements.size() {
-            match self.in_time(async |c| statement().fetch_one(c).await).await {
-                Err(StorageError::Unavailable(error)) if !is_timeout(&error) => {}
-                outcome => return outcome,
-            }
-        }
-        self.in_time(async |c| statement().fetch_one(c).await).await
-    }
-
-    /// The rows of such a statement.
     pub(crate) async fn rows_of_one_statement<'q>(
         &self,
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
