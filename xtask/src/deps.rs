@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-plugin-api",
         ],
     ),
+    ("qudao-identity", &["qudao-core", "qudao-domain", "qudao-storage"]),
     ("qudao-channels", &["qudao-core", "qudao-domain", "qudao-storage"]),
     (
         "qudao-server",
@@ -37,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-domain",
             "qudao-telemetry",
             "qudao-channels",
+            "qudao-identity",
             "qudao-plugin-api",
             "qudao-plugin-host",
         ],
@@ -59,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-plugin-host",
             "qudao-core",
             "qudao-channels",
+            "qudao-identity",
             "qudao-server",
             "qudao-worker",
         ],

@@ -83,7 +83,7 @@ pub struct Core {
     /// runtime may end first.
     runtime: Handle,
     closing: CancellationToken,
-    keys: authenticate::KeyCache,
+    keys: authenticate::Keys,
     doors: channel::DoorCache,
     prices: price::PriceBook,
     running: turn::RunningTurns,
@@ -100,7 +100,7 @@ impl Core {
         let CoreParts { store, bus, plugins, clock, tasks, node } = parts;
         let (renew, closing) = (settings.api.blocks.renew, CancellationToken::new());
         let core = Arc::new(Self {
-            keys: authenticate::KeyCache::new(settings.key_cache),
+            keys: authenticate::Keys::new(settings.key_cache),
             doors: channel::DoorCache::new(settings.key_cache),
             prices: price::PriceBook::new(settings.price_cache),
             running: turn::RunningTurns::default(),
@@ -119,7 +119,10 @@ impl Core {
             node,
             closing: closing.clone(),
         });
-        core.spawn(api::upkeep::run(Arc::downgrade(&core), renew, closing));
+        let (own, bus) = (Arc::downgrade(&core), core.bus.clone());
+        core.spawn(authenticate::follow_changes(own.clone(), bus, closing.clone()));
+        core.spawn(authenticate::write_uses(own.clone(), closing.clone()));
+        core.spawn(api::upkeep::run(own, renew, closing));
         core
     }
 

@@ -7,6 +7,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use qudao_domain::{ApiKeyId, AssistantId, ChannelId, TenantId};
 use qudao_storage::{Bucket, Bus, Counted, Limiter, Owner, Rate, Standing, Verdict};
 
+use uuid::Uuid;
+
 use crate::{Core, settings::RateSettings};
 
 /// Somebody goes too fast. Nothing was taken from any allowance.
@@ -24,9 +26,11 @@ pub struct TooFast {
 /// What a person calls a kind of bucket.
 pub fn words(kind: &str) -> &'static str {
     match kind {
-        KEY | ADMIN => "key",
+        KEY => "key",
+        ADMIN => "key or member",
+        SIGN_IN => "account",
         TENANT | TENANT_MESSAGES => "tenant",
-        ADDRESS | CHAT_ADDRESS | ADMIN_ADDRESS => "address",
+        ADDRESS | CHAT_ADDRESS | ADMIN_ADDRESS | SIGN_IN_ADDRESS => "address",
         VISITOR => "conversation",
         ASSISTANT => "assistant",
         KEY_TOKENS => "key's tokens",
@@ -57,6 +61,11 @@ pub const TENANT_MESSAGES: &str = "tenant_messages";
 pub const ADMIN: &str = "admin";
 /// Requests to the admin API from one address.
 pub const ADMIN_ADDRESS: &str = "admin_address";
+
+/// Attempts to sign in to one account.
+pub const SIGN_IN: &str = "sign_in";
+/// Attempts to sign in from one address.
+pub const SIGN_IN_ADDRESS: &str = "sign_in_address";
 
 /// A message on its way in.
 #[derive(Debug, Clone, Copy)]
@@ -143,19 +152,39 @@ impl Core {
         self.rates.take(Owner::Tenant(tenant_id), &buckets).await
     }
 
-    /// Takes one request to the admin API from the allowances of its key and its address. `key` is
-    /// `None` for the operator's.
+    /// Takes one attempt to sign in from the allowances of the account and of the address. The
+    /// address's is the smaller one, so that a stranger who guesses is stopped before the owner is.
+    ///
+    /// # Errors
+    /// [`TooFast`].
+    pub async fn may_sign_in(
+        &self,
+        tenant_id: TenantId,
+        account: &str,
+        address: IpAddr,
+    ) -> Result<Vec<Standing>, TooFast> {
+        let settings = &self.rates.settings;
+        let own = settings.sign_in.map(|rate| Bucket::one(SIGN_IN, account.to_owned(), rate));
+        let address = settings
+            .sign_in_address
+            .map(|rate| Bucket::one(SIGN_IN_ADDRESS, address.to_string(), rate));
+        let buckets: Vec<_> = own.into_iter().chain(address).collect();
+        self.rates.take(Owner::Tenant(tenant_id), &buckets).await
+    }
+
+    /// Takes one request to the admin API from the allowances of its key or member and of its
+    /// address. `who` is `None` for the operator.
     ///
     /// # Errors
     /// [`TooFast`].
     pub async fn may_administer(
         &self,
-        key: Option<(TenantId, ApiKeyId)>,
+        who: Option<(TenantId, Uuid)>,
         address: IpAddr,
     ) -> Result<Vec<Standing>, TooFast> {
         let settings = &self.rates.settings;
-        let owner = key.map_or(Owner::Platform, |(tenant, _)| Owner::Tenant(tenant));
-        let id = || key.map_or_else(|| "operator".to_owned(), |(_, key)| key.as_uuid().to_string());
+        let owner = who.map_or(Owner::Platform, |(tenant, _)| Owner::Tenant(tenant));
+        let id = || who.map_or_else(|| "operator".to_owned(), |(_, who)| who.to_string());
         let own = settings.admin.map(|rate| Bucket::one(ADMIN, id(), rate));
         let address = settings
             .admin_address

@@ -144,6 +144,10 @@ pub struct RateSettings {
     pub admin: Option<Rate>,
     /// Requests to the admin API from one address.
     pub admin_address: Option<Rate>,
+    /// Attempts to sign in to one account.
+    pub sign_in: Option<Rate>,
+    /// Attempts to sign in from one address.
+    pub sign_in_address: Option<Rate>,
 }
 
 /// How many messages may wait for an answer before new ones are refused.

@@ -8,7 +8,9 @@ use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::ids::ApiKeyId;
+use uuid::Uuid;
+
+use crate::ids::{ApiKeyId, TenantId};
 
 const PREFIX: &str = "qk_live_";
 const SECRET_CHARS: usize = 43;
@@ -52,6 +54,97 @@ pub fn random_secret() -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// Whether a text can be a secret of [`random_secret`].
+fn is_secret(text: &str) -> bool {
+    let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.len() == SECRET_CHARS && text.bytes().all(url_safe)
+}
+
+/// What a [`Ticket`] is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TicketKind {
+    /// The cookie of a member who is signed in.
+    Session,
+    /// The link by which somebody becomes a member.
+    Invitation,
+}
+
+impl TicketKind {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Session => "qs_",
+            Self::Invitation => "qi_",
+        }
+    }
+}
+
+/// A secret of one row of one tenant: `qs_<tenant><id>_<43 characters>`. It names the tenant, so
+/// that looking it up needs no sight of other tenants' rows. Never logged: `Debug` shows ids only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ticket {
+    kind: TicketKind,
+    tenant_id: TenantId,
+    id: Uuid,
+    secret: String,
+}
+
+impl Ticket {
+    /// A new one for the row with this id.
+    pub fn generate(kind: TicketKind, tenant_id: TenantId, id: Uuid) -> Self {
+        Self { kind, tenant_id, id, secret: random_secret() }
+    }
+
+    /// Reads what a client sent. `None` for anything that cannot be a ticket of this kind.
+    pub fn parse(kind: TicketKind, text: &str) -> Option<Self> {
+        let (ids, secret) = text.strip_prefix(kind.prefix())?.split_at_checked(64)?;
+        let secret = secret.strip_prefix('_').filter(|secret| is_secret(secret))?;
+        let lower = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if !ids.bytes().all(lower) {
+            return None;
+        }
+        let (tenant, id) = ids.split_at(32);
+        let tenant_id = TenantId::from_uuid(Uuid::try_parse(tenant).ok()?);
+        let id = Uuid::try_parse(id).ok()?;
+        Some(Self { kind, tenant_id, id, secret: secret.to_owned() })
+    }
+
+    /// Whose row it is.
+    pub fn tenant_id(&self) -> TenantId {
+        self.tenant_id
+    }
+
+    /// Which row.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// What to keep and to compare.
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::of(&self.secret)
+    }
+
+    /// A second secret that follows from this one and does not tell it, for one purpose.
+    pub fn derive(&self, purpose: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(purpose.as_bytes());
+        hash.update([0]);
+        hash.update(self.secret.as_bytes());
+        URL_SAFE_NO_PAD.encode(hash.finalize())
+    }
+
+    /// The whole ticket, for its owner.
+    pub fn reveal(&self) -> String {
+        let Self { kind, tenant_id, id, secret } = self;
+        format!("{}{}{}_{secret}", kind.prefix(), tenant_id.as_uuid().simple(), id.simple())
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ticket({:?}, {}, {}, …)", self.kind, self.tenant_id, self.id)
+    }
+}
+
 /// A key as its owner holds it. Never logged: `Debug` shows the id only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
@@ -69,8 +162,7 @@ impl ApiKey {
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix(PREFIX)?;
         let (id, secret) = rest.split_once('_')?;
-        let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if secret.len() != SECRET_CHARS || !secret.bytes().all(url_safe) {
+        if !is_secret(secret) {
             return None;
         }
         let id = format!("{}_{id}", ApiKeyId::PREFIX).parse().ok()?;
@@ -126,6 +218,37 @@ mod tests {
             &format!("{}é", &good[..good.len() - 2]),
         ] {
             assert_eq!(ApiKey::parse(text), None, "{text}");
+        }
+    }
+
+    fn ticket() -> Ticket {
+        let session = crate::SessionId::new().as_uuid();
+        Ticket::generate(TicketKind::Session, TenantId::new(), session)
+    }
+
+    #[test]
+    fn a_ticket_survives_its_text_form_and_is_of_one_kind() {
+        let ticket = ticket();
+        let text = ticket.reveal();
+        assert_eq!(Ticket::parse(TicketKind::Session, &text).as_ref(), Some(&ticket));
+        assert_eq!(Ticket::parse(TicketKind::Invitation, &text), None);
+        assert_eq!(Ticket::parse(TicketKind::Invitation, &text.replace("qs_", "qi_")).unwrap().id, ticket.id);
+        assert!(!format!("{ticket:?}").contains(&ticket.secret));
+        assert_ne!(ticket.derive("csrf"), ticket.derive("other"));
+        assert!(!ticket.derive("csrf").contains(&ticket.secret));
+    }
+
+    #[test]
+    fn what_is_not_a_ticket_is_refused() {
+        let good = ticket().reveal();
+        let parse = |text: &str| Ticket::parse(TicketKind::Session, text);
+        for text in ["", "qs_", &good[..good.len() - 1], &format!("{good}x"), &good.to_uppercase()] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        for at in 0..good.len() {
+            let mut cut = good.clone();
+            cut.replace_range(at..=at, "é");
+            assert_eq!(parse(&cut), None, "{cut}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The nouns of Qudao as types: ids, money, texts, states. No I/O, no async.
 
+pub mod access;
 pub mod clock;
 pub mod ids;
 pub mod key;
@@ -10,6 +11,7 @@ pub mod text;
 pub use clock::{Clock, SystemClock};
 pub use ids::{
     ApiKeyId, AssistantId, AttemptId, BlockId, ChannelId, ContactId, ConversationId, EntryId,
-    LedgerTxnId, NodeId, OutboxId, RouteId, TenantId, TurnId,
+    IdentityProviderId, InvitationId, LedgerTxnId, MemberId, NodeId, OutboxId, RoleId, RouteId,
+    SessionId, TenantId, TurnId,
 };
 pub use money::{Currency, Micros, MoneyError};

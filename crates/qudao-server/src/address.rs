@@ -9,14 +9,19 @@ use actix_web::HttpRequest;
 /// Where a request comes from. A proxy on this machine is believed about the client that it
 /// serves; what any other peer says of itself is not.
 pub(crate) fn client_address(request: &HttpRequest) -> IpAddr {
+    site(peer_address(request))
+}
+
+/// The same, not cut to the part that counts as one.
+pub(crate) fn peer_address(request: &HttpRequest) -> IpAddr {
     let peer = request.peer_addr().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.ip());
     if !peer.to_canonical().is_loopback() {
-        return site(peer);
+        return peer.to_canonical();
     }
     // A proxy appends; what stands before its own entry is what the client claimed.
     let forwarded = request.headers().get_all("x-forwarded-for").last();
     let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next());
-    site(last.and_then(parse_address).unwrap_or(peer))
+    last.and_then(parse_address).unwrap_or(peer).to_canonical()
 }
 
 /// An address, with a port or without.

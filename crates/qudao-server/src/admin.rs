@@ -14,8 +14,11 @@ pub(crate) mod assistants;
 pub(crate) mod books;
 pub(crate) mod channels;
 pub(crate) mod conversations;
+pub(crate) mod members;
 pub(crate) mod plugins;
+pub(crate) mod roles;
 pub(crate) mod routes;
+pub(crate) mod sessions;
 pub(crate) mod tenants;
 
 /// An amount of money. Never a float.
@@ -64,10 +67,12 @@ fn page(query: &PageQuery) -> Result<Page, ApiError> {
 /// What a transaction's work returns.
 pub(crate) type Work<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
 
-/// Runs `work` in one transaction of an existing tenant and commits.
+/// Runs `work`, which reads, in one transaction of an existing tenant. The database refuses to
+/// change anything in it: what changes something goes through [`crate::act::change`] or
+/// [`crate::once::commit_once`], which write it down.
 ///
 /// # Errors
-/// `not_found` if there is no such tenant, else what `work` says; nothing was changed then.
+/// `not_found` if there is no such tenant, else what `work` says.
 async fn in_tenant<T, F>(
     state: &web::Data<AppState>,
     tenant_id: TenantId,
@@ -80,7 +85,7 @@ where
     let core = state.core.clone();
     state
         .on_runtime(async move {
-            let mut tx = core.store.begin(tenant_id).await?;
+            let mut tx = core.store.begin_reading(tenant_id).await?;
             if tx.tenant().await?.is_none() {
                 return Err(ApiError::not_found("tenant"));
             }

@@ -79,7 +79,10 @@ codes! {
         "Send `Authorization: Bearer <key>`.";
     InvalidCredentials = "invalid_credentials", 401, "The credentials are not valid",
         openai(401, "invalid_request_error", Some("invalid_api_key")),
-        "The key is unknown, mistyped, expired or revoked. Ask its maker for another.";
+        "The key is unknown, mistyped, expired or revoked, or is used from where it may not be; or the session is over, or the password is wrong.";
+    SecondFactorNeeded = "second_factor_needed", 401, "A code of the authenticator app is needed",
+        openai(401, "invalid_request_error", None),
+        "Send the same request with `code`: six digits of the app, or a recovery code.";
     InsufficientCredits = "insufficient_credits", 402, "The wallet is empty",
         openai(402, "insufficient_quota", Some("insufficient_quota")),
         "Add credits to the tenant, then send the request again. Nothing was charged or stored.";
@@ -89,6 +92,9 @@ codes! {
     OriginRefused = "origin_refused", 403, "This web site may not open the chat",
         openai(403, "invalid_request_error", None),
         "Open the chat page on this server, and let a proxy in front of it keep the header `Host`.";
+    CsrfTokenInvalid = "csrf_token_invalid", 403, "The token against forged requests is missing or wrong",
+        openai(403, "invalid_request_error", None),
+        "Read `csrf_token` with `GET /v1/session` and send it in the header `X-CSRF-Token`.";
     NotFound = "not_found", 404, "There is no such thing",
         openai(404, "invalid_request_error", None),
         "Check the id. What belongs to another tenant is answered like what does not exist.";

@@ -4,7 +4,6 @@ use serde_json::json;
 
 use crate::{
     admin::{
-        api_keys::{ApiKeyBody, CreateApiKey, NewKey},
         assistants::{AssistantBody, CreateAssistant},
         books::{Entry, Usage},
         channels::{ChannelBody, CreateChannel, UpdateChannel},
@@ -24,7 +23,11 @@ use crate::{
     operations::{Alive, Readiness},
 };
 
-const LOCATION: &str = "Made; `Location` names its address.";
+mod identity;
+
+pub(crate) use identity::*;
+
+pub(crate) const LOCATION: &str = "Made; `Location` names its address.";
 
 pub(crate) fn completions() -> Doc {
     Doc::new("Models", "Answer a conversation")
@@ -73,6 +76,7 @@ pub(crate) fn model() -> Doc {
 
 pub(crate) fn create_tenant() -> Doc {
     Doc::new("Tenants", "Create a tenant")
+        .act("tenant.create")
         .once()
         .about("With an empty wallet and the channel that its API calls are booked on.")
         .body::<CreateTenant>(json!({ "name": "Acme", "currency": "CNY", "locale": "zh" }))
@@ -95,6 +99,7 @@ pub(crate) fn wallet() -> Doc {
 
 pub(crate) fn add_credit() -> Doc {
     Doc::new("Tenants", "Add credits")
+        .act("credit.add")
         .about(
             "Once per key: the key is remembered for a day like any other, and the ledger adds \
              nothing twice under one key after that either.",
@@ -106,6 +111,7 @@ pub(crate) fn add_credit() -> Doc {
 
 pub(crate) fn create_route() -> Doc {
     Doc::new("Assistants", "Create a route")
+        .act("route.create")
         .once()
         .about("A route says which models may serve, the preferred first.")
         .body::<CreateRoute>(json!({ "name": "Local", "models": ["qwen2.5-0.5b-instruct"] }))
@@ -124,6 +130,7 @@ pub(crate) fn get_route() -> Doc {
 
 pub(crate) fn create_assistant() -> Doc {
     Doc::new("Assistants", "Create an assistant")
+        .act("assistant.create")
         .once()
         .body::<CreateAssistant>(json!({
             "name": "Ada",
@@ -147,6 +154,7 @@ pub(crate) fn get_assistant() -> Doc {
 
 pub(crate) fn create_channel() -> Doc {
     Doc::new("Channels", "Create a channel")
+        .act("channel.create")
         .once()
         .body::<CreateChannel>(json!({
             "name": "Web site",
@@ -169,37 +177,13 @@ pub(crate) fn get_channel() -> Doc {
 
 pub(crate) fn update_channel() -> Doc {
     Doc::new("Channels", "Close or reopen a channel")
+        .act("channel.update")
         .about(
             "A closed channel takes no messages and starts no chats. What was said before can be \
              read, and what was accepted is answered.",
         )
         .body::<UpdateChannel>(json!({ "open": false }))
         .returns::<ChannelBody>(200, "The channel as it is now.")
-}
-
-pub(crate) fn create_api_key() -> Doc {
-    Doc::new("API keys", "Create an API key")
-        .once()
-        .about(
-            "The answer holds the whole key. It is not shown again: where the request is repeated \
-             under its `Idempotency-Key`, `key` is `null`. A key that was lost with its answer is \
-             revoked by the `id`, and another made.",
-        )
-        .body::<CreateApiKey>(json!({ "name": "Back office", "scopes": ["chat"] }))
-        .returns::<NewKey>(201, LOCATION)
-}
-
-pub(crate) fn list_api_keys() -> Doc {
-    Doc::new("API keys", "List the API keys")
-        .about("Revoked and expired ones too.")
-        .paged()
-        .lists::<ApiKeyBody>("The keys, the newest first.")
-}
-
-pub(crate) fn revoke_api_key() -> Doc {
-    Doc::new("API keys", "Revoke an API key")
-        .about("It stops working within a second, on every node. Revoking twice is no error.")
-        .returns_nothing(204, "Revoked.")
 }
 
 pub(crate) fn list_conversations() -> Doc {
@@ -236,6 +220,7 @@ pub(crate) fn plugins() -> Doc {
 
 pub(crate) fn reload() -> Doc {
     Doc::new("Plugins", "Reload a plugin")
+        .act("plugin.reload")
         .once()
         .about("New calls go to the new generation; calls under way end on the old one.")
         .returns::<Reloaded>(200, "The new generations.")
@@ -244,6 +229,7 @@ pub(crate) fn reload() -> Doc {
 
 pub(crate) fn lift_quarantine() -> Doc {
     Doc::new("Plugins", "Lift the quarantine of a plugin")
+        .act("plugin.lift_quarantine")
         .once()
         .about("A plugin that crashed too often is kept out until an operator lets it in again.")
         .returns_nothing(204, "Lifted.")

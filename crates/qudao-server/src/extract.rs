@@ -13,7 +13,10 @@ use futures_util::{
     StreamExt as _,
     future::{LocalBoxFuture, Ready, ready},
 };
-use qudao_domain::{ApiKeyId, AssistantId, ChannelId, ConversationId, RouteId, TenantId};
+use qudao_domain::{
+    ApiKeyId, AssistantId, ChannelId, ConversationId, IdentityProviderId, InvitationId, MemberId,
+    RoleId, RouteId, SessionId, TenantId,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -214,6 +217,11 @@ path_ids! {
     RouteId, "route_id", "route";
     ApiKeyId, "api_key_id", "API key";
     ConversationId, "conversation_id", "conversation";
+    MemberId, "member_id", "member";
+    InvitationId, "invitation_id", "invitation";
+    RoleId, "role_id", "role";
+    SessionId, "session_id", "session";
+    IdentityProviderId, "identity_provider_id", "identity provider";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.
@@ -250,6 +258,11 @@ pub(crate) const MAX_PAGE: u32 = 200;
 const DEFAULT_PAGE: u32 = 50;
 
 impl PageQuery {
+    /// Of an endpoint that takes more than this.
+    pub(crate) fn new(limit: Option<u32>, cursor: Option<String>) -> Self {
+        Self { limit, cursor }
+    }
+
     /// The checked limit.
     pub(crate) fn limit(&self) -> Result<u32, ApiError> {
         match self.limit.unwrap_or(DEFAULT_PAGE) {

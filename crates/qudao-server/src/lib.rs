@@ -7,14 +7,18 @@ use std::{net::SocketAddr, sync::Arc};
 
 use actix_web::{App, HttpServer, dev::ServerHandle as ActixHandle, middleware::from_fn, web};
 use qudao_core::Core;
+use qudao_domain::access::Scope;
+use qudao_identity::Identity;
 use tokio::{runtime::Handle, sync::watch};
 
 mod access;
+mod act;
 mod address;
 mod admin;
 mod assets;
 mod chat;
 mod code;
+mod cookie;
 mod docs;
 mod endpoints;
 mod error;
@@ -32,6 +36,8 @@ mod places;
 mod rate;
 mod scope;
 mod settings;
+mod sign_in;
+mod site;
 mod state;
 
 pub use access::Access;
@@ -41,7 +47,7 @@ pub use handle::{ServerHandle, StartError};
 pub use metrics::METRICS;
 pub use settings::{Doors, Limits, ServerSettings};
 
-use access::Access::{Chat, Operator, Public, Tenant, Visitor};
+use access::Access::{Key, Member, Operator, Public, Tenant, Visitor};
 use code::Code as RefusalCode;
 use endpoints::Endpoints;
 use error::ApiError;
@@ -54,9 +60,9 @@ pub type MetricsRender = Arc<dyn Fn() -> String + Send + Sync>;
 /// All endpoints.
 fn endpoints() -> Endpoints {
     let mut api = Endpoints::default();
-    api.post("/v1/chat/completions", Chat, openai::completions::create, docs::completions());
-    api.get("/v1/models", Chat, openai::models::list, docs::models());
-    api.get("/v1/models/{model:.+}", Chat, openai::models::get, docs::model());
+    api.post("/v1/chat/completions", Key(Scope::Chat), openai::completions::create, docs::completions());
+    api.get("/v1/models", Key(Scope::Chat), openai::models::list, docs::models());
+    api.get("/v1/models/{model:.+}", Key(Scope::Chat), openai::models::get, docs::model());
 
     tenant_endpoints(&mut api);
 
@@ -104,50 +110,92 @@ fn endpoints_of(doors: Doors) -> Endpoints {
 fn tenant_endpoints(api: &mut Endpoints) {
     api.post("/v1/tenants", Operator, admin::tenants::create, docs::create_tenant());
     api.get("/v1/tenants", Operator, admin::tenants::list, docs::list_tenants());
-    api.get("/v1/tenants/{tenant_id}", Tenant, admin::tenants::get, docs::get_tenant());
-    api.get("/v1/tenants/{tenant_id}/wallet", Tenant, admin::tenants::wallet, docs::wallet());
-    api.post(
-        "/v1/tenants/{tenant_id}/credits",
-        Operator,
-        admin::tenants::add_credit,
-        docs::add_credit(),
-    );
+    let tenant = "/v1/tenants/{tenant_id}";
+    api.get(tenant, Tenant(Scope::TenantRead), admin::tenants::get, docs::get_tenant());
+    let wallet = "/v1/tenants/{tenant_id}/wallet";
+    api.get(wallet, Tenant(Scope::BillingRead), admin::tenants::wallet, docs::wallet());
+    let credits = "/v1/tenants/{tenant_id}/credits";
+    api.post(credits, Operator, admin::tenants::add_credit, docs::add_credit());
+    let usage = "/v1/tenants/{tenant_id}/usage";
+    api.get(usage, Tenant(Scope::BillingRead), admin::books::usage, docs::usage());
+    let ledger = "/v1/tenants/{tenant_id}/ledger";
+    api.get(ledger, Tenant(Scope::BillingRead), admin::books::ledger, docs::ledger());
 
+    let (read, write) = (Tenant(Scope::AssistantsRead), Tenant(Scope::AssistantsWrite));
     let routes = "/v1/tenants/{tenant_id}/routes";
-    api.post(routes, Tenant, admin::routes::create, docs::create_route());
-    api.get(routes, Tenant, admin::routes::list, docs::list_routes());
-    api.get(
-        "/v1/tenants/{tenant_id}/routes/{route_id}",
-        Tenant,
-        admin::routes::get,
-        docs::get_route(),
-    );
-
+    api.post(routes, write, admin::routes::create, docs::create_route());
+    api.get(routes, read, admin::routes::list, docs::list_routes());
+    let route = "/v1/tenants/{tenant_id}/routes/{route_id}";
+    api.get(route, read, admin::routes::get, docs::get_route());
     let assistants = "/v1/tenants/{tenant_id}/assistants";
-    api.post(assistants, Tenant, admin::assistants::create, docs::create_assistant());
-    api.get(assistants, Tenant, admin::assistants::list, docs::list_assistants());
+    api.post(assistants, write, admin::assistants::create, docs::create_assistant());
+    api.get(assistants, read, admin::assistants::list, docs::list_assistants());
     let assistant = "/v1/tenants/{tenant_id}/assistants/{assistant_id}";
-    api.get(assistant, Tenant, admin::assistants::get, docs::get_assistant());
+    api.get(assistant, read, admin::assistants::get, docs::get_assistant());
 
+    let (read, write) = (Tenant(Scope::ChannelsRead), Tenant(Scope::ChannelsWrite));
     let channels = "/v1/tenants/{tenant_id}/channels";
-    api.post(channels, Tenant, admin::channels::create, docs::create_channel());
-    api.get(channels, Tenant, admin::channels::list, docs::list_channels());
+    api.post(channels, write, admin::channels::create, docs::create_channel());
+    api.get(channels, read, admin::channels::list, docs::list_channels());
     let channel = "/v1/tenants/{tenant_id}/channels/{channel_id}";
-    api.get(channel, Tenant, admin::channels::get, docs::get_channel());
-    api.patch(channel, Tenant, admin::channels::update, docs::update_channel());
+    api.get(channel, read, admin::channels::get, docs::get_channel());
+    api.patch(channel, write, admin::channels::update, docs::update_channel());
 
-    let keys = "/v1/tenants/{tenant_id}/api-keys";
-    api.post(keys, Tenant, admin::api_keys::create, docs::create_api_key());
-    api.get(keys, Tenant, admin::api_keys::list, docs::list_api_keys());
-    let key = "/v1/tenants/{tenant_id}/api-keys/{api_key_id}";
-    api.delete(key, Tenant, admin::api_keys::revoke, docs::revoke_api_key());
-
+    let read = Tenant(Scope::ConversationsRead);
     let conversations = "/v1/tenants/{tenant_id}/conversations";
-    api.get(conversations, Tenant, admin::conversations::list, docs::list_conversations());
+    api.get(conversations, read, admin::conversations::list, docs::list_conversations());
     let messages = "/v1/tenants/{tenant_id}/conversations/{conversation_id}/messages";
-    api.get(messages, Tenant, admin::conversations::messages, docs::list_messages());
-    api.get("/v1/tenants/{tenant_id}/usage", Tenant, admin::books::usage, docs::usage());
-    api.get("/v1/tenants/{tenant_id}/ledger", Tenant, admin::books::ledger, docs::ledger());
+    api.get(messages, read, admin::conversations::messages, docs::list_messages());
+
+    identity_endpoints(api);
+}
+
+/// Who works for a tenant, and the keys that they hand out.
+fn identity_endpoints(api: &mut Endpoints) {
+    let (read, write) = (Tenant(Scope::KeysRead), Tenant(Scope::KeysWrite));
+    let keys = "/v1/tenants/{tenant_id}/api-keys";
+    api.post(keys, write, admin::api_keys::create, docs::create_api_key());
+    api.get(keys, read, admin::api_keys::list, docs::list_api_keys());
+    let key = "/v1/tenants/{tenant_id}/api-keys/{api_key_id}";
+    api.delete(key, write, admin::api_keys::revoke, docs::revoke_api_key());
+    let rotation = "/v1/tenants/{tenant_id}/api-keys/{api_key_id}/rotate";
+    api.post(rotation, write, admin::api_keys::rotate, docs::rotate_api_key());
+
+    let (read, write) = (Tenant(Scope::MembersRead), Tenant(Scope::MembersWrite));
+    let members = "/v1/tenants/{tenant_id}/members";
+    api.get(members, read, admin::members::list, docs::list_members());
+    let member = "/v1/tenants/{tenant_id}/members/{member_id}";
+    api.get(member, read, admin::members::get, docs::get_member());
+    api.patch(member, write, admin::members::update, docs::update_member());
+    api.delete(member, write, admin::members::delete, docs::delete_member());
+    let invitations = "/v1/tenants/{tenant_id}/invitations";
+    api.post(invitations, write, admin::members::invite, docs::invite());
+    api.get(invitations, read, admin::members::list_invitations, docs::list_invitations());
+    let invitation = "/v1/tenants/{tenant_id}/invitations/{invitation_id}";
+    api.delete(invitation, write, admin::members::revoke_invitation, docs::revoke_invitation());
+    let roles = "/v1/tenants/{tenant_id}/roles";
+    api.post(roles, write, admin::roles::create, docs::create_role());
+    api.get(roles, read, admin::roles::list, docs::list_roles());
+    let role = "/v1/tenants/{tenant_id}/roles/{role_id}";
+    api.patch(role, write, admin::roles::update, docs::update_role());
+    api.delete(role, write, admin::roles::delete, docs::delete_role());
+    let sessions = "/v1/tenants/{tenant_id}/sessions";
+    api.post(sessions, Public, sign_in::create, docs::sign_in());
+    api.get(sessions, read, admin::sessions::list, docs::list_sessions());
+    let session = "/v1/tenants/{tenant_id}/sessions/{session_id}";
+    api.delete(session, write, admin::sessions::end, docs::end_session());
+
+    api.post("/v1/invitations/accept", Public, sign_in::accept, docs::accept_invitation());
+    api.get("/v1/session", Member, sign_in::get, docs::get_session());
+    api.delete("/v1/session", Member, sign_in::delete, docs::sign_out());
+    let password = "/v1/session/password";
+    api.post(password, Member, sign_in::change_password, docs::change_password());
+    let factor = "/v1/session/second-factor";
+    api.post(factor, Member, sign_in::offer_second_factor, docs::offer_second_factor());
+    let confirm = "/v1/session/second-factor/confirm";
+    api.post(confirm, Member, sign_in::confirm_second_factor, docs::confirm_second_factor());
+    let remove = "/v1/session/second-factor/remove";
+    api.post(remove, Member, sign_in::remove_second_factor, docs::remove_second_factor());
 }
 
 /// The endpoints as data.
@@ -175,8 +223,10 @@ pub async fn run(
     let (bind, metrics_bind) = (settings.bind.clone(), settings.metrics_bind);
     let doors = settings.doors;
     metrics::register_endpoints(doors);
+    let identity = Identity::new(Arc::clone(&core), settings.identity.clone());
     let state = web::Data::new(AppState {
         core,
+        identity: Arc::new(identity),
         settings,
         bodies: Budget::new(limits.bodies_bytes),
         tenant_chats: Places::default(),

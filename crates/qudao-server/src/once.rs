@@ -23,6 +23,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    act::Act,
     admin::Work,
     code::Code,
     error::ApiError,
@@ -42,6 +43,7 @@ pub(crate) struct Once {
     key: Option<IdempotencyKey>,
     endpoint: String,
     fingerprint: [u8; 32],
+    act: Act,
 }
 
 impl Once {
@@ -56,7 +58,8 @@ impl Once {
 
     fn with_fingerprint(request: &HttpRequest, body: &[u8]) -> Result<Self, ApiError> {
         let endpoint = format!("{} {}", request.method(), request.path());
-        Ok(Self { key: read_key(request)?, endpoint, fingerprint: Sha256::digest(body).into() })
+        let fingerprint = Sha256::digest(body).into();
+        Ok(Self { key: read_key(request)?, endpoint, fingerprint, act: Act::of(request) })
     }
 
     /// The key, where an endpoint does nothing without one.
@@ -72,7 +75,7 @@ impl Once {
 
     /// As it is stored, if it may be repeated.
     pub(crate) fn within(self, scope: TenantId) -> Option<qudao_storage::Once> {
-        let Self { key, endpoint, fingerprint } = self;
+        let Self { key, endpoint, fingerprint, act: _ } = self;
         key.map(|key| qudao_storage::Once { scope, endpoint, key, fingerprint })
     }
 }
@@ -235,7 +238,7 @@ where
         if tx.tenant().await?.is_none() {
             return Err(ApiError::not_found("tenant"));
         }
-        commit(tx, once.within(tenant_id), work).await
+        commit(tx, once, tenant_id, work).await
     });
     Ok(reply.await?.into_response())
 }
@@ -256,19 +259,22 @@ where
     let core = state.core.clone();
     let reply = state.on_runtime(async move {
         let tx = core.store.begin(TenantId::new()).await?;
-        commit(tx, once.within(qudao_storage::Once::OPERATOR), work).await
+        commit(tx, once, qudao_storage::Once::OPERATOR, work).await
     });
     Ok(reply.await?.into_response())
 }
 
 async fn commit<F>(
     mut tx: Tx,
-    once: Option<qudao_storage::Once>,
+    once: Once,
+    scope: TenantId,
     work: F,
 ) -> Result<Reply, ApiError>
 where
     F: for<'a> FnOnce(&'a mut Tx) -> Work<'a, Reply> + Send + 'static,
 {
+    let act = once.act.clone();
+    let once = once.within(scope);
     if let Some(once) = &once {
         match tx.find_once(once).await? {
             Found::Fresh(()) => {}
@@ -285,6 +291,9 @@ where
             return Err(refusal);
         }
     };
+    if !reply.replayed {
+        act.record(&mut tx, reply.now.location.as_deref()).await?;
+    }
     if let Some(once) = &once {
         tx.keep_once(once, reply.to_keep()).await?;
     }

@@ -12,13 +12,14 @@ use utoipa::{
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
         schema::{ObjectBuilder, Type},
-        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
     },
 };
 
 use crate::{
     access::Access,
+    act::Action,
     admin::List,
     code::Code,
     endpoints::Endpoint,
@@ -41,6 +42,7 @@ pub struct Doc {
     failures: Vec<Code>,
     openai: bool,
     once: bool,
+    action: Option<Action>,
     schemas: Schemas,
 }
 
@@ -62,8 +64,19 @@ impl Doc {
             failures: Vec::new(),
             openai: false,
             once: false,
+            action: None,
             schemas: Vec::new(),
         }
+    }
+
+    /// Is an administrative act of this name, such as `api_key.create`, and is written down.
+    pub(crate) fn act(mut self, name: &'static str) -> Self {
+        self.action = Some(Action(name));
+        self
+    }
+
+    pub(crate) fn action(&self) -> Option<Action> {
+        self.action
     }
 
     pub(crate) fn about(mut self, description: &'static str) -> Self {
@@ -174,8 +187,9 @@ impl Doc {
             .tag(self.tag)
             .summary(Some(self.summary))
             .operation_id(Some(operation_id(&endpoint.method, &plain_path(endpoint.path))));
-        if !self.description.is_empty() {
-            operation = operation.description(Some(self.description));
+        let description = self.description_with(endpoint.access);
+        if !description.is_empty() {
+            operation = operation.description(Some(description));
         }
         for name in path_parameters(endpoint.path) {
             operation =
@@ -213,6 +227,20 @@ impl Doc {
         operation.build()
     }
 
+    fn description_with(&self, access: Access) -> String {
+        let mut parts = Vec::new();
+        if !self.description.is_empty() {
+            parts.push(self.description.to_owned());
+        }
+        if let Access::Tenant(scope) | Access::Key(scope) = access {
+            parts.push(format!("Needs the scope `{scope}`."));
+        }
+        if let Some(Action(name)) = self.action {
+            parts.push(format!("Stands in the audit log as `{name}`."));
+        }
+        parts.join("\n\n")
+    }
+
     /// One response per status, with the codes that it may carry.
     fn refusals(&self, endpoint: &Endpoint) -> Vec<(u16, Response)> {
         let mut codes = access_failures(endpoint.access).to_vec();
@@ -220,7 +248,7 @@ impl Doc {
             codes.push(Code::NotFound);
         }
         codes.extend(&self.failures);
-        if matches!(endpoint.access, Access::Operator | Access::Tenant) {
+        if matches!(endpoint.access, Access::Operator | Access::Tenant(_) | Access::Member) {
             codes.push(Code::RateLimited);
         }
         codes.push(Code::Internal);
@@ -277,14 +305,16 @@ fn replayed_header() -> Header {
 const OPERATOR: &str = "operator_key";
 const API_KEY: &str = "api_key";
 const VISITOR: &str = "visitor_token";
+const SESSION: &str = "session";
 
 /// Any one of the named schemes opens the endpoint.
 fn security_schemes(access: Access) -> Option<&'static [&'static str]> {
     match access {
         Access::Public => None,
         Access::Operator => Some(&[OPERATOR]),
-        Access::Tenant => Some(&[OPERATOR, API_KEY]),
-        Access::Chat => Some(&[API_KEY]),
+        Access::Tenant(_) => Some(&[OPERATOR, API_KEY, SESSION]),
+        Access::Key(_) => Some(&[API_KEY]),
+        Access::Member => Some(&[SESSION]),
         Access::Visitor => Some(&[VISITOR]),
     }
 }
@@ -293,9 +323,16 @@ fn access_failures(access: Access) -> &'static [Code] {
     match access {
         Access::Public => &[],
         Access::Visitor => &[Code::Unauthenticated, Code::InvalidCredentials],
-        Access::Operator | Access::Tenant | Access::Chat => {
+        Access::Operator | Access::Key(_) => {
             &[Code::Unauthenticated, Code::InvalidCredentials, Code::Forbidden]
         }
+        Access::Tenant(_) | Access::Member => &[
+            Code::Unauthenticated,
+            Code::InvalidCredentials,
+            Code::Forbidden,
+            Code::OriginRefused,
+            Code::CsrfTokenInvalid,
+        ],
     }
 }
 
@@ -352,6 +389,8 @@ const TAGS: &[(&str, &str)] = &[
     ("Assistants", "Personas, and the models that may serve them."),
     ("Channels", "Where a tenant's end users write."),
     ("API keys", "Credentials of a tenant."),
+    ("Members", "People who work for a tenant, and what they may do."),
+    ("Signing in", "How members come in, and what they change about their own ways in."),
     ("Conversations", "What was said."),
     ("Web chat", "What the chat page speaks."),
     ("Plugins", "The plugins of this node."),
@@ -390,6 +429,10 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words)).build();
         components.add_security_scheme(name, SecurityScheme::Http(scheme));
     }
+    let words = "The cookie of a member who signed in with `POST /v1/tenants/{tenant_id}/sessions`. \
+                 What changes something needs the header `X-CSRF-Token` as well.";
+    let cookie = ApiKeyValue::with_description(crate::cookie::NAME, words);
+    components.add_security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     let tags = TAGS
         .iter()
         .map(|(name, words)| TagBuilder::new().name(*name).description(Some(*words)).build());

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use qudao_domain::key::SecretHash;
+use qudao_identity::IdentitySettings;
 
 /// How the server listens and what it bears.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct ServerSettings {
     pub drain_timeout: Duration,
     /// Bounds on what clients may do.
     pub limits: Limits,
+    /// Bounds of sessions and invitations.
+    pub identity: IdentitySettings,
 }
 
 impl ServerSettings {
@@ -34,6 +37,7 @@ impl ServerSettings {
             operator_key,
             drain_timeout: Duration::from_secs(20),
             limits: Limits::default(),
+            identity: IdentitySettings::default(),
         }
     }
 }

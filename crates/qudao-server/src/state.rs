@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, web};
 use qudao_core::Core;
 use qudao_domain::TenantId;
+use qudao_identity::Identity;
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 /// What handlers share: one for all threads.
 pub(crate) struct AppState {
     pub(crate) core: Arc<Core>,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) settings: ServerSettings,
     pub(crate) metrics: MetricsRender,
     /// Bodies that are held.

@@ -46,6 +46,8 @@ pub enum Topic {
     WakeTurns,
     /// An outbound message is ready to be sent.
     WakeOutbox,
+    /// A key is not what it was.
+    KeyChanged,
 }
 
 impl Topic {
@@ -61,6 +63,7 @@ impl Topic {
             }
             Self::WakeTurns => "qd:wake:turns".to_owned(),
             Self::WakeOutbox => "qd:wake:outbox".to_owned(),
+            Self::KeyChanged => "qd:keys:changed".to_owned(),
         }
     }
 }

@@ -31,6 +31,10 @@ pub use admin::{
     api_keys::{ApiKeyRecord, KeyHolder, NewApiKey},
     assistants::{Assistant, NewAssistant, NewRoute, Route},
     channels::{ChannelDoor, ChannelRecord, NewChannel},
+    identity_providers::{IdentityProvider, NewIdentityProvider},
+    members::{Invitation, Lock, Member, NewInvitation, NewMember},
+    roles::{CustomRole, MemberRole},
+    sessions::{NewSession, SessionHolder, SessionRecord, SignIn},
     tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet},
 };
 pub use block::{Extend, Settle, Swept, UsageLine};

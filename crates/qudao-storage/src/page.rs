@@ -66,6 +66,11 @@ impl<T> Listing<T> {
         let next = if more { items.last().map(key) } else { None };
         Self { items, next }
     }
+
+    /// The same part of the list, of other things.
+    pub fn map<U>(self, to: impl FnMut(T) -> U) -> Listing<U> {
+        Listing { items: self.items.into_iter().map(to).collect(), next: self.next }
+    }
 }
 
 /// The cursor for a list that is sorted by id.

@@ -1,7 +1,7 @@
 //! From columns to domain values.
 
 use jiff::Timestamp;
-use qudao_domain::{Currency, Micros};
+use qudao_domain::{Currency, Micros, access::Scopes, key::SecretHash};
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
@@ -65,6 +65,19 @@ pub(crate) fn optional_time(row: &PgRow, column: &str) -> Read<Option<Timestamp>
 pub(crate) fn state<T>(row: &PgRow, column: &str, find: fn(&str) -> Option<T>) -> Read<T> {
     let text: String = row.try_get(column)?;
     find(&text).ok_or_else(|| unreadable(column, text))
+}
+
+/// What somebody may do.
+pub(crate) fn scopes(row: &PgRow) -> Read<Scopes> {
+    row.try_get::<Vec<String>, _>("scopes").map(|words| Scopes::stored(&words))
+}
+
+/// A hash of a secret.
+pub(crate) fn secret_hash(row: &PgRow) -> Read<SecretHash> {
+    let bytes: Vec<u8> = row.try_get("secret_hash")?;
+    SecretHash::from_slice(&bytes).ok_or_else(|| {
+        unreadable("secret_hash", format!("a hash of {} bytes", bytes.len()))
+    })
 }
 
 /// A number of tokens, which the schema keeps between zero and `u32::MAX`.

@@ -189,6 +189,17 @@ impl Store {
         Ok(Tx { tenant_id, inner: self.open(opening).await? })
     }
 
+    /// As [`Self::begin`], for work that changes nothing: the database refuses to.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] or [`StorageError::Timeout`].
+    pub async fn begin_reading(&self, tenant_id: TenantId) -> Result<Tx> {
+        let tenant = tenant_id.as_uuid();
+        let opening =
+            format!("ROLLBACK; BEGIN READ ONLY; SET LOCAL app.tenant_id = '{tenant}'");
+        Ok(Tx { tenant_id, inner: self.open(opening).await? })
+    }
+
     /// Opens a unit of work of the platform itself.
     ///
     /// # Errors

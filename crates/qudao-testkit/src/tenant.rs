@@ -3,6 +3,7 @@
 use qudao_billing::Rates;
 use qudao_domain::{
     AssistantId, ChannelId, Currency, Micros, RouteId, TenantId,
+    access::Scopes,
     key::{ApiKey, random_secret},
     state::{ChannelKind, FairCharging},
     text::{IdempotencyKey, Name, SystemPrompt},
@@ -171,12 +172,7 @@ impl TenantBuilder {
             locale: self.locale,
         };
         let channel_id = tx.create_channel(&channel).await.expect("a channel").id;
-        let key = NewApiKey {
-            name,
-            key: &api_key,
-            scopes: ["chat", "admin"].map(str::to_owned).to_vec(),
-            expires_at: None,
-        };
+        let key = NewApiKey::new(name, &api_key, Scopes::ALL);
         tx.create_api_key(&key).await.expect("an API key");
         tx.commit().await.expect("all of it is kept");
         let currency = self.currency;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use qudao_config::Instance;
 use qudao_domain::{
     AssistantId, Currency, Micros, TenantId,
+    access::Scopes,
     key::{ApiKey, random_secret},
     state::{ChannelKind, FairCharging},
     text::{IdempotencyKey, Name, SystemPrompt},
@@ -192,8 +193,7 @@ async fn make(store: &Store, before: Option<&Demo>, wanted: &Wanted<'_>) -> anyh
         Some(demo) => demo.api_key.clone(),
         None => {
             let key = ApiKey::generate();
-            let scopes = ["chat", "admin"].map(str::to_owned).to_vec();
-            tx.create_api_key(&NewApiKey { name, key: &key, scopes, expires_at: None }).await?;
+            tx.create_api_key(&NewApiKey::new(name, &key, Scopes::ALL)).await?;
             key.reveal()
         }
     };

@@ -106,6 +106,11 @@ fn rates(limits: &Limits) -> RateSettings {
             limits.admin_address_requests_per_minute,
             limits.admin_address_burst,
         ),
+        sign_in: Rate::per_minute(limits.sign_in_attempts_per_minute, limits.sign_in_burst),
+        sign_in_address: Rate::per_minute(
+            limits.address_sign_in_attempts_per_minute,
+            limits.address_sign_in_burst,
+        ),
     }
 }
 

@@ -190,6 +190,18 @@ fn of_rates(limits: &Limits) -> Vec<Row> {
             0..=1_000_000,
         ),
         ("limits.admin_address_burst", u64::from(limits.admin_address_burst), 1..=1_000_000),
+        (
+            "limits.sign_in_attempts_per_minute",
+            u64::from(limits.sign_in_attempts_per_minute),
+            0..=1_000_000,
+        ),
+        ("limits.sign_in_burst", u64::from(limits.sign_in_burst), 1..=1_000_000),
+        (
+            "limits.address_sign_in_attempts_per_minute",
+            u64::from(limits.address_sign_in_attempts_per_minute),
+            0..=1_000_000,
+        ),
+        ("limits.address_sign_in_burst", u64::from(limits.address_sign_in_burst), 1..=1_000_000),
         ("limits.nodes", u64::from(limits.nodes), 1..=10_000),
         ("limits.redis_patience_ms", limits.redis_patience_ms, 1..=10_000),
         ("limits.redis_rest_ms", limits.redis_rest_ms, 1..=60_000),

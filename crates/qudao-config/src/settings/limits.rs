@@ -55,6 +55,15 @@ pub struct Limits {
     pub admin_address_requests_per_minute: u32,
     /// Requests that may be made from it at once before the rate counts.
     pub admin_address_burst: u32,
+    /// Attempts per minute to sign in to one account; 0 for no limit.
+    pub sign_in_attempts_per_minute: u32,
+    /// Attempts at once before the rate counts.
+    pub sign_in_burst: u32,
+    /// Attempts per minute to sign in from one address, apart for each tenant; 0 for no limit. Keep
+    /// it below the account's, or a stranger who guesses locks the owner out.
+    pub address_sign_in_attempts_per_minute: u32,
+    /// Attempts from it at once before the rate counts.
+    pub address_sign_in_burst: u32,
     /// Nodes that share these rates. They count together in Redis; while it is away each allows its
     /// part.
     pub nodes: u32,
@@ -116,6 +125,10 @@ impl Default for Limits {
             admin_burst: 1000,
             admin_address_requests_per_minute: 0,
             admin_address_burst: 1000,
+            sign_in_attempts_per_minute: 30,
+            sign_in_burst: 60,
+            address_sign_in_attempts_per_minute: 10,
+            address_sign_in_burst: 20,
             nodes: 1,
             redis_patience_ms: 50,
             redis_rest_ms: 250,

@@ -66,6 +66,7 @@ impl Core {
     pub async fn close(self: &Arc<Self>) {
         self.closing.cancel();
         self.keep_blocks(Duration::ZERO).await;
+        self.write_uses().await;
     }
 
     /// The end, when no more calls come: waits until what was served is settled, and only then

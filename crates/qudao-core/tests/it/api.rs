@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use qudao_core::{ApiError, ApiEvent, ApiReply, ApiRequest, CoreSettings};
 use qudao_domain::{Micros, state::FairCharging};
@@ -206,9 +206,9 @@ async fn a_revoked_key_stops_working_within_a_second() {
     tx.revoke_api_key(stage.tenant.api_key.id()).await.unwrap();
     tx.commit().await.unwrap();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert!(stage.core.authenticate(&stage.tenant.api_key).await.unwrap().is_none());
+    assert!(stage.core.authenticate(&stage.tenant.api_key, Ipv4Addr::LOCALHOST.into()).await.unwrap().is_none());
     let stranger = qudao_domain::key::ApiKey::generate();
-    assert!(stage.core.authenticate(&stranger).await.unwrap().is_none());
+    assert!(stage.core.authenticate(&stranger, Ipv4Addr::LOCALHOST.into()).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

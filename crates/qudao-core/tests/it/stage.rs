@@ -1,6 +1,7 @@
 //! A core over a database of its own and a model that follows a script.
 
 use std::{
+    net::Ipv4Addr,
     collections::HashMap,
     sync::{
         Arc, Mutex,
@@ -242,7 +243,7 @@ impl Stage {
     }
 
     pub(crate) async fn principal(&self) -> Principal {
-        self.core.authenticate(&self.tenant.api_key).await.unwrap().expect("the key works")
+        self.core.authenticate(&self.tenant.api_key, Ipv4Addr::LOCALHOST.into()).await.unwrap().expect("the key works")
     }
 
     /// No invariant that holds at every moment is violated.

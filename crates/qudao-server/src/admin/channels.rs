@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::{List, dangling, in_tenant, page, parse_locale};
 use crate::{
     access::TenantScope,
+    act::{Act, change},
     error::{ApiError, FieldCheck},
     extract::{Body, Id, NoQuery, PageQuery, Query},
     once::{Posted, Reply, commit_once},
@@ -152,11 +153,12 @@ pub(crate) async fn get(
 pub(crate) async fn update(
     state: web::Data<AppState>,
     TenantScope(tenant_id): TenantScope,
+    act: Act,
     Id(id): Id<ChannelId>,
     _: Query<NoQuery>,
     Body(UpdateChannel { open }): Body<UpdateChannel>,
 ) -> Result<HttpResponse, ApiError> {
-    let changed = in_tenant(&state, tenant_id, move |tx| {
+    let changed = change(&state, act, tenant_id, move |tx| {
         Box::pin(async move {
             let unknown = || ApiError::not_found("channel");
             let channel = tx.find_channel(id).await?.ok_or_else(unknown)?;

@@ -90,15 +90,10 @@ fn of_the_web(found: Option<Arc<ChannelDoor>>) -> Result<Arc<ChannelDoor>, ApiEr
 /// Refuses a socket that another web site opened in a visitor's browser. A browser always names
 /// the site; what is no browser holds no visitor's token by accident.
 pub(crate) fn check_origin(request: &HttpRequest) -> Result<(), ApiError> {
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().ok().and_then(|text| text.split_once("://")).map(|(_, host)| host);
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    match (origin, host) {
-        (Some(origin), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
-        _ => {
-            Err(ApiError::new(Code::OriginRefused, "the chat may be opened from its own site only"))
-        }
+    if is_own_origin(request) {
+        return Ok(());
     }
+    Err(ApiError::new(Code::OriginRefused, "the chat may be opened from its own site only"))
 }
 
 /// The place of one more open chat of a tenant.

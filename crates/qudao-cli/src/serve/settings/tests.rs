@@ -124,6 +124,10 @@ fn the_rates_come_from_the_settings_and_a_rate_of_zero_is_none() {
         ("limits.admin_burst", "18"),
         ("limits.admin_address_requests_per_minute", "19"),
         ("limits.admin_address_burst", "20"),
+        ("limits.sign_in_attempts_per_minute", "24"),
+        ("limits.sign_in_burst", "25"),
+        ("limits.address_sign_in_attempts_per_minute", "26"),
+        ("limits.address_sign_in_burst", "27"),
         ("limits.nodes", "3"),
         ("limits.redis_patience_ms", "22"),
         ("limits.redis_rest_ms", "23"),
@@ -140,6 +144,8 @@ fn the_rates_come_from_the_settings_and_a_rate_of_zero_is_none() {
     assert_eq!(rates.tenant_messages, Rate::per_minute(15, 16));
     assert_eq!(rates.admin, Rate::per_minute(17, 18));
     assert_eq!(rates.admin_address, Rate::per_minute(19, 20));
+    assert_eq!(rates.sign_in, Rate::per_minute(24, 25));
+    assert_eq!(rates.sign_in_address, Rate::per_minute(26, 27));
     let limiter = rates.limiter;
     let times = (limiter.nodes, limiter.patience, limiter.rest);
     assert_eq!(times, (3, millis(22), millis(23)));

@@ -1,0 +1,128 @@
+//! Administrative acts, for the audit log. An endpoint that changes something names its act where it
+//! is described ([`crate::openapi::Doc::act`]); the act is written in the transaction of its effect.
+
+use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, dev::Payload, web};
+use futures_util::future::{Ready, ready};
+use qudao_domain::TenantId;
+use qudao_storage::{AuditEvent, StorageError, Tx};
+use serde_json::json;
+
+use crate::{
+    access::{Actor, Caller},
+    address::peer_address,
+    admin::Work,
+    error::ApiError,
+    scope::RequestContext,
+    state::AppState,
+};
+
+/// The name of an endpoint's act, as the middleware leaves it in the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Action(pub(crate) &'static str);
+
+/// Who did what, from where.
+#[derive(Debug, Clone)]
+pub(crate) struct Act {
+    action: Option<&'static str>,
+    actor: String,
+    /// What it was done to, unless something is made: the path below the tenant.
+    target: String,
+    request_id: String,
+    address: String,
+}
+
+impl Act {
+    /// The act that a request is.
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        let extensions = request.extensions();
+        let actor = extensions.get::<Caller>().and_then(Actor::of);
+        let action = extensions.get::<Action>().map(|Action(name)| *name);
+        drop(extensions);
+        Self {
+            action,
+            actor: actor.map_or_else(String::new, |actor| actor.name.to_string()),
+            target: below_tenant(request.path()).to_owned(),
+            request_id: RequestContext::of(request).id().to_owned(),
+            address: peer_address(request).to_string(),
+        }
+    }
+
+    /// Writes it down. `made` is the address of what was made.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the act must not take effect then.
+    pub(crate) async fn record(&self, tx: &mut Tx, made: Option<&str>) -> Result<(), StorageError> {
+        let Some(action) = self.action else { return Ok(()) };
+        let target = made.map_or(self.target.as_str(), below_tenant);
+        tx.record_audit(&AuditEvent {
+            actor: self.actor.clone(),
+            action: action.to_owned(),
+            target: target.to_owned(),
+            detail: json!({}),
+            request_id: self.request_id.clone(),
+            address: self.address.clone(),
+        })
+        .await
+    }
+}
+
+impl FromRequest for Act {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self::of(request)))
+    }
+}
+
+/// `/v1/tenants/ten_…/api-keys/key_…` is `api-keys/key_…` to whoever reads the tenant's log.
+fn below_tenant(path: &str) -> &str {
+    let Some(rest) = path.strip_prefix("/v1/") else { return path };
+    match rest.strip_prefix("tenants/").and_then(|rest| rest.split_once('/')) {
+        Some((_, below)) => below,
+        None => rest,
+    }
+}
+
+/// Runs `work`, which changes something, in one transaction of an existing tenant, writes the act
+/// down and commits.
+///
+/// # Errors
+/// `not_found` if there is no such tenant, else what `work` says; nothing was changed then.
+pub(crate) async fn change<T, F>(
+    state: &web::Data<AppState>,
+    act: Act,
+    tenant_id: TenantId,
+    work: F,
+) -> Result<T, ApiError>
+where
+    F: for<'a> FnOnce(&'a mut Tx) -> Work<'a, T> + Send + 'static,
+    T: Send + 'static,
+{
+    let core = state.core.clone();
+    state
+        .on_runtime(async move {
+            let mut tx = core.store.begin(tenant_id).await?;
+            if tx.tenant().await?.is_none() {
+                return Err(ApiError::not_found("tenant"));
+            }
+            let done = work(&mut tx).await?;
+            act.record(&mut tx, None).await?;
+            tx.commit().await?;
+            Ok(done)
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_named_within_its_tenant() {
+        let tenant = "/v1/tenants/ten_1";
+        assert_eq!(below_tenant(&format!("{tenant}/api-keys/key_2")), "api-keys/key_2");
+        assert_eq!(below_tenant(tenant), "tenants/ten_1");
+        assert_eq!(below_tenant("/v1/session/password"), "session/password");
+    }
+}
