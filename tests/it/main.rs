@@ -21,4 +21,5 @@ mod recovery;
 mod rolling;
 mod scale;
 mod traces;
+mod vault;
 mod visitor;

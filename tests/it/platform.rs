@@ -38,6 +38,9 @@ name = "slow"
 prices = [{ currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" }]
 "#;
 
+/// What every node of the tests is given; an empty one among a test's variables takes it away.
+pub(crate) const MASTER_KEY: &str = "cXVkYW8gdGVzdHM6IHRoZSBtYXN0ZXIga2V5IDEyMzQ=";
+
 /// What a test wants of its platform beyond the demo tenant.
 #[derive(Default)]
 pub(crate) struct Wanted {
@@ -253,6 +256,7 @@ impl Platform {
         let mut command = Command::new(built("qudao"));
         command.args(words).env("QUDAO_HOME", &self.home).env("QUDAO_CONFIG", &self.settings);
         command.env_remove("DATABASE_URL").env_remove("REDIS_URL");
+        command.env("QUDAO_MASTER_KEY", MASTER_KEY);
         command.envs(self.environment.iter().map(|(name, value)| (*name, value.as_str())));
         command
     }
@@ -381,6 +385,8 @@ fn spawn(
         .env("QUDAO_BIND", "127.0.0.1:0")
         .env_remove("DATABASE_URL")
         .env_remove("REDIS_URL")
+        // Nodes over one database share it.
+        .env("QUDAO_MASTER_KEY", MASTER_KEY)
         .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

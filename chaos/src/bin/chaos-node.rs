@@ -74,6 +74,9 @@ async fn serve(plan: &NodePlan) -> anyhow::Result<()> {
         }
     }
     let parts = CoreParts {
+        vault: qudao_core::Vault::unlock(store.clone(), qudao_testkit::master_keys())
+            .await
+            .context("unlocking the vault")?,
         store,
         bus: Bus::connect(&plan.redis_url)?,
         plugins,

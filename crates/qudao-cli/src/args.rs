@@ -50,6 +50,9 @@ pub(crate) enum Command {
     /// The key of the admin API.
     #[command(subcommand)]
     OperatorKey(OperatorKeyCommand),
+    /// The keys that protect the secrets in the database.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -168,6 +171,20 @@ pub(crate) struct PullOptions {
 pub(crate) enum OperatorKeyCommand {
     /// Print it, making one if there is none yet.
     Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Show which master keys are known, which one is in use, and how many keys each wraps.
+    Status,
+    /// Wrap every data key with the first of the master keys, while nodes serve. A new one is put
+    /// into the keys' file first, if they come from a file.
+    RotateMaster,
+    /// Make a new data key for a tenant and seal its secrets anew.
+    RotateTenant {
+        /// Its id, `tnt_…`; `platform` for the platform's own secrets.
+        tenant: String,
+    },
 }
 
 /// What is generated from the code.

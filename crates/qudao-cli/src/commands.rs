@@ -4,6 +4,7 @@ pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
+pub(crate) mod keys;
 pub(crate) mod migrate;
 pub(crate) mod model;
 pub(crate) mod plugin;

@@ -6,6 +6,7 @@ mod commands;
 mod context;
 mod instances;
 mod log;
+mod master_key;
 mod operator_key;
 mod serve;
 mod terminal;
@@ -16,7 +17,7 @@ use clap::Parser as _;
 
 use crate::{
     args::{Cli, Command, ModelCommand, OperatorKeyCommand, PluginCommand},
-    commands::{backup, check, completions, doctor, migrate, model, plugin, print, restore},
+    commands::{backup, check, completions, doctor, keys, migrate, model, plugin, print, restore},
     context::Context,
 };
 
@@ -58,6 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Model(ModelCommand::List) => model::list(&context, json),
                 Command::Model(ModelCommand::Pull(pull)) => model::pull(pull, &context, json).await,
                 Command::OperatorKey(OperatorKeyCommand::Show) => operator_key::show(&context),
+                Command::Keys(command) => keys::run(command, &context, json).await,
                 Command::Completions { .. } | Command::Print { .. } | Command::Doctor { .. } => {
                     Ok(ExitCode::SUCCESS) // handled above
                 }

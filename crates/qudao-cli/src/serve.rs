@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     args::{Role, ServeOptions},
     context::Context,
-    instances, log, operator_key,
+    instances, log, master_key, operator_key,
     terminal::{self, Steps},
 };
 
@@ -108,6 +108,7 @@ impl Running {
         Store::migrate(&services.database_url).await.context("bringing the schema up to date")?;
         let store = Store::connect(settings::store(context, &services.database_url)).await?;
         let bus = Bus::connect(&services.redis_url)?;
+        let vault = master_key::unlock(context, &store).await?;
         store.sync_prices(&instances::prices(instances)).await.context("writing the price book")?;
         steps.done("schema");
 
@@ -121,6 +122,7 @@ impl Running {
             clock: Arc::new(SystemClock),
             tasks: TaskTracker::new(),
             node,
+            vault,
         };
         let core = Core::new(parts, settings::core(&context.settings));
         steps.done("plugins");

@@ -22,6 +22,7 @@ const NAMED: &[(&str, &str)] = &[
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "redis.url"),
     ("QUDAO_OPERATOR_KEY", "operator.key"),
+    ("QUDAO_MASTER_KEY", "security.master_key"),
     ("QUDAO_LOG", "log.filter"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
 ];

@@ -40,6 +40,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Whoever runs the platform.
     pub operator: Operator,
+    /// What protects the secrets in the database.
+    pub security: Security,
     /// What `serve --demo` makes.
     pub demo: Demo,
     /// What is logged, and how.
@@ -62,6 +64,7 @@ impl Default for Settings {
             worker: Worker::default(),
             limits: Limits::default(),
             operator: Operator::default(),
+            security: Security::default(),
             demo: Demo::default(),
             log: Log::default(),
             telemetry: Telemetry::default(),
@@ -293,6 +296,20 @@ pub struct Operator {
     /// The key of the admin API, `qo_` and 43 characters. When absent, one is made at the first
     /// start and kept in the home as `operator_key`. `QUDAO_OPERATOR_KEY`.
     pub key: Option<Secret>,
+}
+
+/// What protects the secrets in the database: a master key that is never there. Give every node the
+/// same. When neither is set, one is made at the first start and kept in the home as `master.key`;
+/// no backup holds it, and without it the secrets of a restored database do not open.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Security {
+    /// 32 bytes in base64 (`openssl rand -base64 32`); several, parted by commas, while they are
+    /// being exchanged, the new one first. `QUDAO_MASTER_KEY`.
+    pub master_key: Option<Secret>,
+    /// A file with such keys, one on each line; looked at when `master_key` is absent, and read
+    /// again when a node needs a key that it does not have yet.
+    pub master_key_file: Option<PathBuf>,
 }
 
 /// What `serve --demo` makes.

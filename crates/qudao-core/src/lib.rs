@@ -29,6 +29,7 @@ pub mod settings;
 mod spans;
 pub mod together;
 pub mod turn;
+pub mod vault;
 pub mod wake;
 
 pub use accept::{AcceptError, Accepted};
@@ -43,6 +44,7 @@ pub use rates::{Sender, TooFast};
 pub use settings::CoreSettings;
 pub use together::Together;
 pub use turn::TurnOutcome;
+pub use vault::{MasterKeySource, Place, SecretBytes, Vault, VaultError};
 pub use wake::Wake;
 
 /// What the use cases stand on.
@@ -59,6 +61,8 @@ pub struct CoreParts {
     pub tasks: TaskTracker,
     /// This process, as the database knows it.
     pub node: NodeId,
+    /// Secrets in the database.
+    pub vault: Vault,
 }
 
 /// The use cases of one node.
@@ -79,6 +83,8 @@ pub struct Core {
     pub tasks: TaskTracker,
     /// This process, as the database knows it.
     pub node: NodeId,
+    /// Secrets in the database.
+    pub vault: Vault,
     /// Work that must outlive the connection that caused it runs here: an HTTP worker's own
     /// runtime may end first.
     runtime: Handle,
@@ -97,7 +103,7 @@ impl Core {
     /// Puts the parts together. Call it within the runtime that shall do the background work, and
     /// [`Core::drain`] at the end.
     pub fn new(parts: CoreParts, settings: CoreSettings) -> Arc<Self> {
-        let CoreParts { store, bus, plugins, clock, tasks, node } = parts;
+        let CoreParts { store, bus, plugins, clock, tasks, node, vault } = parts;
         let (renew, closing) = (settings.api.blocks.renew, CancellationToken::new());
         let core = Arc::new(Self {
             keys: authenticate::Keys::new(settings.key_cache),
@@ -117,6 +123,7 @@ impl Core {
             settings,
             tasks,
             node,
+            vault,
             closing: closing.clone(),
         });
         let (own, bus) = (Arc::downgrade(&core), core.bus.clone());

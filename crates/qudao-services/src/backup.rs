@@ -86,6 +86,8 @@ pub struct BackupReport {
     pub path: PathBuf,
     /// Older backups that were removed.
     pub removed: Vec<String>,
+    /// Files of the home that are left out because they must be kept elsewhere.
+    pub kept_out: Vec<String>,
 }
 
 /// When the complete backups in a folder were begun, the oldest first. None if there is no such
@@ -149,7 +151,9 @@ pub fn back_up(
     fs::rename(&unfinished, &path).doing(|| format!("completing {}", path.display()))?;
     archive::sync_dir(&base)?;
     let removed = settings.keep.map_or(Ok(Vec::new()), |keep| prune(&archive, keep))?;
-    Ok(BackupReport { backup, path, removed })
+    let kept_out = vec![crate::home::MASTER_KEY.to_owned()];
+    let kept_out = kept_out.into_iter().filter(|name| settings.home.join(name).exists()).collect();
+    Ok(BackupReport { backup, path, removed, kept_out })
 }
 
 /// One backup of a folder at a time; the kernel lets go of it however this process ends.
@@ -210,7 +214,8 @@ fn copy_home(home: &Path, to: &Path) -> Result<BTreeMap<String, String>, Service
     for entry in entries.flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let small = entry.metadata().is_ok_and(|data| data.is_file() && data.len() <= SMALL);
-        if !small || name == crate::home::LOCK {
+        // A key in the same place as what it protects would protect nothing.
+        if !small || name == crate::home::LOCK || name == crate::home::MASTER_KEY {
             continue;
         }
         let path = to.join(&name);

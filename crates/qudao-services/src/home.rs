@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Doing as _, ServicesError};
 
 pub(crate) const LOCK: &str = "instance.lock";
+/// The file of the home with the key that protects the secrets in the database.
+pub const MASTER_KEY: &str = "master.key";
 
 /// A running Qudao, as it describes itself to others on the same machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

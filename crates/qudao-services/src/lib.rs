@@ -25,7 +25,7 @@ pub use backup::{Backup, BackupReport, BackupSettings, back_up, backup_times};
 pub use child::ServiceUser;
 pub use error::ServicesError;
 pub use find::{Environment, PostgresBinaries, RedisBinary, find_postgres, find_redis};
-pub use home::{HomeLock, Instance, prepare_home, running_instance};
+pub use home::{HomeLock, Instance, MASTER_KEY, prepare_home, running_instance};
 pub use keeper::ServiceReport;
 pub use restore::{RestoreReport, RestoreSettings, restore};
 

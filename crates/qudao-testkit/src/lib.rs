@@ -20,6 +20,7 @@ mod redis_cluster;
 mod replicas;
 mod server;
 mod tenant;
+mod vault;
 
 pub use clock::FixedClock;
 pub use cluster::{DATABASE_VARIABLE, REDIS_VARIABLE};
@@ -29,3 +30,4 @@ pub use redis::TestRedis;
 pub use redis_cluster::TestRedisCluster;
 pub use replicas::TestReplicas;
 pub use tenant::{TenantBuilder, TestTenant};
+pub use vault::master_keys;

@@ -96,6 +96,9 @@ impl Stage {
         instance.config = 0.into();
         plugins.register_static::<Parrot>(instance);
         let parts = CoreParts {
+            vault: qudao_core::Vault::unlock(db.store(), qudao_testkit::master_keys())
+                .await
+                .unwrap(),
             store: db.store(),
             // Nobody listens there: the loops find their work without hints from outside.
             bus: Bus::connect("redis://127.0.0.1:1").unwrap(),

@@ -41,6 +41,12 @@ pub(crate) async fn run(
         for name in &report.removed {
             terminal::print(&format!("removed {name}"));
         }
+        for name in &report.kept_out {
+            terminal::say(&format!(
+                "{name} is not in this backup: keep a copy elsewhere, for without it no secret of \
+                 a restored database opens"
+            ));
+        }
         if context.archive().is_none() {
             terminal::say("backup.dir is not set: what comes after this backup is not archived");
         }

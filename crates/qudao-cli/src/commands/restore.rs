@@ -11,7 +11,7 @@ use crate::{
     args::RestoreOptions,
     commands::backup::{folder, refuse_other_servers},
     context::Context,
-    terminal,
+    master_key, terminal,
 };
 
 pub(crate) async fn run(
@@ -44,6 +44,15 @@ pub(crate) async fn run(
             "{} is restored: start it with `qudao serve`, then look with `qudao check`",
             home.display()
         ));
+        let lacks_key = matches!(
+            master_key::find(context)?,
+            qudao_core::MasterKeySource::File(path) if !path.exists()
+        );
+        if lacks_key {
+            terminal::say(
+                "put master.key back into it before, or set QUDAO_MASTER_KEY: no backup holds it",
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

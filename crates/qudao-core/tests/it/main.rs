@@ -7,3 +7,4 @@ mod charging;
 mod money;
 mod stage;
 mod turns;
+mod vault;

@@ -269,6 +269,9 @@ async fn node(
         register(&host, model, Arc::clone(script)).await;
     }
     let parts = qudao_core::CoreParts {
+        vault: qudao_core::Vault::unlock(store.clone(), qudao_testkit::master_keys())
+            .await
+            .unwrap(),
         store: store.clone(),
         bus: Bus::connect(bus).unwrap(),
         plugins: host,

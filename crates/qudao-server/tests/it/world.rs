@@ -79,6 +79,9 @@ impl World {
             model::register(&plugins, script).await;
         }
         let parts = CoreParts {
+            vault: qudao_core::Vault::unlock(db.store(), qudao_testkit::master_keys())
+                .await
+                .unwrap(),
             store: db.store(),
             bus: Bus::connect(bus).unwrap(),
             plugins,
@@ -101,6 +104,9 @@ impl World {
         let plugins = PluginHost::start(HostSettings::default()).await;
         model::register(&plugins, Arc::clone(model)).await;
         let parts = CoreParts {
+            vault: qudao_core::Vault::unlock(self.db.store(), qudao_testkit::master_keys())
+                .await
+                .unwrap(),
             store: self.db.store(),
             bus: Bus::connect("redis://127.0.0.1:1").unwrap(),
             plugins,
@@ -124,6 +130,9 @@ impl World {
         let plugins = PluginHost::start(HostSettings::default()).await;
         model::register(&plugins, Arc::clone(model)).await;
         let parts = CoreParts {
+            vault: qudao_core::Vault::unlock(self.db.store(), qudao_testkit::master_keys())
+                .await
+                .unwrap(),
             store: self.db.store(),
             bus: Bus::connect(self.redis.as_ref().unwrap().url()).unwrap(),
             plugins,

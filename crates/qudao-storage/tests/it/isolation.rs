@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use qudao_domain::{BlockId, Micros, TenantId, text::IdempotencyKey};
-use qudao_storage::{KeptReply, Once, StorageError};
+use qudao_storage::{AddKey, KeptReply, Once, StorageError, WrappedKey};
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _, error::DatabaseError,
 };
 
 use crate::world::{LEASE, World};
+
+const MASTER: &str = "0123456789abcdef";
 
 /// A row in every table of a tenant, for two tenants.
 async fn two_full_tenants() -> (World, TenantId) {
@@ -23,6 +25,9 @@ async fn two_full_tenants() -> (World, TenantId) {
 }
 
 async fn fill(world: &World) {
+    let mut platform = world.store.begin_platform().await.unwrap();
+    platform.add_master_key(MASTER, &[0]).await.unwrap();
+    platform.commit().await.unwrap();
     world.chat("ann", "m1").await;
     let mut tx = world.store.begin(world.tenant.id).await.unwrap();
     let amount = Micros::new(10);
@@ -35,6 +40,8 @@ async fn fill(world: &World) {
     };
     let reply = KeptReply { status: 201, location: None, body: b"{}".to_vec() };
     tx.keep_once(&once, &reply).await.unwrap();
+    let key = WrappedKey { version: 1, wrapped: vec![0], master_key_id: MASTER.to_owned() };
+    assert_eq!(tx.add_data_key(&key).await.unwrap(), AddKey::Added);
     tx.commit().await.unwrap();
 }
 
@@ -80,7 +87,7 @@ async fn no_row_of_another_tenant_can_be_read_changed_removed_or_planted() {
     let me = world.tenant.id;
     let mut connection = PgConnection::connect(world.db.url()).await.unwrap();
     let tables = tenant_tables(&mut connection).await;
-    assert!(17 <= tables.len(), "{tables:?}");
+    assert!(18 <= tables.len(), "{tables:?}");
     let theirs = victim.as_uuid();
     for table in &tables {
         let count = format!("SELECT count(*) FROM {table} WHERE tenant_id = '{theirs}'");
@@ -156,6 +163,8 @@ async fn the_claim_role_sees_no_table_and_the_app_role_claims_nothing() {
         "app.sweep(1, 1)",
         "app.forget_once(1)",
         "app.list_tenants(NULL, 1)",
+        "app.count_tenant_keys()",
+        "app.list_tenant_keys_of_others('x', 1)",
         "app.find_api_key(gen_random_uuid())",
     ] {
         let sql = format!("BEGIN; SET LOCAL ROLE qudao_app; SELECT {call}");

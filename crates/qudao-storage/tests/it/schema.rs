@@ -9,7 +9,7 @@ async fn names(connection: &mut PgConnection, sql: &'static str) -> Vec<String> 
 }
 
 /// What has no tenant, and why that is right.
-const PLATFORM_TABLES: [&str; 2] = ["_sqlx_migrations", "price_books"];
+const PLATFORM_TABLES: [&str; 3] = ["_sqlx_migrations", "master_keys", "price_books"];
 
 #[tokio::test]
 async fn every_table_of_a_tenant_keeps_to_the_rules() {
@@ -104,14 +104,17 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
     assert_eq!(
         names(&mut connection, definers).await,
         [
+            "add_tenant_key",
             "backlog",
             "claim_conversations",
             "claim_outbox",
             "claim_turns",
+            "count_tenant_keys",
             "find_api_key",
             "find_channel_by_public_key",
             "find_door",
             "forget_once",
+            "list_tenant_keys_of_others",
             "list_tenants",
             "queue_depths",
             "sweep"
