@@ -31,6 +31,7 @@ pub(crate) fn all() -> Vec<Metric> {
         METRICS,
         qudao_storage::METRICS,
         qudao_plugin_host::METRICS,
+        qudao_egress::METRICS,
         qudao_core::METRICS,
         qudao_server::METRICS,
         qudao_worker::METRICS,

@@ -112,6 +112,10 @@ impl Running {
         store.sync_prices(&instances::prices(instances)).await.context("writing the price book")?;
         steps.done("schema");
 
+        // A machine without certificates of authorities can do everything else.
+        if let Err(error) = settings::egress(&context.settings) {
+            tracing::warn!("no address of a tenant can be requested: {error:#}");
+        }
         let node = NodeId::new();
         let exporter = Exporter::start(&context.settings.telemetry, node, options.role)?;
         let plugins = PluginHost::start(settings::plugin_host(context, instances)?).await;

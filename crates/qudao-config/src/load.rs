@@ -9,7 +9,10 @@ use std::{
 use config::{Config, Environment, File, FileFormat, Map};
 use qudao_domain::Micros;
 
-use crate::{Instance, Settings, settings::Telemetry};
+use crate::{
+    Instance, Settings,
+    settings::{Egress, Telemetry},
+};
 
 mod bounds;
 
@@ -31,8 +34,14 @@ const USUAL_FILE: &str = "config/qudao.toml";
 const SEPARATOR: &str = "__";
 const PREFIX: &str = "QUDAO__";
 /// Lists that a variable may give, parted by commas. Lists of tables belong in the file.
-const LISTS: &[&str] =
-    &["plugins.dirs", "plugins.trusted_keys", "worker.turn_backoff_s", "worker.delivery_backoff_s"];
+const LISTS: &[&str] = &[
+    "plugins.dirs",
+    "plugins.trusted_keys",
+    "worker.turn_backoff_s",
+    "worker.delivery_backoff_s",
+    "egress.allow_networks",
+    "egress.ports",
+];
 
 /// Why the settings are refused.
 #[derive(Debug, thiserror::Error)]
@@ -226,9 +235,35 @@ fn check(settings: &Settings) -> Vec<Problem> {
     );
     require(Micros::ZERO < demo.credits, "demo.credits", "must be more than nothing");
     problems.extend(bounds::check(settings));
+    problems.extend(check_egress(&settings.egress));
     problems.extend(check_telemetry(&settings.telemetry));
     problems.extend(check_instances(&settings.instances));
     problems
+}
+
+fn check_egress(egress: &Egress) -> Vec<Problem> {
+    let Egress { allow_networks, allow_http, ports, .. } = egress;
+    let rules = [
+        (
+            allow_networks.iter().all(|network| network.prefix_len() > 0),
+            "egress.allow_networks",
+            "must not hold every address; name the networks that are meant",
+        ),
+        (
+            !ports.is_empty() && !ports.contains(&0),
+            "egress.ports",
+            "must name at least one port, and none is 0",
+        ),
+        (
+            !allow_http || ports.iter().any(|port| !matches!(port, 443 | 8443)),
+            "egress.allow_http",
+            "needs a port beside 443 and 8443 in egress.ports, such as 80",
+        ),
+    ];
+    let broken = rules.into_iter().filter(|(holds, ..)| !holds);
+    broken
+        .map(|(_, key, reason)| Problem { key: key.to_owned(), reason: reason.to_owned() })
+        .collect()
 }
 
 fn check_telemetry(telemetry: &Telemetry) -> Vec<Problem> {

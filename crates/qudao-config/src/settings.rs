@@ -8,8 +8,10 @@ use serde::Deserialize;
 
 use crate::{Instance, Secret, instance::amount};
 
+mod egress;
 mod limits;
 
+pub use egress::Egress;
 pub use limits::Limits;
 
 /// Everything that can be set.
@@ -38,6 +40,8 @@ pub struct Settings {
     pub worker: Worker,
     /// Bounds on what clients and models may use.
     pub limits: Limits,
+    /// Requests to addresses that tenants choose.
+    pub egress: Egress,
     /// Whoever runs the platform.
     pub operator: Operator,
     /// What protects the secrets in the database.
@@ -63,6 +67,7 @@ impl Default for Settings {
             instances: Vec::new(),
             worker: Worker::default(),
             limits: Limits::default(),
+            egress: Egress::default(),
             operator: Operator::default(),
             security: Security::default(),
             demo: Demo::default(),

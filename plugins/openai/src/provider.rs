@@ -4,6 +4,7 @@ use std::{borrow::Cow, future::Future, time::Duration};
 
 use async_openai::config::Config as _;
 use bytes::Bytes;
+use qudao_egress::Rules;
 use qudao_plugin_api::wire::{FinishReason, Usage};
 use reqwest::{Response, Url, header};
 use serde_json::value::RawValue;
@@ -94,9 +95,19 @@ impl Provider {
     /// # Errors
     /// Names the setting that cannot be used.
     pub fn new(settings: Settings) -> Result<Self, Failure> {
+        let rules = settings.rules();
+        Self::within(settings, rules.as_ref())
+    }
+
+    /// The same by given rules.
+    fn within(settings: Settings, rules: Option<&Rules>) -> Result<Self, Failure> {
+        if let Some(rules) = rules {
+            settings.check_reach(rules)?;
+        }
         let key = settings.key()?;
         let config = settings.client_config(key.as_deref())?;
-        let transport = Transport::new(&settings.timeouts, settings.max_retries, key.as_deref())?;
+        let Settings { timeouts, max_retries, .. } = &settings;
+        let transport = Transport::new(timeouts, *max_retries, key.as_deref(), rules)?;
         let url = Url::parse(&config.url("/chat/completions"))
             .map_err(|error| Failure::settings(&format!("`base_url`: {error}")))?;
         let mut headers = config.headers();

@@ -3,13 +3,30 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_openai::config::OpenAIConfig;
+use qudao_egress::{PublicUrl, Rules};
 use reqwest::{
     Url,
-    header::{HeaderName, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use serde::Deserialize;
 
 use crate::failure::Failure;
+
+/// Variables of the platform: their values must not go to an address that is a tenant's.
+const PLATFORM_VARIABLES: &[&str] = &["OPENAI_", "QUDAO_", "DATABASE_URL", "REDIS_URL", "OTEL_"];
+/// Headers that decide where a request goes and where it ends.
+const CLIENTS_OWN: &[HeaderName] = &[
+    header::HOST,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::UPGRADE,
+    header::EXPECT,
+    header::PROXY_AUTHORIZATION,
+    header::ACCEPT_ENCODING,
+    header::COOKIE,
+];
 
 /// The `config` of an instance of this plugin.
 #[derive(Deserialize)]
@@ -17,6 +34,9 @@ use crate::failure::Failure;
 pub struct Settings {
     /// Where the API begins, with its version: `https://api.openai.com/v1`.
     pub base_url: String,
+    /// Whose choice the address is, and so what may be reached.
+    #[serde(default)]
+    pub egress: Reach,
     /// The key itself. Prefer [`Settings::api_key_env`], which keeps it out of files.
     #[serde(default)]
     pub api_key: Option<String>,
@@ -48,6 +68,17 @@ pub struct Settings {
     /// `stream_options`; the usage is then estimated.
     #[serde(default = "yes")]
     pub stream_usage: bool,
+}
+
+/// What an instance may reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// Whatever the operator wrote: the address is the operator's own.
+    #[default]
+    Unrestricted,
+    /// Hosts on the public internet, by https: the address is a tenant's.
+    Public,
 }
 
 /// Limits of patience, in milliseconds. The deadline of a request ends all of them early.
@@ -112,6 +143,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("base_url", &self.base_url)
+            .field("egress", &self.egress)
             .field("api_key_env", &self.api_key_env)
             .field("timeouts", &self.timeouts)
             .field("max_retries", &self.max_retries)
@@ -138,6 +170,41 @@ impl Settings {
                 ))),
             },
             (None, None) => Ok(None),
+        }
+    }
+
+    /// The rules for what may be reached; `None` for an address that is the operator's own.
+    #[must_use]
+    pub fn rules(&self) -> Option<Rules> {
+        (self.egress == Reach::Public).then(Rules::default)
+    }
+
+    /// Holds the settings of a tenant's address against the rules.
+    ///
+    /// # Errors
+    /// Names the setting that would let the address, or what is sent there, be another's than the
+    /// tenant's.
+    pub fn check_reach(&self, rules: &Rules) -> Result<(), Failure> {
+        PublicUrl::parse(&self.base_url, rules).map_err(|refusal| {
+            let code = refusal.code();
+            refused(&format!("`base_url` with `egress = \"public\"`: {refusal} ({code})"))
+        })?;
+        let variable = self.api_key_env.as_deref().unwrap_or_default();
+        if PLATFORM_VARIABLES.iter().any(|prefix| variable.starts_with(prefix)) {
+            return Err(refused(&format!(
+                "`api_key_env` with `egress = \"public\"`: `{variable}` is a variable of the \
+                 platform, and its key must not go to a tenant's address; name another"
+            )));
+        }
+        let own = |name: &&String| {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            name.is_ok_and(|name| CLIENTS_OWN.contains(&name))
+        };
+        match self.extra_headers.keys().find(own) {
+            Some(name) => Err(refused(&format!(
+                "`extra_headers.{name}` with `egress = \"public\"`: it decides where the request goes"
+            ))),
+            None => Ok(()),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use qudao_egress::{Rules, SystemLookup};
 use reqwest::{Method, Request, Response, Url, header};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -68,12 +69,17 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Opens no connection yet.
+    /// Opens no connection yet. With `rules`, it connects to what they allow and nothing else.
     ///
     /// # Errors
     /// When the TLS library cannot be set up.
-    pub fn new(timeouts: &Timeouts, max_retries: u32, key: Option<&str>) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder()
+    pub fn new(
+        timeouts: &Timeouts,
+        max_retries: u32,
+        key: Option<&str>,
+        rules: Option<&Rules>,
+    ) -> Result<Self, Failure> {
+        let builder = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -82,8 +88,13 @@ impl Transport {
             .connect_timeout(timeouts.connect())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(usize::MAX)
-            .user_agent(concat!("qudao/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+            .user_agent(concat!("qudao/", env!("CARGO_PKG_VERSION")));
+        let http = match rules {
+            Some(rules) => {
+                qudao_egress::guard(builder, rules, Arc::new(SystemLookup::default())).build()?
+            }
+            None => builder.build()?,
+        };
         Ok(Self { http, max_retries, key: key.map(Arc::from) })
     }
 

@@ -10,6 +10,7 @@ use qudao_core::{
     settings::{RateSettings, TurnSettings},
 };
 use qudao_domain::key::SecretHash;
+use qudao_egress::{Egress, Limits as EgressLimits, Rules};
 use qudao_plugin_host::{HostSettings, InstanceSettings, ModelEntry, Timeouts};
 use qudao_server::{MetricsRender, ServerSettings};
 use qudao_storage::{LimiterSettings, Rate, StoreSettings};
@@ -47,6 +48,18 @@ pub(super) fn store(context: &Setup, url: &str) -> StoreSettings {
         lock_timeout: millis(database.lock_timeout_ms),
         ..StoreSettings::new(url)
     }
+}
+
+/// The client for addresses that tenants choose.
+pub(super) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
+    let egress = &settings.egress;
+    let rules = Rules::new(egress.allow_networks.clone(), egress.allow_http, egress.ports.clone())?;
+    let limits = EgressLimits {
+        connect: millis(egress.connect_timeout_ms),
+        total: millis(egress.timeout_ms),
+        body_bytes: egress.body_kib << 10,
+    };
+    Egress::new(rules, limits).context("setting up requests to tenants' addresses")
 }
 
 pub(super) fn core(settings: &Settings) -> CoreSettings {

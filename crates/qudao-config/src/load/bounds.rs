@@ -5,16 +5,16 @@ use std::ops::RangeInclusive;
 use super::Problem;
 use crate::{
     Settings,
-    settings::{Database, Limits, Server, Worker},
+    settings::{Database, Egress, Limits, Server, Worker},
 };
 
 type Row = (&'static str, u64, RangeInclusive<u64>);
 
 /// Every number that cannot be used.
 pub(super) fn check(settings: &Settings) -> Vec<Problem> {
-    let Settings { server, database, worker, limits, .. } = settings;
+    let Settings { server, database, worker, limits, egress, .. } = settings;
     let rows = of_worker(worker).into_iter().chain(of_rates(limits)).chain(of_limits(limits));
-    let rows = rows.chain(of_server(server)).chain(of_database(database));
+    let rows = rows.chain(of_server(server)).chain(of_database(database)).chain(of_egress(egress));
     let mut problems: Vec<_> =
         rows.filter_map(|(key, value, range)| outside(key, value, &range)).collect();
     for (key, values, range) in [
@@ -108,6 +108,14 @@ fn of_database(database: &Database) -> Vec<Row> {
         ("database.acquire_timeout_ms", database.acquire_timeout_ms, 10..=60_000),
         ("database.statement_timeout_ms", database.statement_timeout_ms, 100..=600_000),
         ("database.lock_timeout_ms", database.lock_timeout_ms, 10..=600_000),
+    ]
+}
+
+fn of_egress(egress: &Egress) -> Vec<Row> {
+    vec![
+        ("egress.connect_timeout_ms", egress.connect_timeout_ms, 100..=60_000),
+        ("egress.timeout_ms", egress.timeout_ms, 100..=600_000),
+        ("egress.body_kib", size(egress.body_kib), 1..=1_048_576),
     ]
 }
 

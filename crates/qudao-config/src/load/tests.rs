@@ -145,6 +145,29 @@ fn a_list_of_waits_may_come_from_the_environment() {
 }
 
 #[test]
+fn rules_for_outgoing_requests_that_allow_everything_or_nothing_are_refused() {
+    for (text, key) in [
+        ("allow_networks = [\"0.0.0.0/0\"]", "egress.allow_networks"),
+        ("allow_networks = [\"10.1.0.0/16\", \"::/0\"]", "egress.allow_networks"),
+        ("allow_networks = [\"models.internal\"]", "egress.allow_networks"),
+        ("ports = []", "egress.ports"),
+        ("ports = [0]", "egress.ports"),
+        ("ports = [65536]", "egress.ports"),
+        ("allow_http = true", "egress.allow_http"),
+    ] {
+        let refused = refusal(&format!("[egress]\n{text}\n"), &[]);
+        assert!(refused.contains(&format!("setting {key}")), "{text}: {refused}");
+    }
+    let lists = [
+        ("QUDAO__EGRESS__ALLOW_NETWORKS", "10.1.0.0/16,fd00:1::/64"),
+        ("QUDAO__EGRESS__PORTS", "443,80"),
+        ("QUDAO__EGRESS__ALLOW_HTTP", "true"),
+    ];
+    let egress = from_text("", &lists).unwrap().egress;
+    assert_eq!((egress.allow_networks.len(), egress.ports), (2, vec![443, 80]));
+}
+
+#[test]
 fn a_secret_shows_neither_in_a_refusal_nor_in_debug_output() {
     let refused = refusal("", &[("QUDAO_OPERATOR_KEY", "hunter2")]);
     assert!(refused.contains("operator.key") && !refused.contains("hunter2"), "{refused}");

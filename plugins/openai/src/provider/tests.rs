@@ -382,6 +382,84 @@ async fn a_server_without_a_key_gets_no_authorization() {
     }
 }
 
+/// Public addresses, and this machine's under one of its names.
+fn rules(base: &str, network: &str) -> Rules {
+    let port = Url::parse(base).unwrap().port().unwrap();
+    Rules::new(vec![network.parse().unwrap()], true, vec![port]).unwrap()
+}
+
+fn public(base: &str, network: &str, change: &Value) -> Provider {
+    let mut settings = json!({ "base_url": base, "egress": "public", "max_retries": 0 });
+    for (name, value) in change.as_object().unwrap() {
+        settings[name] = value.clone();
+    }
+    let settings = serde_json::from_value(settings).unwrap();
+    Provider::within(settings, Some(&rules(base, network))).unwrap()
+}
+
+#[tokio::test]
+async fn the_key_of_a_tenants_address_does_not_follow_a_redirect() {
+    let mut elsewhere = Mini::start(vec![good_stream()]).await;
+    for status in ["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"] {
+        let to = format!("location: {}/chat/completions\r\n", elsewhere.base);
+        let mut mini = Mini::start(vec![vec![reply(status, &to, "")]]).await;
+        let provider = public(&mini.base, "127.0.0.1/32", &json!({ "api_key": KEY }));
+        let failure = failed(ask(&provider, true).await.1);
+        assert!(failure.message.contains("redirects"), "{failure:?}");
+        let (head, _) = mini.request().await;
+        assert!(head.contains(KEY), "its own key went to its own address");
+    }
+    assert_eq!(elsewhere.counts(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_tenants_address_whose_name_leads_inside_is_not_connected_to() {
+    let mut mini = Mini::start(vec![good_stream()]).await;
+    let named = mini.base.replace("127.0.0.1", "localhost");
+    // Some network is allowed, and with it names like this one; its address is not.
+    let tenants = public(&named, "10.1.0.0/16", &json!({ "api_key": KEY }));
+    let failure = failed(ask(&tenants, true).await.1);
+    assert_eq!(failure.kind, ErrorKind::Unavailable);
+    assert!(failure.message.contains("no public address"), "{failure:?}");
+    assert!(!failure.message.contains("127.0.0.1"), "{failure:?}");
+    assert_eq!(mini.counts(), (0, 0));
+    // The operator's own address may be anywhere.
+    let own = provider(&named, &json!({}));
+    ask(&own, true).await.1.unwrap();
+    assert_eq!(mini.counts(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_key_in_the_platforms_environment_never_goes_to_a_tenants_address() {
+    const TEST: &str =
+        "provider::tests::a_key_in_the_platforms_environment_never_goes_to_a_tenants_address";
+    const PLATFORM: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID"];
+    #[expect(clippy::disallowed_methods, reason = "tells the child from the parent")]
+    let child = std::env::var("OPENAI_ORG_ID").is_ok_and(|value| value == "platform-secret");
+    if !child {
+        // The variables are set for a child: this very test again.
+        let mut command = tokio::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", TEST]);
+        for name in PLATFORM {
+            command.env(name, "platform-secret");
+        }
+        assert!(command.status().await.unwrap().success());
+        return;
+    }
+    let script = || vec![reply("200 OK", "", WHOLE)];
+    let mut mini = Mini::start(vec![script(), script()]).await;
+    let keyless = public(&mini.base, "127.0.0.1/32", &json!({}));
+    ask(&keyless, false).await.1.unwrap();
+    let (head, body) = mini.request().await;
+    assert!(!head.to_lowercase().contains("authorization"), "{head}");
+    assert!(!format!("{head}{body}").contains("platform-secret"), "{head}");
+    let own = public(&mini.base, "127.0.0.1/32", &json!({ "api_key": KEY }));
+    ask(&own, false).await.1.unwrap();
+    let (head, body) = mini.request().await;
+    assert!(head.contains(KEY), "{head}");
+    assert!(!format!("{head}{body}").contains("platform-secret"), "{head}");
+}
+
 #[tokio::test]
 async fn a_payload_that_is_no_chat_request_is_a_bad_request() {
     let provider = provider("http://127.0.0.1:9/v1", &json!({}));
