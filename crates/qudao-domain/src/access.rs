@@ -239,9 +239,7 @@ impl Role {
                 Scope::ConversationsRead,
                 Scope::ContactsRead,
             ])),
-            Self::Agent => {
-                SEES.with(Scopes::of(&[Scope::ConversationsRead, Scope::ContactsRead]))
-            }
+            Self::Agent => SEES.with(Scopes::of(&[Scope::ConversationsRead, Scope::ContactsRead])),
             Self::Viewer => SEES,
         }
     }

@@ -232,7 +232,10 @@ mod tests {
         let text = ticket.reveal();
         assert_eq!(Ticket::parse(TicketKind::Session, &text).as_ref(), Some(&ticket));
         assert_eq!(Ticket::parse(TicketKind::Invitation, &text), None);
-        assert_eq!(Ticket::parse(TicketKind::Invitation, &text.replace("qs_", "qi_")).unwrap().id, ticket.id);
+        assert_eq!(
+            Ticket::parse(TicketKind::Invitation, &text.replace("qs_", "qi_")).unwrap().id,
+            ticket.id
+        );
         assert!(!format!("{ticket:?}").contains(&ticket.secret));
         assert_ne!(ticket.derive("csrf"), ticket.derive("other"));
         assert!(!ticket.derive("csrf").contains(&ticket.secret));
@@ -242,7 +245,8 @@ mod tests {
     fn what_is_not_a_ticket_is_refused() {
         let good = ticket().reveal();
         let parse = |text: &str| Ticket::parse(TicketKind::Session, text);
-        for text in ["", "qs_", &good[..good.len() - 1], &format!("{good}x"), &good.to_uppercase()] {
+        for text in ["", "qs_", &good[..good.len() - 1], &format!("{good}x"), &good.to_uppercase()]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
         for at in 0..good.len() {

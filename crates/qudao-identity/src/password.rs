@@ -159,7 +159,8 @@ mod tests {
     async fn only_the_same_password_matches_and_no_hash_matches_nothing() {
         let hasher = Hasher::new(1);
         let password = Password::choose("correct horse battery", &[]).unwrap();
-        let (one, two) = (hasher.hash(&password).await.unwrap(), hasher.hash(&password).await.unwrap());
+        let (one, two) =
+            (hasher.hash(&password).await.unwrap(), hasher.hash(&password).await.unwrap());
         assert_ne!(one, two, "each has a salt of its own");
         assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
         assert_eq!(hasher.matches("correct horse battery", Some(&one)).await, Ok(true));

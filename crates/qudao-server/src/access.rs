@@ -1,7 +1,7 @@
 //! Who may call what. Each endpoint names one [`Access`] in the list of endpoints, and the check
 //! runs before its body is read.
 
-use std::{fmt, rc::Rc};
+use std::{fmt, rc::Rc, sync::Arc};
 
 use actix_web::{
     Error, FromRequest, HttpMessage as _, HttpRequest,
@@ -78,7 +78,7 @@ pub(crate) struct TenantScope(pub(crate) TenantId);
 #[derive(Debug, Clone)]
 pub(crate) struct Actor {
     /// `operator`, or the id of a key or a member.
-    pub(crate) name: Rc<str>,
+    pub(crate) name: Arc<str>,
     /// What they may do.
     pub(crate) scopes: Scopes,
     /// Which member they are, and what.
@@ -88,7 +88,7 @@ pub(crate) struct Actor {
 impl Actor {
     /// As whom this caller acts; visitors administer nothing.
     pub(crate) fn of(caller: &Caller) -> Option<Self> {
-        let named = |id: &dyn fmt::Display| Rc::from(id.to_string());
+        let named = |id: &dyn fmt::Display| Arc::from(id.to_string());
         match caller {
             Caller::Operator => {
                 Some(Self { name: "operator".into(), scopes: Scopes::ALL, member: None })

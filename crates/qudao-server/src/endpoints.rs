@@ -97,9 +97,8 @@ impl Endpoints {
         let mut route = web::method(method.clone()).to(handler);
         let action = doc.as_ref().and_then(Doc::action);
         if access != Access::Public {
-            route = route.wrap(from_fn(move |request, next| {
-                access::guard(access, action, request, next)
-            }));
+            route = route
+                .wrap(from_fn(move |request, next| access::guard(access, action, request, next)));
         }
         match self.routes.iter_mut().find(|(known, _)| *known == path) {
             Some((_, routes)) => routes.push(route),

@@ -60,7 +60,12 @@ pub type MetricsRender = Arc<dyn Fn() -> String + Send + Sync>;
 /// All endpoints.
 fn endpoints() -> Endpoints {
     let mut api = Endpoints::default();
-    api.post("/v1/chat/completions", Key(Scope::Chat), openai::completions::create, docs::completions());
+    api.post(
+        "/v1/chat/completions",
+        Key(Scope::Chat),
+        openai::completions::create,
+        docs::completions(),
+    );
     api.get("/v1/models", Key(Scope::Chat), openai::models::list, docs::models());
     api.get("/v1/models/{model:.+}", Key(Scope::Chat), openai::models::get, docs::model());
 

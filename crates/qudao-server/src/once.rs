@@ -264,12 +264,7 @@ where
     Ok(reply.await?.into_response())
 }
 
-async fn commit<F>(
-    mut tx: Tx,
-    once: Once,
-    scope: TenantId,
-    work: F,
-) -> Result<Reply, ApiError>
+async fn commit<F>(mut tx: Tx, once: Once, scope: TenantId, work: F) -> Result<Reply, ApiError>
 where
     F: for<'a> FnOnce(&'a mut Tx) -> Work<'a, Reply> + Send + 'static,
 {

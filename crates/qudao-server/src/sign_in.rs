@@ -233,9 +233,8 @@ pub(crate) async fn change_password(
     may_prove(&state, &session, &request).await?;
     let (identity, session) = (state.identity.clone(), (*session).clone());
     let (proof, visit) = (Proof { password: body.password, code: body.code }, visit(&request));
-    let changing = async move {
-        identity.change_password(&session, &proof, &body.new_password, &visit).await
-    };
+    let changing =
+        async move { identity.change_password(&session, &proof, &body.new_password, &visit).await };
     state.on_runtime(changing).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -55,7 +55,8 @@ mod tests {
 
     fn allowed(method: &str, headers: &[(&str, &str)]) -> bool {
         let request = TestRequest::with_uri("/").method(method.parse().unwrap());
-        let request = headers.iter().fold(request, |request, header| request.insert_header(*header));
+        let request =
+            headers.iter().fold(request, |request, header| request.insert_header(*header));
         check_same_site(&request.insert_header(("host", "qudao.example:8443")).to_http_request())
             .is_ok()
     }
@@ -88,7 +89,8 @@ mod tests {
 
     #[test]
     fn the_token_has_to_be_the_sessions_own() {
-        let request = |token: &str| TestRequest::default().insert_header((CSRF, token)).to_http_request();
+        let request =
+            |token: &str| TestRequest::default().insert_header((CSRF, token)).to_http_request();
         assert!(check_csrf(&request("abc"), "abc").is_ok());
         for token in ["", "ab", "abcd", "abd"] {
             assert!(check_csrf(&request(token), "abc").is_err(), "{token}");

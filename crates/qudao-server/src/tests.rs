@@ -57,27 +57,60 @@ fn an_endpoint_that_is_not_public_names_its_credentials() {
         let expected: &[&str] = match endpoint.access {
             Public => &[],
             Operator => &["operator_key"],
-            Tenant => &["operator_key", "api_key"],
-            Chat => &["api_key"],
+            Tenant(_) => &["operator_key", "api_key", "session"],
+            Key(_) => &["api_key"],
+            Member => &["session"],
             Visitor => &["visitor_token"],
         };
         assert_eq!(schemes, expected, "{method} {path}");
-        assert_eq!(operation["responses"]["401"].is_object(), endpoint.access != Public, "{path}");
+        let signs_in = operation["tags"][0] == "Signing in";
+        let refuses = endpoint.access != Public || (signs_in && path.ends_with("/sessions"));
+        assert_eq!(operation["responses"]["401"].is_object(), refuses, "{path}");
     }
 }
 
 #[test]
 fn tenant_resources_are_closed_to_strangers_and_operator_resources_to_tenants() {
     for endpoint in list_endpoints() {
-        let credits = endpoint.path.ends_with("/credits");
-        let expected = match endpoint.path {
-            path if credits || path == "/v1/tenants" || path.starts_with("/v1/plugins") => Operator,
-            path if path.starts_with("/v1/tenants/") => Tenant,
-            path if path.starts_with("/v1/chat/") || path.starts_with("/v1/models") => Chat,
+        let Endpoint { method, path, access, .. } = endpoint;
+        let credits = path.ends_with("/credits");
+        let sign_in = method == Method::POST && path.ends_with("/sessions");
+        let fits = match path {
+            _ if sign_in => access == Public,
+            path if credits || path == "/v1/tenants" || path.starts_with("/v1/plugins") => {
+                access == Operator
+            }
+            path if path.starts_with("/v1/tenants/") => matches!(access, Tenant(_)),
+            path if path.starts_with("/v1/chat/") || path.starts_with("/v1/models") => {
+                access == Key(Scope::Chat)
+            }
+            path if path.starts_with("/v1/session") => access == Member,
             _ => continue,
         };
-        assert_eq!(endpoint.access, expected, "{}", endpoint.path);
+        assert!(fits, "{method} {path}: {access:?}");
     }
+}
+
+/// Reading needs a scope to read, changing one to change: no viewer changes anything.
+#[test]
+fn what_changes_something_asks_for_more_than_sight_and_is_written_down() {
+    let mut acts = HashSet::new();
+    for endpoint in list_endpoints() {
+        let Endpoint { method, path, access, doc } = endpoint;
+        let action = doc.as_ref().and_then(openapi::Doc::action);
+        let reads = method == Method::GET;
+        if let Tenant(scope) = access {
+            let words = scope.as_str();
+            let sight = words.ends_with(":read") || words.ends_with(":export");
+            assert_eq!(sight, reads, "{method} {path}: {scope}");
+        }
+        let administers = matches!(access, Operator | Tenant(_)) && !reads;
+        assert_eq!(action.is_some(), administers, "{method} {path}");
+        if let Some(act::Action(name)) = action {
+            assert!(acts.insert(name), "{name} stands for two acts");
+        }
+    }
+    assert!(15 < acts.len());
 }
 
 #[test]
@@ -107,13 +140,18 @@ fn the_description_is_complete_enough_for_generators_of_clients() {
     }
 }
 
-/// The web chat has the ids of its messages for that.
+/// The web chat has the ids of its messages for that. What has to do with passwords is not kept for
+/// a day to be told again: an invitation is good once, and each sign-in is another session.
 #[test]
-fn every_post_but_the_web_chats_may_be_repeated_under_a_key() {
+fn every_post_but_the_web_chats_and_those_of_signing_in_may_be_repeated_under_a_key() {
     for (name, operation) in operations(&description()) {
         let listed = operation["parameters"].as_array().cloned().unwrap_or_default();
         let keyed = listed.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
-        let expected = name.starts_with("POST ") && !name.starts_with("POST /v1/web/");
+        let apart = ["/v1/web/", "/v1/session/", "/v1/invitations/"]
+            .iter()
+            .any(|path| name.starts_with(&format!("POST {path}")))
+            || name.ends_with("/sessions");
+        let expected = name.starts_with("POST ") && !apart;
         assert_eq!(keyed, expected, "{name}");
         if !keyed {
             continue;

@@ -7,6 +7,8 @@
 
 mod accept;
 mod admin;
+mod audit_shim;
+pub use audit_shim::AuditEvent;
 mod block;
 mod bus;
 mod check;

@@ -75,9 +75,8 @@ pub(crate) fn scopes(row: &PgRow) -> Read<Scopes> {
 /// A hash of a secret.
 pub(crate) fn secret_hash(row: &PgRow) -> Read<SecretHash> {
     let bytes: Vec<u8> = row.try_get("secret_hash")?;
-    SecretHash::from_slice(&bytes).ok_or_else(|| {
-        unreadable("secret_hash", format!("a hash of {} bytes", bytes.len()))
-    })
+    SecretHash::from_slice(&bytes)
+        .ok_or_else(|| unreadable("secret_hash", format!("a hash of {} bytes", bytes.len())))
 }
 
 /// A number of tokens, which the schema keeps between zero and `u32::MAX`.

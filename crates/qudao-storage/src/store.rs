@@ -195,8 +195,7 @@ impl Store {
     /// [`StorageError::Unavailable`] or [`StorageError::Timeout`].
     pub async fn begin_reading(&self, tenant_id: TenantId) -> Result<Tx> {
         let tenant = tenant_id.as_uuid();
-        let opening =
-            format!("ROLLBACK; BEGIN READ ONLY; SET LOCAL app.tenant_id = '{tenant}'");
+        let opening = format!("ROLLBACK; BEGIN READ ONLY; SET LOCAL app.tenant_id = '{tenant}'");
         Ok(Tx { tenant_id, inner: self.open(opening).await? })
     }
 

@@ -57,7 +57,10 @@ async fn answer(core: &Arc<Core>, key: &str, model: &str) -> anyhow::Result<()> 
     wait_until_ready(core, model).await?;
     let loaded = begun.elapsed();
     let key = ApiKey::parse(key).context("the demo's key")?;
-    let principal = core.authenticate(&key, Ipv4Addr::LOCALHOST.into()).await?.context("the demo's key is not known")?;
+    let principal = core
+        .authenticate(&key, Ipv4Addr::LOCALHOST.into())
+        .await?
+        .context("the demo's key is not known")?;
     let chat: ChatRequest = serde_json::from_value(json!({
         "schema": "qudao.chat.v1",
         "model": model,

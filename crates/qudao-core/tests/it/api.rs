@@ -206,9 +206,18 @@ async fn a_revoked_key_stops_working_within_a_second() {
     tx.revoke_api_key(stage.tenant.api_key.id()).await.unwrap();
     tx.commit().await.unwrap();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert!(stage.core.authenticate(&stage.tenant.api_key, Ipv4Addr::LOCALHOST.into()).await.unwrap().is_none());
+    assert!(
+        stage
+            .core
+            .authenticate(&stage.tenant.api_key, Ipv4Addr::LOCALHOST.into())
+            .await
+            .unwrap()
+            .is_none()
+    );
     let stranger = qudao_domain::key::ApiKey::generate();
-    assert!(stage.core.authenticate(&stranger, Ipv4Addr::LOCALHOST.into()).await.unwrap().is_none());
+    assert!(
+        stage.core.authenticate(&stranger, Ipv4Addr::LOCALHOST.into()).await.unwrap().is_none()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

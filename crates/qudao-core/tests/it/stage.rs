@@ -1,8 +1,8 @@
 //! A core over a database of its own and a model that follows a script.
 
 use std::{
-    net::Ipv4Addr,
     collections::HashMap,
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -243,7 +243,11 @@ impl Stage {
     }
 
     pub(crate) async fn principal(&self) -> Principal {
-        self.core.authenticate(&self.tenant.api_key, Ipv4Addr::LOCALHOST.into()).await.unwrap().expect("the key works")
+        self.core
+            .authenticate(&self.tenant.api_key, Ipv4Addr::LOCALHOST.into())
+            .await
+            .unwrap()
+            .expect("the key works")
     }
 
     /// No invariant that holds at every moment is violated.

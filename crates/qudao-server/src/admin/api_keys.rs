@@ -239,7 +239,8 @@ pub(crate) async fn rotate(
             }
             let record = tx
                 .create_api_key(&NewApiKey {
-                    name: Name::parse(&old.name).map_err(|error| ApiError::field("/name", error))?,
+                    name: Name::parse(&old.name)
+                        .map_err(|error| ApiError::field("/name", error))?,
                     key: &key,
                     scopes: old.scopes,
                     expires_at: old.expires_at,

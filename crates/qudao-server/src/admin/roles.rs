@@ -157,9 +157,8 @@ pub(crate) async fn list(
     TenantScope(tenant_id): TenantScope,
     _: Query<NoQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let custom = in_tenant(&state, tenant_id, move |tx| {
-        Box::pin(async move { Ok(tx.list_roles().await?) })
-    });
+    let custom =
+        in_tenant(&state, tenant_id, move |tx| Box::pin(async move { Ok(tx.list_roles().await?) }));
     let common = Role::ALL.iter().copied().map(RoleBody::from);
     let data = common.chain(custom.await?.into_iter().map(RoleBody::from)).collect();
     Ok(HttpResponse::Ok().json(RoleList { data }))

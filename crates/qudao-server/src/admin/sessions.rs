@@ -84,7 +84,8 @@ pub(crate) async fn list(
     Query(SessionQuery { member_id, limit, cursor }): Query<SessionQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let member = member_id.map(|text| {
-        text.parse().map_err(|_| ApiError::new(Code::InvalidQuery, "member_id is not a member's id"))
+        text.parse()
+            .map_err(|_| ApiError::new(Code::InvalidQuery, "member_id is not a member's id"))
     });
     let member: Option<MemberId> = member.transpose()?;
     let page = page(&PageQuery::new(limit, cursor))?;

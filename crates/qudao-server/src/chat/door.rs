@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use actix_web::{HttpRequest, http::header};
+use actix_web::HttpRequest;
 use qudao_core::{Accepted, Core, PreviewEvent, Sender};
 use qudao_domain::{
     TenantId,
@@ -18,7 +18,7 @@ use super::{
     frame::{MessageFrame, MessageKey, Role},
     session::Page,
 };
-use crate::{code::Code, error::ApiError, places::Place, state::AppState};
+use crate::{code::Code, error::ApiError, places::Place, site, state::AppState};
 
 /// The longest public key that is looked up.
 const MAX_KEY: usize = 64;
@@ -90,7 +90,7 @@ fn of_the_web(found: Option<Arc<ChannelDoor>>) -> Result<Arc<ChannelDoor>, ApiEr
 /// Refuses a socket that another web site opened in a visitor's browser. A browser always names
 /// the site; what is no browser holds no visitor's token by accident.
 pub(crate) fn check_origin(request: &HttpRequest) -> Result<(), ApiError> {
-    if is_own_origin(request) {
+    if site::is_own_origin(request) {
         return Ok(());
     }
     Err(ApiError::new(Code::OriginRefused, "the chat may be opened from its own site only"))

@@ -6,9 +6,7 @@ use super::LOCATION;
 use crate::{
     admin::{
         api_keys::{ApiKeyBody, CreateApiKey, NewKey, RotateApiKey},
-        members::{
-            CreateInvitation, InvitationBody, MemberBody, NewInvitationBody, UpdateMember,
-        },
+        members::{CreateInvitation, InvitationBody, MemberBody, NewInvitationBody, UpdateMember},
         roles::{CreateRole, RoleBody, RoleList, UpdateRole},
         sessions::SessionBody,
     },
@@ -239,7 +237,10 @@ pub(crate) fn offer_second_factor() -> Doc {
 pub(crate) fn confirm_second_factor() -> Doc {
     Doc::new("Signing in", "Confirm the second factor")
         .body::<ConfirmSecondFactor>(json!({ "code": "123456" }))
-        .returns::<RecoveryCodes>(200, "In force. The codes are for the day when the device is lost.")
+        .returns::<RecoveryCodes>(
+            200,
+            "In force. The codes are for the day when the device is lost.",
+        )
         .fails(PROOF)
         .fails(&[Code::Conflict])
 }

@@ -16,6 +16,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// In small letters.
     pub(crate) head: String,
+    /// The cookie that it sets, as a browser would send it back.
+    pub(crate) cookie: Option<String>,
     pub(crate) body: Value,
 }
 
@@ -114,5 +116,10 @@ pub(crate) async fn send(
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()));
-    Answer { status, head: head.to_lowercase(), body }
+    let cookie = head.lines().find_map(|line| {
+        let set =
+            line.strip_prefix("set-cookie: ").or_else(|| line.strip_prefix("Set-Cookie: "))?;
+        Some(set.split(';').next().unwrap_or_default().to_owned())
+    });
+    Answer { status, head: head.to_lowercase(), cookie, body }
 }

@@ -8,6 +8,7 @@ mod chat;
 mod endings;
 mod events;
 mod http;
+mod identity;
 mod limits;
 mod model;
 mod money;

@@ -104,13 +104,15 @@ impl Tx {
     /// # Errors
     /// [`crate::StorageError::Conflict`] if the name is taken.
     pub async fn update_role(&mut self, id: RoleId, name: &str, scopes: Scopes) -> Result<()> {
-        sqlx::query("UPDATE roles SET name = $3, scopes = $4 WHERE tenant_id = $1 AND role_id = $2")
-            .bind(self.tenant_id().as_uuid())
-            .bind(id.as_uuid())
-            .bind(name)
-            .bind(scopes.words())
-            .execute(self.connection())
-            .await?;
+        sqlx::query(
+            "UPDATE roles SET name = $3, scopes = $4 WHERE tenant_id = $1 AND role_id = $2",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(id.as_uuid())
+        .bind(name)
+        .bind(scopes.words())
+        .execute(self.connection())
+        .await?;
         Ok(())
     }
 

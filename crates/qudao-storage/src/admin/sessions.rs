@@ -155,13 +155,11 @@ impl Tx {
     }
 
     async fn touch_session(&mut self, id: SessionId) -> Result<()> {
-        sqlx::query(
-            "UPDATE sessions SET seen_at = now() WHERE tenant_id = $1 AND session_id = $2",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(id.as_uuid())
-        .execute(self.connection())
-        .await?;
+        sqlx::query("UPDATE sessions SET seen_at = now() WHERE tenant_id = $1 AND session_id = $2")
+            .bind(self.tenant_id().as_uuid())
+            .bind(id.as_uuid())
+            .execute(self.connection())
+            .await?;
         Ok(())
     }
 
