@@ -30,8 +30,13 @@ const USUAL_FILE: &str = "config/qudao.toml";
 const SEPARATOR: &str = "__";
 const PREFIX: &str = "QUDAO__";
 /// Lists that a variable may give, parted by commas. Lists of tables belong in the file.
-const LISTS: &[&str] =
-    &["plugins.dirs", "plugins.trusted_keys", "worker.turn_backoff_s", "worker.delivery_backoff_s"];
+const LISTS: &[&str] = &[
+    "plugins.dirs",
+    "plugins.trusted_keys",
+    "plugins.allow_downgrade",
+    "worker.turn_backoff_s",
+    "worker.delivery_backoff_s",
+];
 
 /// Why the settings are refused.
 #[derive(Debug, thiserror::Error)]
