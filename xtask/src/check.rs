@@ -16,13 +16,33 @@ enum What {
     /// The pipeline under faults: points, random, mutants, deps, cancel, plugin; all when none is
     /// named.
     Chaos(chaos::Args),
+    /// What somebody gets who tampers with plugins or model files, or is one: a table.
+    Plugins,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         Some(What::Chaos(args)) => chaos::run(args),
+        Some(What::Plugins) => attempts(),
         None => before_a_commit(),
     }
+}
+
+/// Runs the tests that attack, and lets them say what they got.
+fn attempts() -> Result<()> {
+    for (package, tests) in [
+        ("qudao-plugin-host", &["--test=host"][..]),
+        ("qudao-plugin-candle-llm", &["--test=hostile"][..]),
+    ] {
+        let mut cargo = crate::cargo();
+        cargo.args(["test", "--package", package]).args(tests).arg("--");
+        cargo.args(["--nocapture", "--test-threads=1"]);
+        if package == "qudao-plugin-host" {
+            cargo.args(["tampering", "confinement"]);
+        }
+        crate::run(&mut cargo)?;
+    }
+    Ok(())
 }
 
 fn before_a_commit() -> Result<()> {

@@ -30,7 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-plugin-api",
         ],
     ),
-    ("qudao-identity", &["qudao-core", "qudao-domain", "qudao-storage"]),
+    ("qudao-identity", &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage"]),
     ("qudao-channels", &["qudao-core", "qudao-domain", "qudao-storage"]),
     (
         "qudao-server",

@@ -128,6 +128,7 @@ async fn measure(built: &Path, args: &Args) -> Result<Vec<Figures>> {
         trusted_keys: vec![public_key(&SECRET)],
         allow_unsigned: false,
         instances,
+        ..HostSettings::default()
     })
     .await;
     for model in &models {

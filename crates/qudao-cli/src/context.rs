@@ -72,12 +72,19 @@ impl Context {
     }
 
     /// The operator's keys, and those that the build signed the shipped plugins with: whoever can
-    /// write there can replace this program as well.
+    /// write there can replace this program as well, or the key does not count.
     pub(crate) fn trusted_keys(&self) -> anyhow::Result<Vec<[u8; 32]>> {
         let mut texts = self.settings.plugins.trusted_keys.clone();
         for dir in Self::shipped_plugin_dirs() {
-            if let Ok(text) = std::fs::read_to_string(dir.join(SIGNER)) {
-                texts.push(text.trim().to_owned());
+            let path = dir.join(SIGNER);
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            match qudao_plugin_host::guarded(&path) {
+                Ok(()) => texts.push(text.trim().to_owned()),
+                Err(reason) => tracing::warn!(
+                    path = %path.display(),
+                    reason,
+                    "the key beside the plugins is not trusted"
+                ),
             }
         }
         let decode = |text: &String| {

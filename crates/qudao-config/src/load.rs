@@ -37,6 +37,7 @@ const PREFIX: &str = "QUDAO__";
 const LISTS: &[&str] = &[
     "plugins.dirs",
     "plugins.trusted_keys",
+    "plugins.allow_downgrade",
     "worker.turn_backoff_s",
     "worker.delivery_backoff_s",
     "egress.allow_networks",

@@ -224,6 +224,26 @@ pub struct Plugins {
     pub trusted_keys: Vec<String>,
     /// Whether plugins without a signature run. A wrong signature is refused all the same.
     pub allow_unsigned: bool,
+    /// Whether the process of a plugin is kept from files, sockets and system calls that its
+    /// manifest does not declare.
+    pub sandbox: Sandbox,
+    /// Ids of plugins that may be older than what has run here before, or have lost the signature
+    /// that they had.
+    pub allow_downgrade: Vec<String>,
+}
+
+/// Whether the process of a plugin is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// It is, or does not start: the kernel must offer Landlock and seccomp, and `inproc` is
+    /// refused.
+    Required,
+    /// By whatever the kernel offers; `qudao doctor` says what that is.
+    #[default]
+    BestEffort,
+    /// It is not.
+    Off,
 }
 
 /// Where model files are.

@@ -9,8 +9,10 @@
 use std::{sync::Arc, time::Duration};
 
 use qudao_core::Core;
+use qudao_egress::Egress;
 
 mod email;
+pub mod oidc;
 mod password;
 mod second_factor;
 mod sign_in;
@@ -49,6 +51,7 @@ impl Default for IdentitySettings {
 /// The ways in.
 pub struct Identity {
     core: Arc<Core>,
+    egress: Egress,
     /// Bounds.
     pub settings: IdentitySettings,
     hasher: password::Hasher,
@@ -56,9 +59,9 @@ pub struct Identity {
 
 impl Identity {
     /// Puts the parts together.
-    pub fn new(core: Arc<Core>, settings: IdentitySettings) -> Self {
+    pub fn new(core: Arc<Core>, egress: Egress, settings: IdentitySettings) -> Self {
         let hasher = password::Hasher::new(settings.hashing);
-        Self { core, settings, hasher }
+        Self { core, egress, settings, hasher }
     }
 }
 

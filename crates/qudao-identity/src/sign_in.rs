@@ -477,7 +477,7 @@ async fn record(
     .await
 }
 
-fn may_enter(member: &Member) -> bool {
+pub(crate) fn may_enter(member: &Member) -> bool {
     member.suspended_at.is_none()
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::{Component, Path};
 
-use ed25519_dalek::{Signature, Signer as _, SigningKey, Verifier as _, VerifyingKey};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -35,6 +35,9 @@ pub enum ManifestError {
         /// What it must be.
         rule: String,
     },
+    /// Bytes that are no text.
+    #[error("plugin.toml is not UTF-8")]
+    NotText,
     /// The signature is not of the form written by [`sign`].
     #[error("plugin.toml.sig is malformed")]
     MalformedSignature,
@@ -174,8 +177,14 @@ pub struct Limits {
 pub struct Permissions {
     /// Names of environment variables it asks for; the operator's settings grant them.
     pub env: Vec<String>,
-    /// Hosts it talks to, for the operator to read.
+    /// Hosts it talks to, for the operator to read. Without any it opens no socket.
     pub network: Vec<String>,
+    /// Names of its settings that hold paths it reads; the operator's values grant them.
+    pub files: Vec<String>,
+    /// Names of files that it also reads beside those, such as `tokenizer.json`.
+    pub beside: Vec<String>,
+    /// Devices it uses: `nvidia`, granted to artifacts that need `libcuda`.
+    pub devices: Vec<String>,
 }
 
 /// `[upgrade]`.
@@ -231,6 +240,12 @@ const fn selftest_timeout() -> u64 {
     30_000
 }
 
+/// A week.
+const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
+/// A pebibyte.
+const MEMORY_MB_MAX: u64 = 1 << 30;
+const CONCURRENCY_MAX: u32 = 65_536;
+
 const KINDS: &[&str] =
     &["chat", "complete", "embed", "classify", "detect", "transcribe", "tokenize"];
 
@@ -280,7 +295,46 @@ impl Manifest {
             let field = format!("artifact[{at}].path");
             require(inside, &field, "must be relative and stay inside the plugin's folder")?;
         }
-        require(0 < self.runtime.max_concurrency, "runtime.max_concurrency", "must be above 0")?;
+        for name in &self.permissions.beside {
+            let plain = Path::new(name).file_name().is_some_and(|file| file == name.as_str());
+            require(plain, "permissions.beside", "must be names of files, not paths")?;
+        }
+        for device in &self.permissions.devices {
+            let rule = format!("knows no {device:?}");
+            require(device == "nvidia", "permissions.devices", &rule)?;
+        }
+        if let Some(config) = &self.config {
+            let inside = is_inside(Path::new(&config.schema));
+            require(
+                inside,
+                "config.schema",
+                "must be relative and stay inside the plugin's folder",
+            )?;
+        }
+        self.check_bounds()
+    }
+
+    /// Numbers that a host computes with must not overflow what it computes.
+    fn check_bounds(&self) -> Result<(), ManifestError> {
+        let Runtime { max_concurrency, load_timeout_ms, total_timeout_ms, .. } = self.runtime;
+        let Runtime { first_token_timeout_ms, inter_token_timeout_ms, drain_timeout_ms, .. } =
+            self.runtime;
+        let concurrency = (1..=CONCURRENCY_MAX).contains(&max_concurrency);
+        require(concurrency, "runtime.max_concurrency", "must be 1 to 65536")?;
+        let selftest = self.selftest.as_ref().map_or(0, |test| test.timeout_ms);
+        let times = [
+            ("runtime.load_timeout_ms", load_timeout_ms),
+            ("runtime.first_token_timeout_ms", first_token_timeout_ms),
+            ("runtime.inter_token_timeout_ms", inter_token_timeout_ms),
+            ("runtime.total_timeout_ms", total_timeout_ms),
+            ("runtime.drain_timeout_ms", drain_timeout_ms),
+            ("selftest.timeout_ms", selftest),
+        ];
+        for (field, time) in times {
+            require(time <= TIMEOUT_MS_MAX, field, "must be at most a week")?;
+        }
+        let memory = self.limits.memory_mb <= MEMORY_MB_MAX;
+        require(memory, "limits.memory_mb", "must be at most a pebibyte")?;
         let window = (1..=4096).contains(&self.runtime.window);
         require(window, "runtime.window", "must be 1 to 4096")
     }
@@ -359,7 +413,8 @@ pub fn verify(
     }
     let key =
         VerifyingKey::from_bytes(&key_bytes).map_err(|_| ManifestError::MalformedSignature)?;
-    key.verify(manifest, &Signature::from_bytes(&signature_bytes))
+    // Strict: a weak key would let one signature hold for many manifests.
+    key.verify_strict(manifest, &Signature::from_bytes(&signature_bytes))
         .map_err(|_| ManifestError::WrongSignature)?;
     Ok(key_bytes)
 }

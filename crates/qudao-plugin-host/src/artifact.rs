@@ -5,13 +5,17 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use object::{Architecture, Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::{
+    Architecture, Endianness, Object as _, ObjectSection as _, ObjectSymbol as _,
+    elf::{DT_NEEDED, DT_RPATH, DT_RUNPATH, FileHeader64},
+    read::elf::{Dyn as _, FileHeader as _},
+};
 use qudao_plugin_api::{
     abi::{
         QD_ABI_MAJOR, QD_ABI_MINOR, QD_ABI_SYMBOL, QD_ENTRY_SYMBOL, QD_F_ASYNC, QD_F_BLOCKING,
@@ -22,8 +26,18 @@ use qudao_plugin_api::{
     },
 };
 
+use crate::{
+    disk::{self, read_inside},
+    settings::HostSettings,
+    versions,
+};
+
 /// Artifacts above this are refused, in bytes.
 const ARTIFACT_BYTES_MAX: u64 = 2 << 30;
+/// Manifests above this are refused, in bytes.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+/// A signature's 193 characters, and a line end or two.
+const SIGNATURE_BYTES_MAX: u64 = 1 << 10;
 
 /// Why a plugin or one of its artifacts is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +56,29 @@ pub enum RefusalError {
     /// No signature where one is required.
     #[error("plugin.toml has no signature, and unsigned plugins are not allowed")]
     Unsigned,
+    /// Unsigned, where others than the operator can write.
+    #[error("plugin.toml has no trusted signature, and {0}")]
+    Unguarded(String),
+    /// Older than what has served here.
+    #[error(
+        "version {found} is older than {highest}, which has run here; list the plugin in \
+         plugins.allow_downgrade to run it all the same"
+    )]
+    Downgrade {
+        /// In the manifest.
+        found: String,
+        /// What has run here.
+        highest: String,
+    },
+    /// Signed when it served here, and not any more.
+    #[error(
+        "it is not signed by a trusted key, and was signed by {0} when it ran here; list the \
+         plugin in plugins.allow_downgrade to run it all the same"
+    )]
+    SignatureLost(String),
+    /// Another plugin of the same id.
+    #[error("{0} holds a plugin of the same id")]
+    Twice(PathBuf),
     /// A link that leads out of the plugin's folder.
     #[error("{0} leads out of the plugin's folder")]
     Outside(String),
@@ -61,6 +98,14 @@ pub enum RefusalError {
         /// Which file.
         path: String,
         /// Why not.
+        reason: String,
+    },
+    /// Libraries from places that the loader should not look at.
+    #[error("{path} brings libraries of its own: {reason}")]
+    SearchPath {
+        /// Which file.
+        path: String,
+        /// Which, and what is wrong with it.
         reason: String,
     },
     /// A symbol that every plugin exports.
@@ -98,30 +143,38 @@ pub(crate) struct VerifiedPlugin {
 /// Reads and verifies the manifest in `folder`.
 pub(crate) fn verify_plugin(
     folder: &Path,
-    trusted: &[[u8; 32]],
-    allow_unsigned: bool,
+    settings: &HostSettings,
 ) -> Result<VerifiedPlugin, RefusalError> {
-    let bytes = read(&folder.join(MANIFEST_FILE))?;
-    let signature_path = folder.join(SIGNATURE_FILE);
-    let signer = match fs::read_to_string(&signature_path) {
-        Ok(signature) => match verify(&bytes, &signature, trusted) {
+    let bytes = read_inside(folder, MANIFEST_FILE, MANIFEST_BYTES_MAX)?;
+    let signature = match read_inside(folder, SIGNATURE_FILE, SIGNATURE_BYTES_MAX) {
+        Ok(signature) => Some(signature),
+        Err(RefusalError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let signer = match signature.as_deref().map(str::from_utf8) {
+        Some(Ok(signature)) => match verify(&bytes, signature, &settings.trusted_keys) {
             Ok(signer) => Some(signer),
             // Whoever takes no signature at all also takes that of a stranger.
-            Err(ManifestError::UnknownSigner(_)) if allow_unsigned => None,
+            Err(ManifestError::UnknownSigner(_)) if settings.allow_unsigned => None,
             Err(error) => return Err(error.into()),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(source) => return Err(RefusalError::Read { path: signature_path, source }),
+        Some(Err(_)) => return Err(ManifestError::MalformedSignature.into()),
+        None => None,
     };
-    if signer.is_none() && !allow_unsigned {
+    if signer.is_none() && !settings.allow_unsigned {
         return Err(RefusalError::Unsigned);
     }
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(VerifiedPlugin { folder: folder.to_owned(), manifest: Manifest::parse(&text)?, signer })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, RefusalError> {
-    fs::read(path).map_err(|source| RefusalError::Read { path: path.to_owned(), source })
+    if signer.is_none() {
+        // No signature stands between the plugin and whoever can write here.
+        disk::guarded(&folder.join(MANIFEST_FILE)).map_err(RefusalError::Unguarded)?;
+    }
+    let text = str::from_utf8(&bytes).map_err(|_| ManifestError::NotText)?;
+    let plugin =
+        VerifiedPlugin { folder: folder.to_owned(), manifest: Manifest::parse(text)?, signer };
+    if !settings.allow_downgrade.contains(&plugin.manifest.plugin.id) {
+        versions::check(&settings.state_dir, &plugin)?;
+    }
+    Ok(plugin)
 }
 
 /// Bytes that were verified and can no longer change.
@@ -129,6 +182,8 @@ fn read(path: &Path) -> Result<Vec<u8>, RefusalError> {
 pub(crate) struct SealedArtifact {
     pub(crate) memfd: Arc<OwnedFd>,
     pub(crate) variant: String,
+    /// Whether it computes on a GPU.
+    pub(crate) gpu: bool,
 }
 
 /// Verifies one artifact and seals its bytes.
@@ -136,29 +191,18 @@ pub(crate) fn seal(folder: &Path, artifact: &Artifact) -> Result<SealedArtifact,
     if let Some(missing) = artifact.libs.iter().find(|name| !library_exists(name)) {
         return Err(RefusalError::MissingLibrary(missing.clone()));
     }
-    let bytes = read_inside(folder, &artifact.path)?;
+    let bytes = read_inside(folder, &artifact.path, ARTIFACT_BYTES_MAX)?;
     let found = sha256_hex(&bytes);
     if found != artifact.sha256 {
         let (path, expected) = (artifact.path.clone(), artifact.sha256.clone());
         return Err(RefusalError::Hash { path, found, expected });
     }
     check_elf(&artifact.path, &bytes)?;
+    check_search_path(&artifact.path, &bytes)?;
     let memfd = sealed_memfd(&bytes)
         .map_err(|source| RefusalError::Read { path: artifact.path.clone().into(), source })?;
-    Ok(SealedArtifact { memfd: Arc::new(memfd), variant: artifact.variant.clone() })
-}
-
-fn read_inside(folder: &Path, relative: &str) -> Result<Vec<u8>, RefusalError> {
-    let path = folder.join(relative);
-    let failed = |source| RefusalError::Read { path: path.clone(), source };
-    let real = path.canonicalize().map_err(failed)?;
-    if !real.starts_with(folder.canonicalize().map_err(failed)?) {
-        return Err(RefusalError::Outside(relative.to_owned()));
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(&real).map_err(failed)?;
-    file.take(ARTIFACT_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    let gpu = artifact.libs.iter().any(|name| name.starts_with("libcuda."));
+    Ok(SealedArtifact { memfd: Arc::new(memfd), variant: artifact.variant.clone(), gpu })
 }
 
 fn sealed_memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -219,6 +263,48 @@ fn check_elf(path: &str, bytes: &[u8]) -> Result<(), RefusalError> {
         return refused("it offers neither run nor submit".to_owned());
     }
     Ok(())
+}
+
+/// A library may bring others along from where everybody can write: what they hold was hashed by
+/// nobody.
+fn check_search_path(path: &str, bytes: &[u8]) -> Result<(), RefusalError> {
+    let named = elf_names(bytes).map_err(|error| RefusalError::NotALibrary {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
+    let refused = |reason: String| RefusalError::SearchPath { path: path.to_owned(), reason };
+    for (tag, name) in named {
+        if tag == DT_NEEDED.0 && name.contains('/') {
+            return Err(refused(format!("{name} is needed by its path")));
+        }
+        for place in name.split(':').filter(|_| tag != DT_NEEDED.0) {
+            if !place.starts_with('/') {
+                return Err(refused(format!("{place:?} is no absolute path")));
+            }
+            if Path::new(place).exists() {
+                disk::guarded(Path::new(place)).map_err(refused)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names by which an ELF file asks for other files, with the tag of each.
+fn elf_names(bytes: &[u8]) -> object::Result<Vec<(i64, String)>> {
+    let header = FileHeader64::<Endianness>::parse(bytes)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, bytes)?;
+    let Some((entries, link)) = sections.dynamic(endian, bytes)? else { return Ok(Vec::new()) };
+    let strings = sections.strings(endian, bytes, link)?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let tag = entry.d_tag(endian);
+        if [DT_NEEDED, DT_RPATH, DT_RUNPATH].contains(&tag) {
+            let name = String::from_utf8_lossy(entry.string(endian, strings)?).into_owned();
+            names.push((tag.0, name));
+        }
+    }
+    Ok(names)
 }
 
 /// Whether the loader would find `name`, without running any of its code.

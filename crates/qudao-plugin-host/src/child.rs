@@ -19,6 +19,7 @@ use qudao_plugin_api::abi::{QD_E_AGAIN, QD_E_CANCELLED, QD_EV_ERROR};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    confine::Confinement,
     credit::Credit,
     engine::{Engine, Incoming, Outlet, Ticket, ending},
     frame::{self, Frames, Kind},
@@ -37,6 +38,7 @@ pub(crate) struct Create {
     pub(crate) config: Option<serde_json::Value>,
     pub(crate) window: u32,
     pub(crate) max_concurrency: u32,
+    pub(crate) confinement: Confinement,
 }
 
 /// Serves one plugin until the host closes the socket. True when all went well.
@@ -72,7 +74,16 @@ fn serve(socket: UnixStream, artifact: &OwnedFd) -> Option<()> {
         out: Mutex::default(),
         socket,
     });
-    let made = load(artifact.as_fd()).map_err(|error| error.to_string()).and_then(|api| {
+    // Before the library is loaded: its constructors are the plugin's code already.
+    let confined = create.confinement.apply().map(|held| {
+        outlet.write(|out| {
+            frame::put(out, Kind::Confined, 0, |out| {
+                out.extend_from_slice(held.join(" ").as_bytes())
+            });
+        });
+    });
+    let loaded = confined.and_then(|()| load(artifact.as_fd()).map_err(|error| error.to_string()));
+    let made = loaded.and_then(|api| {
         let Some(config) = &create.config else { return Ok(None) };
         let config = config.to_string();
         let threads = usize::try_from(create.max_concurrency).unwrap_or(1);

@@ -9,8 +9,9 @@ use std::{
 use qudao_plugin_api::manifest::MANIFEST_FILE;
 
 use crate::{
-    artifact::{VerifiedPlugin, verify_plugin},
+    artifact::{RefusalError, VerifiedPlugin, verify_plugin},
     crash,
+    generation::Generation,
     instance::{Ground, Instance},
     report::{PluginReport, PluginState},
     settings::HostSettings,
@@ -26,9 +27,16 @@ pub(crate) struct Known {
 
 /// Verifies every plugin of the folders.
 pub(crate) fn discover(settings: &HostSettings) -> Vec<Known> {
-    let mut found = Vec::new();
+    let mut found: Vec<Known> = Vec::new();
     for folder in settings.plugin_dirs.iter().flat_map(|dir| folders(dir)) {
-        let verified = verify_plugin(&folder, &settings.trusted_keys, settings.allow_unsigned);
+        let verified = verify_plugin(&folder, settings).and_then(|plugin| {
+            let same =
+                |known: &&Known| known.verified.is_ok() && known.id == plugin.manifest.plugin.id;
+            match found.iter().find(same) {
+                Some(first) => Err(RefusalError::Twice(first.folder.clone())),
+                None => Ok(plugin),
+            }
+        });
         let verified = verified.map_err(|error| error.to_string());
         let id = match &verified {
             Ok(plugin) => plugin.manifest.plugin.id.clone(),
@@ -46,10 +54,18 @@ fn folders(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut folders: Vec<_> = entries
         .map(|entry| entry.path())
-        .filter(|path| path.join(MANIFEST_FILE).is_file())
+        .filter(|path| path.join(MANIFEST_FILE).symlink_metadata().is_ok())
         .collect();
     folders.sort();
     folders
+}
+
+/// The protections that none of these runs without.
+fn held_by_all(running: impl Iterator<Item = Arc<Generation>>) -> Vec<String> {
+    let lists = running.map(|generation| generation.sandbox.clone());
+    lists
+        .reduce(|all, one| all.into_iter().filter(|name| one.contains(name)).collect())
+        .unwrap_or_default()
 }
 
 pub(crate) fn plugin_report(
@@ -63,13 +79,14 @@ pub(crate) fn plugin_report(
         (Ok(_), None) => PluginState::Accepted,
     };
     let verified = known.verified.as_ref().ok();
-    let own = instances.iter().filter(|instance| instance.settings.plugin == known.id);
+    let own = || instances.iter().filter(|instance| instance.settings.plugin == known.id);
     PluginReport {
         id: known.id.clone(),
         version: verified.map_or_else(String::new, |plugin| plugin.manifest.plugin.version.clone()),
         path: known.folder.display().to_string(),
         state,
         signer: verified.and_then(|plugin| plugin.signer).map(hex::encode),
-        instances: own.map(|instance| instance.settings.name.clone()).collect(),
+        sandbox: held_by_all(own().filter_map(|instance| instance.current())),
+        instances: own().map(|instance| instance.settings.name.clone()).collect(),
     }
 }

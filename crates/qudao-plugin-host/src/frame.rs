@@ -23,12 +23,16 @@ pub(crate) enum Kind {
     Violation = 8,
     Log = 9,
     Drain = 10,
+    Confined = 11,
 }
 
 impl Kind {
     fn find(number: u16) -> Option<Self> {
-        use Kind::{Cancel, Create, Created, Credit, Drain, Events, Failed, Log, Run, Violation};
-        let all = [Create, Created, Failed, Run, Cancel, Credit, Events, Violation, Log, Drain];
+        use Kind::{
+            Cancel, Confined, Create, Created, Credit, Drain, Events, Failed, Log, Run, Violation,
+        };
+        let all =
+            [Create, Created, Failed, Run, Cancel, Credit, Events, Violation, Log, Drain, Confined];
         all.into_iter().find(|kind| *kind as u16 == number)
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Generation {
     pub(crate) instance: String,
     pub(crate) number: u64,
     pub(crate) variant: String,
+    /// Names of the protections that its process runs under.
+    pub(crate) sandbox: Vec<String>,
     pub(crate) terms: Arc<Terms>,
     /// Its child has ended; changed under the lock of the instance's current generation.
     pub(crate) gone: AtomicBool,
@@ -65,6 +67,7 @@ impl Generation {
         instance: &str,
         number: u64,
         variant: &str,
+        sandbox: Vec<String>,
         terms: Arc<Terms>,
         violations: Arc<AtomicU64>,
     ) -> Self {
@@ -72,6 +75,7 @@ impl Generation {
             instance: instance.to_owned(),
             number,
             variant: variant.to_owned(),
+            sandbox,
             terms,
             gone: AtomicBool::new(false),
             retired: AtomicBool::new(false),

@@ -79,10 +79,7 @@ impl PluginHost {
     /// refused shows in the reports and stops nothing else.
     #[expect(clippy::unused_async, reason = "a start may come to wait without a new signature")]
     pub async fn start(settings: HostSettings) -> Self {
-        let ground = Ground {
-            host_binary: settings.host_binary.clone(),
-            state_dir: settings.state_dir.clone(),
-        };
+        let ground = Ground::new(&settings);
         let known = discover(&settings);
         let host = Self(Arc::new(Inner {
             ground: Arc::new(ground),
@@ -309,7 +306,11 @@ impl Inner {
     }
 
     fn find(&self, plugin: &str) -> Option<Known> {
-        self.plugins().iter().find(|known| known.id == plugin).cloned()
+        let plugins = self.plugins();
+        let mut named = plugins.iter().filter(|known| known.id == plugin);
+        // A folder that is refused goes by its name, and stands in for no other plugin.
+        let accepted = named.clone().find(|known| known.verified.is_ok());
+        accepted.or_else(|| named.next()).cloned()
     }
 
     pub(crate) fn instances(&self) -> Vec<Arc<Instance>> {
@@ -378,7 +379,8 @@ impl Route {
             state: instance.state(),
             generation: current.as_ref().map_or(0, |current| current.number),
             placement: instance.settings.placement,
-            variant: current.map_or_else(String::new, |current| current.variant.clone()),
+            variant: current.as_ref().map_or_else(String::new, |now| now.variant.clone()),
+            sandbox: current.map_or_else(Vec::new, |now| now.sandbox.clone()),
             context_tokens: entry.context_tokens,
             max_output_tokens: entry.max_output_tokens,
             data_class: entry.data_class,

@@ -1,39 +1,41 @@
 //! An instance over its generations: start, supervise, start again, swap.
 
 use std::{
-    io,
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use qudao_plugin_api::{
     abi::QdPluginApi,
-    manifest::{Limits as ResourceLimits, TARGET},
+    manifest::{Manifest, TARGET},
 };
 use tokio::sync::oneshot;
 
 use crate::{
     artifact::{RefusalError, SealedArtifact, VerifiedPlugin},
     child::Create,
+    confine::{Confinement, Sandbox},
     crash::{self, CrashHistory, Verdict},
     engine::{Engine, Outlet},
     event::CallError,
     flight::Flight,
-    frame::{self, Frames, Kind},
-    generation::{Generation, Link, log_line},
+    frame::Frames,
+    generation::{Generation, Link},
     load::load,
     metrics,
-    process::{self, ChildLink},
+    opening::{Opened, listen, open_child},
+    process::ChildLink,
     report::ModelState,
     retry::Retries,
-    settings::{InstanceSettings, Placement},
+    settings::{HostSettings, InstanceSettings, Placement},
     slot::Slots,
     terms::{Source, Terms},
+    versions,
 };
 
 /// What every instance of a host shares.
@@ -41,6 +43,19 @@ use crate::{
 pub(crate) struct Ground {
     pub(crate) host_binary: PathBuf,
     pub(crate) state_dir: PathBuf,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) allow_downgrade: Vec<String>,
+}
+
+impl Ground {
+    pub(crate) fn new(settings: &HostSettings) -> Self {
+        Self {
+            host_binary: settings.host_binary.clone(),
+            state_dir: settings.state_dir.clone(),
+            sandbox: settings.sandbox,
+            allow_downgrade: settings.allow_downgrade.clone(),
+        }
+    }
 }
 
 pub(crate) struct Instance {
@@ -337,6 +352,7 @@ impl Instance {
             let started = sealed.and_then(|sealed| {
                 let started = self.start_artifact(plugin, &sealed, terms, number)?;
                 terms.prove(artifact, sealed);
+                self.remember(plugin);
                 Ok(started)
             });
             match started {
@@ -350,6 +366,16 @@ impl Instance {
         Err(RefusalError::NoArtifact(refusals.join("; ")).to_string())
     }
 
+    /// That this version has served here.
+    fn remember(&self, plugin: &VerifiedPlugin) {
+        let Ground { state_dir, allow_downgrade, .. } = &*self.ground;
+        let lower = allow_downgrade.contains(&plugin.manifest.plugin.id);
+        if let Err(error) = versions::record(state_dir, plugin, lower) {
+            let plugin = &plugin.manifest.plugin.id;
+            tracing::error!(plugin, %error, "the version could not be recorded");
+        }
+    }
+
     fn start_artifact(
         &self,
         plugin: &VerifiedPlugin,
@@ -358,7 +384,10 @@ impl Instance {
         number: u64,
     ) -> Result<Started, String> {
         match self.settings.placement {
-            Placement::Process => self.start_child(&plugin.manifest.limits, sealed, terms, number),
+            Placement::Process => self.start_child(plugin, sealed, terms, number),
+            Placement::Inproc if self.ground.sandbox == Sandbox::Required => {
+                Err("plugins.sandbox is `required`, and `inproc` is not confined".to_owned())
+            }
             Placement::Inproc => {
                 use std::os::fd::AsFd as _;
                 let api = load(sealed.memfd.as_fd()).map_err(|error| error.to_string())?;
@@ -367,10 +396,17 @@ impl Instance {
         }
     }
 
-    fn generation(&self, terms: &Arc<Terms>, number: u64, variant: &str) -> Arc<Generation> {
+    fn generation(
+        &self,
+        terms: &Arc<Terms>,
+        number: u64,
+        variant: &str,
+        sandbox: Vec<String>,
+    ) -> Arc<Generation> {
         let violations = Arc::clone(&self.violations);
         let terms = Arc::clone(terms);
-        Arc::new(Generation::new(&self.settings.name, number, variant, terms, violations))
+        let name = &self.settings.name;
+        Arc::new(Generation::new(name, number, variant, sandbox, terms, violations))
     }
 
     fn start_local(
@@ -381,7 +417,7 @@ impl Instance {
         variant: &str,
     ) -> Result<Started, String> {
         crate::load::check_table(&api).map_err(|error| error.to_string())?;
-        let generation = self.generation(terms, number, variant);
+        let generation = self.generation(terms, number, variant, Vec::new());
         let config = self.settings.config.to_string();
         let threads = usize::try_from(terms.max_concurrency).unwrap_or(1);
         let outlet: Weak<dyn Outlet> = Arc::<Generation>::downgrade(&generation);
@@ -392,99 +428,26 @@ impl Instance {
 
     fn start_child(
         &self,
-        limits: &ResourceLimits,
+        plugin: &VerifiedPlugin,
         sealed: &SealedArtifact,
         terms: &Arc<Terms>,
         number: u64,
     ) -> Result<Started, String> {
+        let Manifest { limits, permissions, .. } = &plugin.manifest;
+        let (sandbox, config) = (self.ground.sandbox, &self.settings.config);
         let create = Create {
             config: Some(self.settings.config.clone()),
             window: terms.window,
             max_concurrency: terms.max_concurrency,
+            confinement: Confinement::new(sandbox, permissions, config, sealed.gpu),
         };
         let (name, env) = (&self.settings.name, &self.settings.env);
-        let (link, frames) =
+        let Opened { link, frames, sandbox } =
             open_child(&self.ground, sealed, name, env, limits, &create, terms.limits.load)?;
-        let generation = self.generation(terms, number, &sealed.variant);
+        tracing::info!(instance = name, sandbox = sandbox.join(" "), "the plugin is confined");
+        let generation = self.generation(terms, number, &sealed.variant, sandbox);
         generation.connect(Link::Child(link.clone()));
         Ok(Started { generation, child: Some((link, frames)) })
-    }
-}
-
-/// Starts a child and waits until it has created its instance.
-pub(crate) fn open_child(
-    ground: &Ground,
-    sealed: &SealedArtifact,
-    name: &str,
-    env: &[String],
-    limits: &ResourceLimits,
-    create: &Create,
-    load_timeout: Duration,
-) -> Result<(ChildLink, Frames<UnixStream>), String> {
-    let failed = |error: io::Error| format!("starting the child: {error}");
-    let (link, reader) =
-        process::spawn(&ground.host_binary, sealed, name, env, limits).map_err(failed)?;
-    let body = serde_json::to_vec(create).map_err(|error| error.to_string())?;
-    link.send(|out| frame::put(out, Kind::Create, 0, |out| out.extend_from_slice(&body)));
-    reader.set_read_timeout(Some(load_timeout)).map_err(failed)?;
-    let timeout = reader.try_clone().map_err(failed)?;
-    let mut frames = Frames::new(reader);
-    loop {
-        let reason = match frames.next() {
-            Ok(Some(frame)) => match frame.kind {
-                Kind::Created => break,
-                Kind::Failed => String::from_utf8_lossy(frame.body).into_owned(),
-                Kind::Log => {
-                    log_frame(name, &frame);
-                    continue;
-                }
-                _ => "the child spoke out of turn".to_owned(),
-            },
-            Ok(None) => {
-                let signal = link.reap();
-                let by = signal.map_or_else(String::new, |signal| format!(" by signal {signal}"));
-                return Err(format!("the child ended while loading{by}"));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                format!("loading took longer than {load_timeout:?}")
-            }
-            Err(error) => error.to_string(),
-        };
-        link.kill();
-        link.reap();
-        return Err(reason);
-    }
-    timeout.set_read_timeout(None).map_err(failed)?;
-    Ok((link, frames))
-}
-
-fn log_frame(name: &str, frame: &frame::Frame<'_>) {
-    let (level, target, message) = frame::read_log(frame.id, frame.body);
-    log_line(name, level, target, &String::from_utf8_lossy(message));
-}
-
-/// Passes the child's frames on until it is gone or breaks the protocol.
-fn listen(generation: &Generation, frames: &mut Frames<UnixStream>) {
-    use qudao_plugin_api::abi::{QD_E_AGAIN, QD_E_INVALID};
-    while let Ok(Some(frame)) = frames.next() {
-        match frame.kind {
-            Kind::Events => {
-                let Some(events) = frame::read_events(frame.body) else { return generation.kill() };
-                let code = generation.events(frame.id, &events);
-                // The child's own bridge lets none of these through: it is no longer itself.
-                if code == QD_E_AGAIN
-                    || code == QD_E_INVALID && events.iter().any(|e| e.fault().is_some())
-                {
-                    tracing::error!(instance = generation.instance, "the child broke the protocol");
-                    return generation.kill();
-                }
-            }
-            Kind::Violation => {
-                generation.violation(frame.id, &String::from_utf8_lossy(frame.body));
-            }
-            Kind::Log => log_frame(&generation.instance, &frame),
-            _ => return generation.kill(),
-        }
     }
 }
 

@@ -8,9 +8,11 @@
 
 mod artifact;
 pub mod child;
+mod confine;
 mod crash;
 mod credit;
 mod discover;
+mod disk;
 mod engine;
 mod event;
 mod flight;
@@ -20,6 +22,7 @@ mod host;
 mod instance;
 mod load;
 mod metrics;
+mod opening;
 mod pack;
 mod probe;
 mod process;
@@ -30,9 +33,12 @@ mod scaffold;
 mod settings;
 mod slot;
 mod terms;
+mod versions;
 mod watch;
 
 pub use artifact::RefusalError;
+pub use confine::{Sandbox, protections};
+pub use disk::guarded;
 pub use event::{Call, CallError, Event, EventStream, TimeoutKind};
 pub use host::{HostError, PluginHost};
 pub use metrics::METRICS;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +31,9 @@ pub enum PackError {
     /// A key file that does not hold 64 hex digits.
     #[error("{0} does not hold a key")]
     Key(PathBuf),
+    /// A secret that others can read.
+    #[error("{0} can be read by others: make a new key, and keep it with mode 600")]
+    Exposed(PathBuf),
     /// The finished manifest could not be written as TOML.
     #[error("writing the manifest: {0}")]
     Write(#[from] toml::ser::Error),
@@ -49,6 +52,10 @@ pub fn signing_key(path: &Path) -> Result<[u8; 32], PackError> {
     let mut key = [0; 32];
     match fs::read_to_string(path) {
         Ok(text) => {
+            let mode = fs::metadata(path).map_err(at(path))?.permissions().mode();
+            if mode & 0o077 != 0 {
+                return Err(PackError::Exposed(path.to_owned()));
+            }
             hex::decode_to_slice(text.trim(), &mut key)
                 .map_err(|_| PackError::Key(path.to_owned()))?;
         }

@@ -2,13 +2,16 @@
 
 use std::{path::Path, time::Duration};
 
-use qudao_plugin_api::manifest::{Artifact, Limits, MANIFEST_FILE, Manifest, TARGET};
+use qudao_plugin_api::manifest::{Artifact, MANIFEST_FILE, Manifest, TARGET};
 use serde::Serialize;
 
 use crate::{
-    artifact::{VerifiedPlugin, seal, verify_plugin},
+    artifact::{MANIFEST_BYTES_MAX, VerifiedPlugin, seal, verify_plugin},
     child::Create,
-    instance::{Ground, open_child},
+    confine::Confinement,
+    disk::read_inside,
+    instance::Ground,
+    opening::open_child,
     settings::HostSettings,
 };
 
@@ -53,11 +56,10 @@ pub struct ArtifactProbe {
 pub fn probe(manifest_path: &Path, settings: &HostSettings) -> ProbeReport {
     let folder = manifest_path.parent().unwrap_or(Path::new("."));
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let verified = verify_plugin(folder, &settings.trusted_keys, settings.allow_unsigned);
-    let text = std::fs::read_to_string(folder.join(MANIFEST_FILE)).unwrap_or_default();
-    let manifest = Manifest::parse(&text).ok();
-    let ground =
-        Ground { host_binary: settings.host_binary.clone(), state_dir: settings.state_dir.clone() };
+    let verified = verify_plugin(folder, settings);
+    let text = read_inside(folder, MANIFEST_FILE, MANIFEST_BYTES_MAX).unwrap_or_default();
+    let manifest = Manifest::parse(&String::from_utf8_lossy(&text)).ok();
+    let ground = Ground::new(settings);
     let artifacts = verified.as_ref().map_or_else(
         |_| Vec::new(),
         |plugin| {
@@ -89,10 +91,12 @@ fn load_in_child(
     artifact: &Artifact,
 ) -> Result<(), String> {
     let sealed = seal(&plugin.folder, artifact).map_err(|error| error.to_string())?;
-    let create = Create { config: None, window: 1, max_concurrency: 1 };
-    let limits = Limits::default();
-    let (link, _) = open_child(ground, &sealed, "probe", &[], &limits, &create, PROBE_TIMEOUT)?;
-    link.reap();
+    let Manifest { limits, permissions, .. } = &plugin.manifest;
+    let confinement =
+        Confinement::new(ground.sandbox, permissions, &serde_json::Value::Null, sealed.gpu);
+    let create = Create { config: None, window: 1, max_concurrency: 1, confinement };
+    let opened = open_child(ground, &sealed, "probe", &[], limits, &create, PROBE_TIMEOUT)?;
+    opened.link.reap();
     Ok(())
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn spawn(
         }
     }
     let (socket_fd, memfd_fd) = (socket.as_raw_fd(), memfd.as_raw_fd());
-    let (data, files) = (limits.memory_mb << 20, limits.nofile);
+    let (data, files) = (limits.memory_mb.saturating_mul(1 << 20), limits.nofile);
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
@@ -71,6 +71,10 @@ pub(crate) fn spawn(
             if libc::dup2(socket_fd, SOCKET_FD) < 0 || libc::dup2(memfd_fd, ARTIFACT_FD) < 0 {
                 return Err(io::Error::last_os_error());
             }
+            // What a library of ours may have opened without the flag is not the plugin's. Older
+            // kernels do not know the call.
+            let (first, last) = (ARTIFACT_FD.cast_unsigned() + 1, libc::c_uint::MAX);
+            libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC);
             Ok(())
         });
     }

@@ -20,6 +20,8 @@ pub struct PluginReport {
     pub signer: Option<String>,
     /// Names of its instances.
     pub instances: Vec<String>,
+    /// The protections under which every running instance of it runs.
+    pub sandbox: Vec<String>,
 }
 
 /// Whether a plugin may be used.
@@ -62,6 +64,8 @@ pub struct ModelReport {
     pub placement: Placement,
     /// Which artifact runs.
     pub variant: String,
+    /// The protections under which it runs, such as `landlock:7`; none in the platform's process.
+    pub sandbox: Vec<String>,
     /// Tokens of prompt and answer together.
     pub context_tokens: u32,
     /// Tokens of an answer, at most.

@@ -6,6 +6,8 @@ use qudao_plugin_api::abi;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::confine::Sandbox;
+
 /// Settings of the whole host.
 #[derive(Debug, Clone, Default)]
 pub struct HostSettings {
@@ -19,6 +21,10 @@ pub struct HostSettings {
     pub trusted_keys: Vec<[u8; 32]>,
     /// Loads plugins without a signature; a wrong signature is refused all the same.
     pub allow_unsigned: bool,
+    /// Whether children are confined.
+    pub sandbox: Sandbox,
+    /// Ids of plugins that may be older than what has run here before.
+    pub allow_downgrade: Vec<String>,
     /// What to run.
     pub instances: Vec<InstanceSettings>,
 }

@@ -1,7 +1,7 @@
 //! Opening a GGUF file, with every check that can be made before a weight is read.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
@@ -10,6 +10,10 @@ use candle_core::{Device, Shape};
 
 use crate::error::LoadError;
 
+mod scan;
+
+use scan::Fault;
+
 /// An open GGUF file whose tensors are known to be whole.
 pub struct Gguf {
     path: PathBuf,
@@ -17,39 +21,37 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Reads the header and compares every tensor's extent with the length of the file.
+    /// Reads the header, without believing it, and compares every tensor's extent with the length
+    /// of the file.
     ///
     /// # Errors
     /// [`LoadError::Read`], [`LoadError::NotGguf`], [`LoadError::Header`],
     /// [`LoadError::Truncated`].
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let read = |source| LoadError::Read { path: path.to_owned(), source };
+        // A pipe would be waited for, and a device may have no end.
+        if !std::fs::metadata(path).map_err(read)?.is_file() {
+            return Err(LoadError::NotGguf { path: path.to_owned() });
+        }
         let mut file = File::open(path).map_err(read)?;
-        let present = file.metadata().map_err(read)?.len();
+        let metadata = file.metadata().map_err(read)?;
+        let present = metadata.len();
         let mut magic = [0u8; 4];
         let magic_read = file.read_exact(&mut magic);
         if magic_read.is_err() || &magic != b"GGUF" {
             return Err(LoadError::NotGguf { path: path.to_owned() });
         }
+        let header = |reason| LoadError::Header { path: path.to_owned(), reason };
         file.seek(SeekFrom::Start(0)).map_err(read)?;
-        let content = Content::read(&mut std::io::BufReader::new(file)).map_err(|error| {
-            LoadError::Header { path: path.to_owned(), reason: error.to_string() }
-        })?;
-        let mut tensors: Vec<_> = content.tensor_infos.iter().collect();
-        tensors.sort_by_key(|(_, info)| info.offset);
-        for (name, info) in tensors {
-            let length = bytes_of(info.ggml_dtype, info.shape.elem_count());
-            let needed =
-                content.tensor_data_offset.saturating_add(info.offset).saturating_add(length);
-            if needed > present {
-                return Err(LoadError::Truncated {
-                    path: path.to_owned(),
-                    tensor: name.clone(),
-                    needed,
-                    present,
-                });
+        let mut reader = BufReader::new(file);
+        scan::scan(&mut reader, present).map_err(|fault| match fault {
+            Fault::Header(reason) => header(reason),
+            Fault::Beyond(tensor, needed) => {
+                LoadError::Truncated { path: path.to_owned(), tensor, needed, present }
             }
-        }
+        })?;
+        reader.seek(SeekFrom::Start(0)).map_err(read)?;
+        let content = Content::read(&mut reader).map_err(|error| header(error.to_string()))?;
         Ok(Self { path: path.to_owned(), content })
     }
 

@@ -135,6 +135,14 @@ impl Shape {
     /// the four families meets them.
     fn check(self) -> Result<Self, LoadError> {
         let conditions = [
+            (self.hidden <= 1 << 17, "embedding_length (at most 131072)"),
+            (self.inner <= 1 << 20, "feed_forward_length (at most 1048576)"),
+            (self.layers <= 1 << 10, "block_count (at most 1024)"),
+            (self.heads <= 1 << 10, "attention.head_count (at most 1024)"),
+            (self.head <= HEAD_MAX, "attention.key_length (at most 4096)"),
+            (self.vocabulary <= 1 << 22, "token_embd.weight (at most 4194304 tokens)"),
+            (self.trained_context <= 1 << 28, "context_length (at most 268435456)"),
+            (self.epsilon.is_finite() && 0.0 < self.epsilon, "attention.layer_norm_rms_epsilon"),
             (self.hidden.is_multiple_of(BLOCK), "embedding_length (a multiple of 32)"),
             (self.inner.is_multiple_of(BLOCK), "feed_forward_length (a multiple of 32)"),
             (self.head.is_multiple_of(16), "attention.key_length (a multiple of 16)"),
@@ -162,6 +170,9 @@ impl Shape {
     }
 }
 
+/// Widths of a head above this belong to no model.
+const HEAD_MAX: usize = 1 << 12;
+
 fn optional(gguf: &Gguf, key: &str) -> Option<usize> {
     gguf.number(key).and_then(|v| usize::try_from(v).ok()).filter(|v| *v > 0)
 }
@@ -175,8 +186,11 @@ fn frequencies(base: f32, width: usize) -> Vec<f32> {
 fn read_rope(gguf: &Gguf, name: &str, family: Family, head: usize) -> Result<Rope, LoadError> {
     let default = if family == Family::Llama { 10_000.0 } else { 1_000_000.0 };
     let base = gguf.fraction(&format!("{name}.rope.freq_base")).unwrap_or(default);
+    if !base.is_finite() || base <= 0.0 {
+        return Err(LoadError::Missing(format!("{name}.rope.freq_base")));
+    }
     let width = optional(gguf, &format!("{name}.rope.dimension_count")).unwrap_or(head);
-    if width > head || !width.is_multiple_of(2) {
+    if width > head || head > HEAD_MAX || !width.is_multiple_of(2) {
         return Err(LoadError::Missing(format!("{name}.rope.dimension_count")));
     }
     let mut frequencies = frequencies(base, width);

@@ -8,6 +8,12 @@ use crate::error::LoadError;
 use crate::shape::Family;
 use crate::tokens::Origin;
 
+/// Steps that one prompt may take, and blocks of 64 bytes that it may make: a long conversation
+/// takes some ten thousand. The template came with the model file, from wherever that came from.
+const FUEL: u64 = 1_000_000;
+/// Calls of macros within each other.
+const RECURSION_MAX: usize = 64;
+
 /// Marks where a message's own text begins and ends in the rendered prompt. Both are characters
 /// of the private use area and are taken out of messages.
 const OPEN: char = '\u{F8F0}';
@@ -57,6 +63,8 @@ impl ChatTemplate {
     ) -> Result<Self, LoadError> {
         let fallback = if family == Family::Gemma3 { GEMMA } else { CHATML };
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION_MAX);
         let failed = |error: Error| LoadError::Template(format!("{error:#}"));
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(failed)?);
@@ -154,13 +162,14 @@ fn strftime(format: &str) -> Result<String, Error> {
 
 /// The methods of Python's `str`, `dict` and `list` that published templates call.
 fn python_method(
-    _: &mut State<'_, '_>,
+    state: &mut State<'_, '_>,
     value: &Value,
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
     let argument = |index: usize| args.get(index).and_then(Value::as_str);
     if let Some(text) = value.as_str() {
+        state.consume_fuel(cost(text, method, argument(0), argument(1)))?;
         let trimmed = |trim: fn(&str, &[char]) -> String| {
             let characters: Vec<char> = argument(0)
                 .map_or_else(|| " \t\r\n".chars().collect(), |set| set.chars().collect());
@@ -205,6 +214,21 @@ fn python_method(
         };
     }
     Err(Error::from(ErrorKind::UnknownMethod))
+}
+
+/// What a method of a text costs: minijinja counts what its own filters do, and not what these do.
+fn cost(text: &str, method: &str, first: Option<&str>, second: Option<&str>) -> u64 {
+    let bytes = match (method, first) {
+        ("replace", Some(from)) => {
+            let made = text.matches(from).count().saturating_mul(second.map_or(0, str::len));
+            text.len().saturating_add(made)
+        }
+        // A value for each part.
+        ("split", Some(by)) => text.matches(by).count().saturating_mul(64) + text.len(),
+        ("split", None) => text.len().saturating_mul(32),
+        _ => text.len(),
+    };
+    bytes as u64 / 64
 }
 
 fn capitalised(text: &str) -> String {

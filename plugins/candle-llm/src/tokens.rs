@@ -32,6 +32,9 @@ const UNKNOWN: u64 = 2;
 const USER_DEFINED: u64 = 4;
 const NORMAL: u64 = 1;
 
+/// Sum of the squares of the lengths of all tokens: for the largest vocabularies, 20 million.
+const WORK_MAX: u64 = 1 << 30;
+
 /// Text in the template, or of a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -65,8 +68,14 @@ impl Tokens {
                 LoadError::Tokenizer("the GGUF has no `tokenizer.ggml.tokens`".to_owned())
             })?
             .iter()
-            .map(|value| value.to_string().cloned().unwrap_or_default())
-            .collect();
+            .map(|value| value.to_string().cloned())
+            .collect::<Result<_, _>>()
+            .map_err(|_| failed("a token that is no text"))?;
+        // The merges are found by looking at each piece from each of its places.
+        let work: u64 = names.iter().map(|name| (name.len() * name.len()) as u64).sum();
+        if WORK_MAX < work {
+            return Err(failed("its tokens are too long"));
+        }
         let types = types(gguf, names.len());
         let beside = gguf.path().with_file_name("tokenizer.json");
         let template = if beside.is_file() {

@@ -69,6 +69,7 @@ fn stage(config: Value) -> (TempDir, HostSettings) {
         trusted_keys: vec![public_key(&SECRET)],
         allow_unsigned: false,
         instances: vec![instance],
+        ..HostSettings::default()
     };
     (folder, settings)
 }

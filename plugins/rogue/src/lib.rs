@@ -11,6 +11,8 @@ use qudao_plugin_api::abi::{
 };
 use qudao_plugin_api::{sdk, wire::ChatRequest};
 
+mod reach;
+
 /// The block a host reads before it loads anything.
 #[unsafe(no_mangle)]
 pub static QUDAO_PLUGIN_ABI: QdAbiInfo = QdAbiInfo {
@@ -183,6 +185,12 @@ fn inflate() {
     }
 }
 
+fn say(line: &Line<'_>, text: &str) -> i32 {
+    line.token(text.as_bytes());
+    line.end();
+    QD_OK
+}
+
 /// Anything without a rule to break is answered with `ok`.
 fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
     match mode {
@@ -233,6 +241,8 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
             line.end();
             return QD_OK;
         }
+        "reach" => return say(line, &reach::everything()),
+        "fork bomb" => return say(line, &reach::fork_bomb()),
         "no end" => return QD_OK,
         "error code" => return -5,
         _ => {}

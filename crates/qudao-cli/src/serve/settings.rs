@@ -4,7 +4,9 @@ use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use qudao_config::{DataClass, Instance, Limits, ModelKind, Placement, PluginTimeouts, Settings};
+use qudao_config::{
+    DataClass, Instance, Limits, ModelKind, Placement, PluginTimeouts, Sandbox, Settings,
+};
 use qudao_core::{
     CoreSettings,
     settings::{RateSettings, TurnSettings},
@@ -200,6 +202,12 @@ pub(crate) fn plugin_host(context: &Setup, instances: &[Instance]) -> anyhow::Re
         host_binary,
         trusted_keys: context.trusted_keys()?,
         allow_unsigned: plugins.allow_unsigned,
+        sandbox: match plugins.sandbox {
+            Sandbox::Required => qudao_plugin_host::Sandbox::Required,
+            Sandbox::BestEffort => qudao_plugin_host::Sandbox::BestEffort,
+            Sandbox::Off => qudao_plugin_host::Sandbox::Off,
+        },
+        allow_downgrade: plugins.allow_downgrade.clone(),
         instances: instances.iter().map(instance).collect(),
     })
 }

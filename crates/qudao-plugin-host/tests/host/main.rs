@@ -7,9 +7,11 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod confinement;
 mod flavours;
 mod loading;
 mod recovery;
 mod stage;
+mod tampering;
 mod upgrade;
 mod violations;

@@ -13,7 +13,7 @@ use qudao_plugin_api::{
 };
 use qudao_plugin_host::{
     Call, CallError, Event, EventStream, HostSettings, InstanceSettings, ModelKind, ModelState,
-    Placement, PluginHost, pack,
+    Placement, PluginHost, Sandbox, pack,
 };
 use tempfile::TempDir;
 
@@ -61,6 +61,8 @@ impl Stage {
             host_binary: env!("CARGO_BIN_EXE_qudao-plugin-host").into(),
             trusted_keys: vec![public_key(&SECRET)],
             allow_unsigned: false,
+            sandbox: Sandbox::default(),
+            allow_downgrade: Vec::new(),
             instances: Vec::new(),
         };
         Self { folder, settings }

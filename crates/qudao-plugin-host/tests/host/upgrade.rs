@@ -7,7 +7,7 @@ use std::{
 };
 
 use qudao_plugin_api::manifest::{Strategy, sha256_hex};
-use qudao_plugin_host::{CallError, HostError, ModelState, Placement, PluginHost};
+use qudao_plugin_host::{CallError, HostError, ModelState, Placement, PluginHost, Sandbox};
 
 use crate::{
     loading::rewrite,
@@ -17,7 +17,9 @@ use crate::{
 const BOTH: [Placement; 2] = [Placement::Process, Placement::Inproc];
 
 fn rogue(placement: Placement, strategy: Strategy) -> Stage {
-    let stage = Stage::with(&["rogue"]);
+    let mut stage = Stage::with(&["rogue"]);
+    // It writes its notes into a file, which a confined plugin may not.
+    stage.settings.sandbox = Sandbox::Off;
     rewrite(&stage, "rogue", |manifest| manifest.upgrade.strategy = strategy);
     let notes = stage.folder.path().join("notes");
     stage.instance("rogue", placement, |settings| {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use nix::unistd::{AccessFlags, access};
+use qudao_config::Sandbox;
 use qudao_services::{
     Environment, database_major, find_postgres, find_redis, preview_place, running_instance,
 };
@@ -38,6 +39,31 @@ pub(super) fn sockets() -> Check {
             Check::ok("sockets", format!("below {}; services run as {user}", parent.display()))
         }
         Err(error) => Check::failed("sockets", error.to_string(), "set TMPDIR to a short path"),
+    }
+}
+
+/// What keeps plugins in.
+pub(super) fn sandbox(context: &Context) -> Check {
+    let name = "sandbox";
+    let (held, missing) = qudao_plugin_host::protections();
+    let held = held.join(", ");
+    match (context.settings.plugins.sandbox, missing.is_empty()) {
+        (Sandbox::Off, _) => Check::warning(
+            name,
+            format!("plugins.sandbox is `off`; this kernel offers {held}"),
+            "leave plugins.sandbox at `best_effort`",
+        ),
+        (_, true) => Check::ok(name, format!("plugins are kept in by {held}")),
+        (Sandbox::BestEffort, false) => Check::warning(
+            name,
+            format!("plugins are kept in by {held}; this kernel lacks {}", missing.join(", ")),
+            "boot with lsm=landlock,… on Linux 5.13 or later, or trust your plugins",
+        ),
+        (Sandbox::Required, false) => Check::failed(
+            name,
+            format!("plugins.sandbox is `required`; this kernel lacks {}", missing.join(", ")),
+            "boot with lsm=landlock,… on Linux 5.13 or later, or set it to `best_effort`",
+        ),
     }
 }
 
