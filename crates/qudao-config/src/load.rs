@@ -200,6 +200,12 @@ fn check(settings: &Settings) -> Vec<Problem> {
         "server.public_url",
         "must begin with http:// or https://",
     );
+    let https = server.public_url.as_ref().is_some_and(|url| url.starts_with("https://"));
+    require(
+        server.hsts_s == 0 || https,
+        "server.hsts_s",
+        "needs a server.public_url that begins with https://",
+    );
     let begins = |url: &Option<crate::Secret>, schemes: &[&str]| {
         url.as_ref().is_none_or(|url| schemes.iter().any(|scheme| url.reveal().starts_with(scheme)))
     };

@@ -87,6 +87,9 @@ pub struct Server {
     pub metrics_bind: Option<SocketAddr>,
     /// What clients call this server, if they reach it through a proxy: `https://chat.example.com`.
     pub public_url: Option<String>,
+    /// Seconds for which browsers are told to come by https only; 0 says nothing. Needs a `public_url`
+    /// that begins with `https://`.
+    pub hsts_s: u64,
     /// Threads that serve HTTP; 0 means one per processor.
     pub workers: usize,
     /// Seconds that replies under way get to finish when the process is told to stop.
@@ -132,6 +135,7 @@ impl Default for Server {
             bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics_bind: None,
             public_url: None,
+            hsts_s: 0,
             workers: 0,
             drain_timeout_s: 20,
             connections_per_worker: 25_000,

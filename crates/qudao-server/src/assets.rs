@@ -10,13 +10,16 @@ use std::{
 
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
-    http::header::{self, HeaderMap},
+    http::{
+        StatusCode,
+        header::{self, HeaderMap},
+    },
     web::{Bytes, Path},
 };
 use flate2::{Compression, write::GzEncoder};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use crate::error::ApiError;
+use crate::{error::ApiError, shield::page_headers};
 
 #[derive(RustEmbed)]
 #[folder = "../../web/chat/dist"]
@@ -28,23 +31,47 @@ struct ChatFiles;
 #[allow_missing = true]
 struct DocsFiles;
 
-/// Nothing but what this server itself sent runs in a page. No page of ours needs more.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-    img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+/// What a page may do. In none does anything run but what this server itself sent.
+struct Policy {
+    content: &'static str,
+    /// The same for browsers that do not know `frame-ancestors`.
+    framing: &'static str,
+}
+
+/// No text becomes markup or script in it, not even by a mistake of ours: it makes no trusted types.
+const CHAT: Policy = Policy {
+    content: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+        img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
+        require-trusted-types-for 'script'; trusted-types 'none'",
+    framing: "SAMEORIGIN",
+};
+
+/// The renderer writes markup that its own sanitiser passed, and has its icons in its style sheet.
+const DOCS: Policy = Policy {
+    content: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+        img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    framing: "DENY",
+};
+
+/// Text alone.
+const TEXT: Policy = Policy {
+    content: "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    framing: "DENY",
+};
 
 /// The chat page; the same for every channel, which it learns from its address.
 pub(crate) async fn chat_page(request: HttpRequest) -> HttpResponse {
-    page(&request, ChatFiles::get("index.html"), "web/chat")
+    page(&request, &CHAT, ChatFiles::get("index.html"), "web/chat")
 }
 
 /// The rendered API description.
 pub(crate) async fn docs_page(request: HttpRequest) -> HttpResponse {
-    page(&request, DocsFiles::get("index.html"), "web/docs")
+    page(&request, &DOCS, DocsFiles::get("index.html"), "web/docs")
 }
 
 /// The page of error codes, to which the `type` of every problem points.
 pub(crate) async fn errors_page() -> HttpResponse {
-    let mut response = html();
+    let mut response = html(&TEXT);
     response.body(crate::code::reference_html())
 }
 
@@ -61,7 +88,6 @@ pub(crate) async fn asset(
     response
         .content_type(kind)
         .insert_header((header::CACHE_CONTROL, "public, max-age=31536000, immutable"))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((header::VARY, "Accept-Encoding"));
     if accepts_gzip(request.headers()) {
         response.insert_header((header::CONTENT_ENCODING, "gzip"));
@@ -70,20 +96,26 @@ pub(crate) async fn asset(
     Ok(response.body(bytes(file.data)))
 }
 
-fn html() -> HttpResponseBuilder {
+fn html(policy: &Policy) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/html; charset=utf-8")
-        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .insert_header((header::CONTENT_SECURITY_POLICY, policy.content))
         .insert_header((header::CACHE_CONTROL, "no-cache"));
+    for header in page_headers(policy.framing) {
+        response.insert_header(header);
+    }
     response
 }
 
-fn page(request: &HttpRequest, file: Option<EmbeddedFile>, folder: &str) -> HttpResponse {
+fn page(
+    request: &HttpRequest,
+    policy: &Policy,
+    file: Option<EmbeddedFile>,
+    folder: &str,
+) -> HttpResponse {
     let Some(file) = file else {
-        return html().body(format!(
+        return html(policy).body(format!(
             "<!doctype html><meta charset=\"utf-8\"><title>Qudao</title><p>This page is not in \
              the binary. Run <code>npm ci &amp;&amp; npm run build</code> in <code>{folder}</code>, \
              then build Qudao again; <code>make run</code> does both.</p>\
@@ -95,9 +127,14 @@ fn page(request: &HttpRequest, file: Option<EmbeddedFile>, folder: &str) -> Http
     let tag = format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..8]));
     let seen = request.headers().get(header::IF_NONE_MATCH);
     if seen.is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
-        return HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish();
+        // With the page's own headers: a browser puts them in the place of those that it kept.
+        let mut unchanged = html(policy);
+        return unchanged
+            .status(StatusCode::NOT_MODIFIED)
+            .insert_header((header::ETAG, tag))
+            .finish();
     }
-    html().insert_header((header::ETAG, tag)).body(bytes(file.data))
+    html(policy).insert_header((header::ETAG, tag)).body(bytes(file.data))
 }
 
 /// The type of a file, if it is one that a page of ours may load.

@@ -36,6 +36,7 @@ mod places;
 mod rate;
 mod scope;
 mod settings;
+mod shield;
 mod sign_in;
 mod site;
 mod state;
@@ -227,6 +228,7 @@ pub async fn run(
     let (workers, drain_timeout) = (settings.workers.max(1), settings.drain_timeout);
     let (bind, metrics_bind) = (settings.bind.clone(), settings.metrics_bind);
     let doors = settings.doors;
+    let hsts = shield::hsts(settings.hsts);
     metrics::register_endpoints(doors);
     let identity = Identity::new(Arc::clone(&core), settings.identity.clone());
     let state = web::Data::new(AppState {
@@ -239,6 +241,7 @@ pub async fn run(
         metrics: render.clone(),
         draining: watching,
         runtime: Handle::current(),
+        hsts,
     });
     let description = web::Data::new(operations::Description(openapi_json().into()));
     let mut server = HttpServer::new(move || {

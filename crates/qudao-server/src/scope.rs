@@ -24,6 +24,7 @@ use crate::{
     error::ApiError,
     gate, meter, openai,
     rate::{self, Standings},
+    shield::shield,
     state::AppState,
 };
 
@@ -116,6 +117,8 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
     };
     describe(&mut span, &response);
     response.headers_mut().insert(REQUEST_ID, context.request_id);
+    let state = response.request().app_data::<web::Data<AppState>>().cloned();
+    shield(response.headers_mut(), state.as_ref().and_then(|state| state.hsts.as_ref()));
     meter::count(&response, started);
     Ok(response)
 }

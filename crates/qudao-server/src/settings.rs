@@ -20,6 +20,8 @@ pub struct ServerSettings {
     pub operator_key: SecretHash,
     /// How long [`crate::ServerHandle::drain`] lets replies finish, at most.
     pub drain_timeout: Duration,
+    /// How long browsers are told to come by https only; `None` where clients may come by http.
+    pub hsts: Option<Duration>,
     /// Bounds on what clients may do.
     pub limits: Limits,
     /// Bounds of sessions and invitations.
@@ -36,6 +38,7 @@ impl ServerSettings {
             workers: 2,
             operator_key,
             drain_timeout: Duration::from_secs(20),
+            hsts: None,
             limits: Limits::default(),
             identity: IdentitySettings::default(),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix_web::{HttpRequest, web};
+use actix_web::{HttpRequest, http::header::HeaderValue, web};
 use qudao_core::Core;
 use qudao_domain::TenantId;
 use qudao_identity::Identity;
@@ -31,6 +31,8 @@ pub(crate) struct AppState {
     pub(crate) draining: watch::Receiver<bool>,
     /// The process's own runtime, which outlives the HTTP threads.
     pub(crate) runtime: Handle,
+    /// What tells browsers to come by https only.
+    pub(crate) hsts: Option<HeaderValue>,
 }
 
 impl AppState {

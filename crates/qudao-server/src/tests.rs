@@ -202,16 +202,76 @@ async fn pages_run_nothing_that_this_server_did_not_send() {
         assert_eq!(response.status(), 200);
         let policy = header(&response, "content-security-policy");
         assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
-        assert!(!policy.contains("unsafe"), "{policy}");
-        assert_eq!(header(&response, "x-content-type-options"), "nosniff");
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        for closed in ["base-uri 'none'", "form-action 'none'"] {
+            assert!(policy.contains(closed), "{policy}");
+        }
+        let chat = path.starts_with("/chat");
+        let (ancestors, framing) = if chat { ("'self'", "SAMEORIGIN") } else { ("'none'", "DENY") };
+        assert!(policy.contains(&format!("frame-ancestors {ancestors}")), "{policy}");
+        assert_eq!(header(&response, "x-frame-options"), framing);
+        assert_eq!(policy.contains("trusted-types 'none'"), chat);
+        assert!(header(&response, "permissions-policy").contains("camera=()"));
+        assert_eq!(header(&response, "cross-origin-opener-policy"), "same-origin");
+        assert_eq!(header(&response, "x-dns-prefetch-control"), "off");
+        if let Some(tag) = response.headers().get("etag").cloned() {
+            let again = client::TestRequest::get().uri(path).insert_header(("if-none-match", tag));
+            let unchanged = client::call_service(&app, again.to_request()).await;
+            assert_eq!(unchanged.status(), 304);
+            assert_eq!(header(&unchanged, "content-security-policy"), policy);
+            assert_eq!(header(&unchanged, "x-frame-options"), framing);
+        }
+        assert_shielded(&response);
     }
     for path in ["/assets/chat/none.js", "/assets/../Cargo.toml", "/assets/%2e%2e/Cargo.toml"] {
         let request = client::TestRequest::get().uri(path).to_request();
         let response = client::call_service(&app, request).await;
         assert_eq!(response.status(), 404, "{path}");
+        assert_shielded(&response);
         let body: Value = client::read_body_json(response).await;
         assert_eq!(body["code"], "not_found");
     }
+}
+
+/// What every answer says, a page or not.
+#[track_caller]
+fn assert_shielded<B>(response: &ServiceResponse<B>) {
+    assert_eq!(header(response, "x-content-type-options"), "nosniff");
+    assert_eq!(header(response, "referrer-policy"), "no-referrer");
+    assert_eq!(header(response, "cross-origin-resource-policy"), "same-origin");
+    assert!(header(response, "content-security-policy").starts_with("default-src 'none'; "));
+    assert!(response.headers().get("strict-transport-security").is_none(), "only by a setting");
+}
+
+#[actix_web::test]
+async fn what_is_no_page_can_do_nothing_when_it_is_shown_as_one() {
+    let app = App::new()
+        .route("/json", web::get().to(operations::livez))
+        .route("/docs/errors", web::get().to(assets::errors_page))
+        .default_service(web::to(nowhere))
+        .wrap(from_fn(scope::scope));
+    let app = client::init_service(app).await;
+    for path in ["/json", "/json?x=1", "/none", "/docs/errors"] {
+        let request = client::TestRequest::get().uri(path).to_request();
+        let response = client::call_service(&app, request).await;
+        assert_shielded(&response);
+        assert_eq!(header(&response, "x-frame-options"), "DENY");
+        let policy = header(&response, "content-security-policy");
+        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("script-src"));
+        if path != "/docs/errors" {
+            assert!(policy.ends_with("; sandbox"), "{policy}");
+            assert_eq!(header(&response, "cache-control"), "no-store");
+        }
+    }
+}
+
+#[test]
+fn the_header_for_https_is_there_if_it_was_asked_for() {
+    let mut headers = actix_web::http::header::HeaderMap::new();
+    let day = shield::hsts(Some(std::time::Duration::from_secs(86_400)));
+    shield::shield(&mut headers, day.as_ref());
+    assert_eq!(headers.get("strict-transport-security").unwrap(), "max-age=86400");
+    assert!(shield::hsts(None).is_none());
 }
 
 #[actix_web::test]

@@ -157,6 +157,7 @@ pub(super) fn server(settings: &Settings, operator_key: SecretHash) -> ServerSet
         workers => workers,
     };
     server.drain_timeout = secs(from.drain_timeout_s);
+    server.hsts = (from.hsts_s != 0).then(|| secs(from.hsts_s));
     server.limits = qudao_server::Limits {
         body_bytes: limits.body_kib * 1024,
         completion_body_bytes: limits.completion_body_kib * 1024,

@@ -86,6 +86,7 @@ fn of_server(server: &Server) -> Vec<Row> {
     vec![
         ("server.connections_per_worker", size(server.connections_per_worker), 1..=1_000_000),
         ("server.connections_per_address", size(server.connections_per_address), 0..=1_000_000),
+        ("server.hsts_s", server.hsts_s, 0..=63_072_000),
         ("server.headers", size(server.headers), 8..=96),
         ("server.header_kib", size(server.header_kib), 1..=128),
         ("server.request_head_timeout_s", server.request_head_timeout_s, 1..=3600),

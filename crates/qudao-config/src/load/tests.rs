@@ -145,6 +145,16 @@ fn a_list_of_waits_may_come_from_the_environment() {
 }
 
 #[test]
+fn browsers_are_told_to_come_by_https_only_where_that_is_how_they_come() {
+    for url in ["", "public_url = \"http://chat.example.com\""] {
+        let refused = refusal(&format!("[server]\nhsts_s = 86400\n{url}\n"), &[]);
+        assert!(refused.contains("setting server.hsts_s"), "{refused}");
+    }
+    let served = "[server]\nhsts_s = 86400\npublic_url = \"https://chat.example.com\"\n";
+    assert_eq!(from_text(served, &[]).unwrap().server.hsts_s, 86_400);
+}
+
+#[test]
 fn rules_for_outgoing_requests_that_allow_everything_or_nothing_are_refused() {
     for (text, key) in [
         ("allow_networks = [\"0.0.0.0/0\"]", "egress.allow_networks"),
