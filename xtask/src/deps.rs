@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-domain",
             "qudao-telemetry",
             "qudao-channels",
+            "qudao-egress",
             "qudao-identity",
             "qudao-plugin-api",
             "qudao-plugin-host",

@@ -113,7 +113,8 @@ impl Running {
         steps.done("schema");
 
         // A machine without certificates of authorities can do everything else.
-        if let Err(error) = settings::egress(&context.settings) {
+        let egress = settings::egress(&context.settings);
+        if let Err(error) = &egress {
             tracing::warn!("no address of a tenant can be requested: {error:#}");
         }
         let node = NodeId::new();
@@ -135,6 +136,7 @@ impl Running {
         let watch = Watch::start(Arc::clone(&core), metrics, &context.settings).await;
         let operator_key = SecretHash::of(operator_key);
         let mut server = settings::server(&context.settings, operator_key);
+        server.egress = egress.ok();
         server.doors = if options.role.serves() { Doors::All } else { Doors::Operations };
         let server = qudao_server::run(server, Arc::clone(&core), render).await?;
         let worker = options.role.works().then(|| {

@@ -51,15 +51,15 @@ impl Default for IdentitySettings {
 /// The ways in.
 pub struct Identity {
     core: Arc<Core>,
-    egress: Egress,
+    egress: Option<Egress>,
     /// Bounds.
     pub settings: IdentitySettings,
     hasher: password::Hasher,
 }
 
 impl Identity {
-    /// Puts the parts together.
-    pub fn new(core: Arc<Core>, egress: Egress, settings: IdentitySettings) -> Self {
+    /// Puts the parts together. Without `egress` nobody signs in by an identity provider.
+    pub fn new(core: Arc<Core>, egress: Option<Egress>, settings: IdentitySettings) -> Self {
         let hasher = password::Hasher::new(settings.hashing);
         Self { core, egress, settings, hasher }
     }

@@ -190,7 +190,8 @@ impl Identity {
     ) -> Result<SignedIn, OidcError> {
         let flow = self.open_flow(cookie).await?;
         let now = self.core.clock.now().as_second();
-        let own: bool = subtle::ConstantTimeEq::ct_eq(flow.state.as_bytes(), state.as_bytes()).into();
+        let own: bool =
+            subtle::ConstantTimeEq::ct_eq(flow.state.as_bytes(), state.as_bytes()).into();
         if !own || flow.until < now {
             return Err(OidcError::Stray);
         }
@@ -216,12 +217,17 @@ impl Identity {
         Ok(provider)
     }
 
+    fn egress(&self) -> Result<&Egress, OidcError> {
+        let missing = || "this machine cannot request addresses; the log says why".to_owned();
+        self.egress.as_ref().ok_or_else(|| OidcError::Provider(missing()))
+    }
+
     async fn discover(&self, issuer: &str) -> Result<CoreProviderMetadata, OidcError> {
         let wrong = |error: &dyn std::fmt::Display| OidcError::Provider(error.to_string());
-        self.egress.url(issuer).map_err(|error| wrong(&error))?;
+        self.egress()?.url(issuer).map_err(|error| wrong(&error))?;
         let issuer = IssuerUrl::new(issuer.to_owned()).map_err(|error| wrong(&error))?;
         let discovered =
-            CoreProviderMetadata::discover_async(issuer, &http(self.egress.clone())).await;
+            CoreProviderMetadata::discover_async(issuer, &http(self.egress()?.clone())).await;
         discovered.map_err(|error| wrong(&innermost(&error)))
     }
 
@@ -253,7 +259,7 @@ impl Identity {
         nonce: String,
     ) -> Result<Claims, OidcError> {
         let wrong = |error: &dyn std::fmt::Display| OidcError::Unconfirmed(error.to_string());
-        let http = http(self.egress.clone());
+        let http = http(self.egress()?.clone());
         let exchange = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .map_err(|error| wrong(&error))?
@@ -285,7 +291,7 @@ impl Identity {
         let Ok(request) = client.user_info(token, Some(subject.clone())) else {
             return Ok((None, None));
         };
-        let asked = request.request_async(&http(self.egress.clone())).await;
+        let asked = request.request_async(&http(self.egress()?.clone())).await;
         let info: CoreUserInfoClaims =
             asked.map_err(|error| OidcError::Unconfirmed(innermost(&error)))?;
         let verified = info.email_verified() == Some(true);

@@ -14,6 +14,7 @@ pub(crate) mod assistants;
 pub(crate) mod books;
 pub(crate) mod channels;
 pub(crate) mod conversations;
+pub(crate) mod identity_providers;
 pub(crate) mod members;
 pub(crate) mod plugins;
 pub(crate) mod roles;

@@ -10,6 +10,7 @@ use actix_web::{
 use qudao_identity::SignedIn;
 
 pub(crate) const NAME: &str = "__Host-qudao";
+const FLOW: &str = "__Host-qudao-oidc";
 
 /// What the browser sent.
 pub(crate) fn read(request: &HttpRequest) -> Option<String> {
@@ -27,8 +28,28 @@ pub(crate) fn forget() -> Cookie<'static> {
     cookie(String::new(), time::Duration::ZERO)
 }
 
+/// What waits while a browser is at an identity provider.
+pub(crate) fn flow(value: String, max_age: std::time::Duration) -> Cookie<'static> {
+    let max_age = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
+    build(FLOW, value, time::Duration::seconds(max_age))
+}
+
+/// What waited.
+pub(crate) fn read_flow(request: &HttpRequest) -> Option<String> {
+    request.cookie(FLOW).map(|cookie| cookie.value().to_owned())
+}
+
+/// Once the browser is back.
+pub(crate) fn forget_flow() -> Cookie<'static> {
+    build(FLOW, String::new(), time::Duration::ZERO)
+}
+
 fn cookie(value: String, max_age: time::Duration) -> Cookie<'static> {
-    Cookie::build(NAME, value)
+    build(NAME, value, max_age)
+}
+
+fn build(name: &'static str, value: String, max_age: time::Duration) -> Cookie<'static> {
+    Cookie::build(name, value)
         .path("/")
         .secure(true)
         .http_only(true)

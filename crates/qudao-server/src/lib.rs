@@ -28,6 +28,7 @@ mod gate;
 mod handle;
 mod meter;
 mod metrics;
+mod oidc;
 mod once;
 mod openai;
 mod openapi;
@@ -191,6 +192,17 @@ fn identity_endpoints(api: &mut Endpoints) {
     let session = "/v1/tenants/{tenant_id}/sessions/{session_id}";
     api.delete(session, write, admin::sessions::end, docs::end_session());
 
+    let providers = "/v1/tenants/{tenant_id}/identity-providers";
+    api.post(providers, write, admin::identity_providers::create, docs::create_provider());
+    api.get(providers, read, admin::identity_providers::list, docs::list_providers());
+    let provider = "/v1/tenants/{tenant_id}/identity-providers/{identity_provider_id}";
+    api.delete(provider, write, admin::identity_providers::delete, docs::delete_provider());
+
+    let options = "/v1/tenants/{tenant_id}/sign-in-options";
+    api.get(options, Public, oidc::options, docs::sign_in_options());
+    let depart = "/v1/tenants/{tenant_id}/identity-providers/{identity_provider_id}/sign-in";
+    api.get(depart, Public, oidc::depart, docs::depart());
+    api.get(qudao_identity::oidc::CALLBACK, Public, oidc::arrive, docs::arrive());
     api.post("/v1/invitations/accept", Public, sign_in::accept, docs::accept_invitation());
     api.get("/v1/session", Member, sign_in::get, docs::get_session());
     api.delete("/v1/session", Member, sign_in::delete, docs::sign_out());
@@ -230,7 +242,8 @@ pub async fn run(
     let doors = settings.doors;
     let hsts = shield::hsts(settings.hsts);
     metrics::register_endpoints(doors);
-    let identity = Identity::new(Arc::clone(&core), settings.identity.clone());
+    let identity =
+        Identity::new(Arc::clone(&core), settings.egress.clone(), settings.identity.clone());
     let state = web::Data::new(AppState {
         core,
         identity: Arc::new(identity),

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use qudao_domain::key::SecretHash;
+use qudao_egress::Egress;
 use qudao_identity::IdentitySettings;
 
 /// How the server listens and what it bears.
@@ -24,6 +25,10 @@ pub struct ServerSettings {
     pub hsts: Option<Duration>,
     /// Bounds on what clients may do.
     pub limits: Limits,
+    /// What others call this server, such as `https://chat.example.com`.
+    pub public_url: Option<String>,
+    /// The client for addresses that tenants chose; without it none is requested.
+    pub egress: Option<Egress>,
     /// Bounds of sessions and invitations.
     pub identity: IdentitySettings,
 }
@@ -40,6 +45,8 @@ impl ServerSettings {
             drain_timeout: Duration::from_secs(20),
             hsts: None,
             limits: Limits::default(),
+            public_url: None,
+            egress: None,
             identity: IdentitySettings::default(),
         }
     }

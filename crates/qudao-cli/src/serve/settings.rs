@@ -151,6 +151,7 @@ pub(super) fn worker(settings: &Settings) -> WorkerSettings {
 pub(super) fn server(settings: &Settings, operator_key: SecretHash) -> ServerSettings {
     let Settings { server: from, limits, .. } = settings;
     let mut server = ServerSettings::new(from.bind, operator_key);
+    server.public_url.clone_from(&from.public_url);
     server.metrics_bind = from.metrics_bind;
     server.workers = match from.workers {
         0 => available_parallelism().map_or(2, usize::from),

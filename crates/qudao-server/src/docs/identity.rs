@@ -6,11 +6,13 @@ use super::LOCATION;
 use crate::{
     admin::{
         api_keys::{ApiKeyBody, CreateApiKey, NewKey, RotateApiKey},
+        identity_providers::{CreateIdentityProvider, IdentityProviderBody, IdentityProviderList},
         members::{CreateInvitation, InvitationBody, MemberBody, NewInvitationBody, UpdateMember},
         roles::{CreateRole, RoleBody, RoleList, UpdateRole},
         sessions::SessionBody,
     },
     code::Code,
+    oidc::SignInOptions,
     openapi::Doc,
     sign_in::{
         Accept, ChangePassword, ConfirmSecondFactor, RecoveryCodes, SecondFactor, SessionFace,
@@ -250,4 +252,66 @@ pub(crate) fn remove_second_factor() -> Doc {
         .body::<ShowAgain>(json!({ "password": "correct horse battery", "code": "123456" }))
         .returns_nothing(204, "Removed.")
         .fails(PROOF)
+}
+
+pub(crate) fn create_provider() -> Doc {
+    Doc::new("Members", "Add an identity provider")
+        .once()
+        .act("identity_provider.create")
+        .about(
+            "A service with OpenID Connect by which members sign in. Register \
+             `<this server>/v1/oidc/callback` there. For owners and the operator: whoever answers \
+             for a provider decides who everybody is.",
+        )
+        .body::<CreateIdentityProvider>(json!({
+            "name": "Company account",
+            "issuer": "https://login.example.com",
+            "client_id": "qudao",
+            "client_secret": "…",
+            "join_role": "viewer",
+            "join_domains": ["example.com"],
+        }))
+        .returns::<IdentityProviderBody>(201, LOCATION)
+}
+
+pub(crate) fn list_providers() -> Doc {
+    Doc::new("Members", "List the identity providers")
+        .returns::<IdentityProviderList>(200, "The identity providers, the oldest first.")
+}
+
+pub(crate) fn delete_provider() -> Doc {
+    Doc::new("Members", "Remove an identity provider")
+        .act("identity_provider.delete")
+        .about("Nobody comes in by it any more. Sessions that it began go on until they end.")
+        .returns_nothing(204, "Removed.")
+}
+
+pub(crate) fn sign_in_options() -> Doc {
+    Doc::new("Signing in", "Read how to sign in")
+        .about("For a sign-in page. A tenant that does not exist has no identity providers either.")
+        .returns::<SignInOptions>(200, "What there is beside the password.")
+        .fails(&[Code::Unavailable])
+}
+
+pub(crate) fn depart() -> Doc {
+    Doc::new("Signing in", "Sign in by an identity provider")
+        .about("Sends the browser to the provider, which sends it back to `/v1/oidc/callback`.")
+        .returns_nothing(303, "To the provider's page.")
+        .fails(&[Code::ValidationFailed, Code::RateLimited, Code::Unavailable])
+}
+
+pub(crate) fn arrive() -> Doc {
+    Doc::new("Signing in", "Come back from an identity provider")
+        .query("state", "From the provider.")
+        .query("code", "From the provider.")
+        .query("error", "From the provider, if it refused.")
+        .returns_nothing(303, "Signed in, to the console.")
+        .fails(&[
+            Code::BadRequest,
+            Code::InvalidQuery,
+            Code::InvalidCredentials,
+            Code::Forbidden,
+            Code::ValidationFailed,
+            Code::Unavailable,
+        ])
 }

@@ -168,7 +168,8 @@ async fn a_change_holds_from_the_next_request_on_every_node() {
 #[tokio::test]
 async fn a_revoked_key_is_dead_on_the_other_node_at_once_and_without_redis_within_a_second() {
     let (world, tenant, base) = world().await;
-    let (with_redis, _one) = world.same_redis_node(&Script::says(&[], Duration::ZERO), Default::default()).await;
+    let (with_redis, _one) =
+        world.same_redis_node(&Script::says(&[], Duration::ZERO), Default::default()).await;
     let (without, _two) = world.another_node(&Script::says(&[], Duration::ZERO)).await;
     let models = "/v1/models";
     for (node, bound) in [(with_redis.addrs()[0], 500), (without.addrs()[0], 1_500)] {
