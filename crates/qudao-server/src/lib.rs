@@ -60,6 +60,8 @@ fn endpoints() -> Endpoints {
 
     tenant_endpoints(&mut api);
 
+    api.get("/v1/audit-events", Operator, admin::audit::list_platform, docs::platform_audit());
+
     api.get("/v1/plugins", Operator, admin::plugins::list, docs::plugins());
     api.post("/v1/plugins/{plugin_id}/reload", Operator, admin::plugins::reload, docs::reload());
     let lift = "/v1/plugins/{plugin_id}/lift-quarantine";
@@ -146,6 +148,8 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.get(conversations, Tenant, admin::conversations::list, docs::list_conversations());
     let messages = "/v1/tenants/{tenant_id}/conversations/{conversation_id}/messages";
     api.get(messages, Tenant, admin::conversations::messages, docs::list_messages());
+    let audit = "/v1/tenants/{tenant_id}/audit-events";
+    api.get(audit, Tenant, admin::audit::list, docs::audit());
     api.get("/v1/tenants/{tenant_id}/usage", Tenant, admin::books::usage, docs::usage());
     api.get("/v1/tenants/{tenant_id}/ledger", Tenant, admin::books::ledger, docs::ledger());
 }

@@ -7,6 +7,7 @@
 
 mod accept;
 mod admin;
+mod audit;
 mod block;
 mod bus;
 mod check;
@@ -34,6 +35,9 @@ pub use admin::{
     assistants::{Assistant, NewAssistant, NewRoute, Route},
     channels::{ChannelDoor, ChannelRecord, NewChannel},
     tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet},
+};
+pub use audit::{
+    AuditEvent, AuditFault, AuditHead, AuditRecord, AuditReport, AuditSigner, KnownHead, SignedHead,
 };
 pub use block::{Extend, Settle, Swept, UsageLine};
 pub use bus::{Bus, BusEvent, Subscription, Topic};
