@@ -31,6 +31,7 @@ fn master_keys(platform: &Platform) -> Vec<(bool, u64, bool)> {
 
 #[tokio::test]
 async fn the_master_key_is_made_once_exchanged_while_serving_and_missed_when_it_is_gone() {
+    let nil = "00000000-0000-0000-0000-000000000000";
     let backups = tempfile::tempdir().unwrap();
     open_for_all(backups.path());
     let settings = format!("[backup]\ndir = {:?}\n", backups.path().display());
@@ -40,6 +41,28 @@ async fn the_master_key_is_made_once_exchanged_while_serving_and_missed_when_it_
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(platform.log().contains("keep a copy"), "{}", platform.log());
     assert!(!platform.log().contains(first.trim()));
+
+    // What the platform did is verified, and a row that is changed is named.
+    assert!(platform.qudao(&["audit", "verify"]).status.success());
+    platform.sql(&format!(
+        "SET app.tenant_id = '{nil}'; SELECT app.record_audit('operator', 'a', '', '{{}}', NULL, NULL); \
+         SELECT app.record_audit('operator', 'b', '', '{{}}', NULL, NULL)"
+    ));
+    assert!(platform.qudao(&["audit", "verify"]).status.success());
+    let change = |actor: &str| {
+        platform.sql(&format!(
+            "SET session_replication_role = replica; \
+             UPDATE audit_events SET actor = '{actor}' WHERE seq = 2 AND tenant_id = '{nil}'"
+        ))
+    };
+    change("mallory");
+    let output = platform.qudao(&["audit", "verify"]);
+    let named = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && named.contains("platform row 2"), "{named}");
+    change("operator");
+    let output = platform.qudao(&["audit", "list", "--json"]);
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed["audit_events"][0]["action"], "b", "{listed}");
 
     // Two tenants' worth of keys, and then another master key for them.
     for tenant in [platform.text("tenant_id").to_owned(), "platform".to_owned()] {
@@ -69,6 +92,8 @@ async fn the_master_key_is_made_once_exchanged_while_serving_and_missed_when_it_
 
     // Without the file the platform does not start, and does not make another one.
     assert!(platform.terminate().success());
+    let heads = fs::read_to_string(platform.home.join("audit-heads.jsonl")).unwrap();
+    assert_eq!(heads.lines().count(), 1, "the stop signs: {heads}");
     fs::remove_file(&file).unwrap();
     let output = platform.command(&["serve", "--bind", "127.0.0.1:0"]).output().unwrap();
     let refused = said(&output);

@@ -53,6 +53,9 @@ pub(crate) enum Command {
     /// The keys that protect the secrets in the database.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Who did what, and whether the record of it is what it was.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -182,9 +185,37 @@ pub(crate) enum KeysCommand {
     RotateMaster,
     /// Make a new data key for a tenant and seal its secrets anew.
     RotateTenant {
-        /// Its id, `tnt_…`; `platform` for the platform's own secrets.
+        /// Its id, `ten_…`; `platform` for the platform's own secrets.
         tenant: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Verify the audit log, and name the first bad row of each chain that has one.
+    Verify(AuditVerifyOptions),
+    /// List administrative acts, the newest first.
+    List(AuditListOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditVerifyOptions {
+    /// The chain of this tenant, `ten_…`, or `platform`; all chains when absent.
+    #[arg(long, value_name = "TENANT")]
+    pub(crate) tenant: Option<String>,
+    /// Another file of signed heads beside the one in the home, such as a copy from elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) heads: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditListOptions {
+    /// Whose acts: a tenant, `ten_…`, or `platform`.
+    #[arg(long, value_name = "TENANT", default_value = "platform")]
+    pub(crate) tenant: String,
+    /// How many.
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    pub(crate) limit: usize,
 }
 
 /// What is generated from the code.

@@ -1,5 +1,6 @@
 //! One module per command; `serve` has its own place.
 
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod completions;

@@ -17,7 +17,9 @@ use clap::Parser as _;
 
 use crate::{
     args::{Cli, Command, ModelCommand, OperatorKeyCommand, PluginCommand},
-    commands::{backup, check, completions, doctor, keys, migrate, model, plugin, print, restore},
+    commands::{
+        audit, backup, check, completions, doctor, keys, migrate, model, plugin, print, restore,
+    },
     context::Context,
 };
 
@@ -59,6 +61,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Model(ModelCommand::List) => model::list(&context, json),
                 Command::Model(ModelCommand::Pull(pull)) => model::pull(pull, &context, json).await,
                 Command::OperatorKey(OperatorKeyCommand::Show) => operator_key::show(&context),
+                Command::Audit(command) => audit::run(command, &context, json).await,
                 Command::Keys(command) => keys::run(command, &context, json).await,
                 Command::Completions { .. } | Command::Print { .. } | Command::Doctor { .. } => {
                     Ok(ExitCode::SUCCESS) // handled above

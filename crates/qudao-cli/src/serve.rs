@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     args::{Role, ServeOptions},
+    commands::audit,
     context::Context,
     instances, log, master_key, operator_key,
     terminal::{self, Steps},
@@ -24,11 +25,13 @@ use crate::{
 mod demo;
 mod exporter;
 mod first_answer;
+mod heads;
 pub(crate) mod settings;
 mod shutdown;
 mod watch;
 
 use exporter::Exporter;
+use heads::Heads;
 use watch::Watch;
 
 pub(crate) async fn serve(options: ServeOptions, mut context: Context) -> anyhow::Result<ExitCode> {
@@ -92,6 +95,7 @@ struct Running {
     worker: Option<WorkerHandle>,
     server: ServerHandle,
     watch: Watch,
+    heads: Heads,
     exporter: Option<Exporter>,
 }
 
@@ -134,6 +138,7 @@ impl Running {
 
         let render = settings::render(&metrics);
         let watch = Watch::start(Arc::clone(&core), metrics, &context.settings).await;
+        let heads = Heads::start(Arc::clone(&core), context.home.join(audit::HEADS));
         let operator_key = SecretHash::of(operator_key);
         let mut server = settings::server(&context.settings, operator_key);
         server.egress = egress.ok();
@@ -144,7 +149,7 @@ impl Running {
             Worker::start(Arc::clone(&core), channels, settings::worker(&context.settings))
         });
         steps.done("server");
-        Ok(Self { store, core, plugins, worker, server, watch, exporter })
+        Ok(Self { store, core, plugins, worker, server, watch, heads, exporter })
     }
 
     /// What others call this node.
@@ -190,6 +195,7 @@ impl Running {
             tracing::warn!(tasks = self.core.tasks.len(), "left behind at the deadline");
         }
         self.watch.stop().await;
+        self.heads.stop().await;
         self.plugins.shutdown(Duration::from_secs(5)).await;
         if let Some(exporter) = self.exporter {
             exporter.flush().await;

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub mod accept;
 pub mod api;
+pub mod audit;
 pub mod authenticate;
 mod backlog;
 pub mod channel;

@@ -471,10 +471,11 @@ async fn record(
         action: action.to_owned(),
         target: format!("members/{member}"),
         detail: serde_json::json!({}),
-        request_id: visit.request_id.clone(),
-        address: visit.address.to_string(),
+        request_id: Some(visit.request_id.clone()),
+        address: Some(visit.address.to_string()),
     })
     .await
+    .map(drop)
 }
 
 pub(crate) fn may_enter(member: &Member) -> bool {

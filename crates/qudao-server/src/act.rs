@@ -59,10 +59,11 @@ impl Act {
             action: action.to_owned(),
             target: target.to_owned(),
             detail: json!({}),
-            request_id: self.request_id.clone(),
-            address: self.address.clone(),
+            request_id: Some(self.request_id.clone()),
+            address: Some(self.address.clone()),
         })
         .await
+        .map(drop)
     }
 }
 

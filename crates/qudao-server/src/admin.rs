@@ -11,6 +11,7 @@ use crate::{error::ApiError, extract::PageQuery, state::AppState};
 
 pub(crate) mod api_keys;
 pub(crate) mod assistants;
+pub(crate) mod audit;
 pub(crate) mod books;
 pub(crate) mod channels;
 pub(crate) mod conversations;

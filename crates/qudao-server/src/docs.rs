@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::{
     admin::{
         assistants::{AssistantBody, CreateAssistant},
+        audit::AuditBody,
         books::{Entry, Usage},
         channels::{ChannelBody, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
@@ -196,6 +197,23 @@ pub(crate) fn list_messages() -> Doc {
     Doc::new("Conversations", "Read a conversation")
         .paged()
         .lists::<MessageBody>("The messages, the oldest first.")
+}
+
+pub(crate) fn audit() -> Doc {
+    Doc::new("Tenants", "Read the audit log")
+        .about(
+            "Every administrative act on the tenant. The rows are a chain of hashes that the \
+             operator verifies with `qudao audit verify`.",
+        )
+        .paged()
+        .lists::<AuditBody>("The acts, the newest first.")
+}
+
+pub(crate) fn platform_audit() -> Doc {
+    Doc::new("Operations", "Read the platform's audit log")
+        .about("Acts that concern no tenant.")
+        .paged()
+        .lists::<AuditBody>("The acts, the newest first.")
 }
 
 pub(crate) fn usage() -> Doc {

@@ -73,6 +73,7 @@ fn endpoints() -> Endpoints {
 
     tenant_endpoints(&mut api);
 
+    api.get("/v1/audit-events", Operator, admin::audit::list_platform, docs::platform_audit());
     api.get("/v1/plugins", Operator, admin::plugins::list, docs::plugins());
     api.post("/v1/plugins/{plugin_id}/reload", Operator, admin::plugins::reload, docs::reload());
     let lift = "/v1/plugins/{plugin_id}/lift-quarantine";
@@ -153,6 +154,9 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.get(conversations, read, admin::conversations::list, docs::list_conversations());
     let messages = "/v1/tenants/{tenant_id}/conversations/{conversation_id}/messages";
     api.get(messages, read, admin::conversations::messages, docs::list_messages());
+
+    let audit = "/v1/tenants/{tenant_id}/audit-events";
+    api.get(audit, Tenant(Scope::AuditRead), admin::audit::list, docs::audit());
 
     identity_endpoints(api);
 }

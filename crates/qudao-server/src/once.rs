@@ -310,14 +310,25 @@ where
     F: Future<Output = Result<Reply, ApiError>> + Send + 'static,
 {
     let core = state.core.clone();
+    let act = once.act.clone();
     let reply = state.on_runtime(async move {
-        let Some(once) = once.within(qudao_storage::Once::OPERATOR) else { return work.await };
+        // Before the work: what stands in no database must not happen unrecorded.
+        let record = async || {
+            let mut tx = core.store.begin(qudao_storage::Once::OPERATOR).await?;
+            act.record(&mut tx, None).await?;
+            tx.commit().await
+        };
+        let Some(once) = once.within(qudao_storage::Once::OPERATOR) else {
+            record().await?;
+            return work.await;
+        };
         let claim = match core.claim(once).await? {
             Found::Fresh(claim) => claim,
             Found::Kept(kept) => return Ok(Reply::again(kept)),
             Found::OtherBody => return Err(reused()),
             Found::UnderWay => return Err(under_way()),
         };
+        record().await?;
         match work.await {
             Ok(reply) => {
                 claim.keep(reply.to_keep().clone()).await?;

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 
-use crate::{PlatformTx, Result, StorageError, Store};
+use crate::{PlatformTx, Result, StorageError, Store, audit};
 
 mod invariants;
 
@@ -82,7 +82,6 @@ pub const UNCHECKED: &[Unchecked] = &[
         title: "every usage row is on at most one invoice line",
         reason: "there are no invoices yet",
     },
-    Unchecked { id: "I23", title: "the audit chain verifies", reason: "there is no audit log yet" },
     Unchecked {
         id: "I25",
         title: "redundant sends are at most kills times messages in flight",
@@ -111,6 +110,7 @@ impl Store {
         }
         let row = tx.probe_parents().await?;
         findings.push(SAME_TENANT.finding(&row)?);
+        findings.push(tx.probe_audit().await?);
         tx.commit().await?;
         findings.sort_by_key(|finding| finding.id[1..].parse::<u32>().unwrap_or(u32::MAX));
         Ok(findings)
@@ -127,6 +127,22 @@ impl PlatformTx {
                     (SELECT min(what) FROM bad) AS sample"
         );
         Ok(sqlx::query(AssertSqlSafe(sql)).fetch_one(self.connection()).await?)
+    }
+
+    /// I23. What the signed heads tell beyond it is `qudao audit verify`'s.
+    async fn probe_audit(&mut self) -> Result<Finding> {
+        let chains = audit::verify(self, None, &[]).await?;
+        let bad = chains.iter().filter_map(|chain| Some((&chain.name, chain.fault.as_ref()?)));
+        let bad: Vec<String> =
+            bad.map(|(name, fault)| format!("{name} {}: {}", fault.seq, fault.reason)).collect();
+        Ok(Finding {
+            id: "I23",
+            title: "the audit chain verifies",
+            scope: Scope::Always,
+            violations: i64::try_from(bad.len()).unwrap_or(i64::MAX),
+            examined: chains.iter().map(|chain| chain.rows).sum(),
+            sample: bad.into_iter().min(),
+        })
     }
 
     /// I24, written by the database itself from its foreign keys: a key that is added later is

@@ -7,8 +7,7 @@
 
 mod accept;
 mod admin;
-mod audit_shim;
-pub use audit_shim::AuditEvent;
+mod audit;
 mod block;
 mod bus;
 mod check;
@@ -40,6 +39,9 @@ pub use admin::{
     roles::{CustomRole, MemberRole},
     sessions::{NewSession, SessionHolder, SessionRecord, SignIn},
     tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet},
+};
+pub use audit::{
+    AuditEvent, AuditFault, AuditHead, AuditRecord, AuditReport, AuditSigner, KnownHead, SignedHead,
 };
 pub use block::{Extend, Settle, Swept, UsageLine};
 pub use bus::{Bus, BusEvent, Subscription, Topic};

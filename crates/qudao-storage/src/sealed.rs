@@ -6,7 +6,8 @@ use uuid::Uuid;
 use crate::{Result, Tx};
 
 /// Every such column. A table that gets one is added here.
-pub const SEALED: &[SealedColumn] = &[];
+pub const SEALED: &[SealedColumn] =
+    &[SealedColumn { table: "audit_signers", column: "sealed_seed", row: "signer_id" }];
 
 /// A column with sealed values. The row is named by a UUID that is unique within its tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

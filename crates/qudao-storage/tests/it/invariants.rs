@@ -19,6 +19,7 @@ async fn finished() -> World {
     tx.reserve_block(block, world.node, Micros::new(500), LEASE).await.unwrap();
     tx.settle_calls(block, &lines).await.unwrap();
     tx.close_block(block).await.unwrap();
+    tx.record_audit(&crate::audit::act("channel.update", 1)).await.unwrap();
     tx.commit().await.unwrap();
     while 0 < world.deliver().await {}
     world
@@ -130,6 +131,8 @@ planted! {
         "UPDATE credits SET amount = amount + 1" => ["I22"];
     i22_sees_money_from_nowhere:
         "DELETE FROM credits" => ["I22"];
+    an_act_that_was_changed:
+        "UPDATE audit_events SET actor = 'somebody else'" => ["I23"];
     i24_sees_a_row_that_belongs_to_another_tenants_row:
         "UPDATE channels SET assistant_id = gen_random_uuid() WHERE kind = 'web'" => ["I24"];
 }

@@ -9,6 +9,7 @@
 
 mod accept;
 mod admin;
+mod audit;
 mod blocks;
 mod books;
 mod bus;

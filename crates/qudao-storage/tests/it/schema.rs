@@ -104,6 +104,7 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
     assert_eq!(
         names(&mut connection, definers).await,
         [
+            "add_signed_head",
             "add_tenant_key",
             "backlog",
             "claim_conversations",
@@ -114,10 +115,13 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
             "find_channel_by_public_key",
             "find_door",
             "forget_once",
+            "list_signed_heads",
             "list_tenant_keys_of_others",
             "list_tenants",
             "queue_depths",
-            "sweep"
+            "record_audit",
+            "sweep",
+            "unsigned_audit_heads"
         ]
     );
     let unpinned = names(
@@ -151,7 +155,18 @@ async fn the_ledger_is_only_ever_added_to_and_every_addition_sums_to_zero() {
     let world = World::new().await;
     world.chat("ann", "m1").await;
     let mut owner = PgConnection::connect(world.db.url()).await.unwrap();
-    for table in ["ledger_entries", "usage_events", "credits", "model_attempts", "price_books"] {
+    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
+    tx.record_audit(&crate::audit::act("channel.update", 1)).await.unwrap();
+    tx.commit().await.unwrap();
+    let tables = [
+        "ledger_entries",
+        "usage_events",
+        "credits",
+        "model_attempts",
+        "price_books",
+        "audit_events",
+    ];
+    for table in tables {
         for sql in [
             format!("UPDATE {table} SET tenant_id = tenant_id"),
             format!("DELETE FROM {table}"),
