@@ -89,7 +89,7 @@ $venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $ve
 $venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/openai-sdk/requirements.txt
 $venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model"
 
-(cd tests/e2e && npm ci --silent --no-audit --no-fund)
+(cd tests/e2e && npm ci --silent --no-audit --no-fund --ignore-scripts)
 QUDAO_DEMO=$QUDAO_HOME/demo.json QUDAO_SCREENSHOTS=$(realpath "$shots") \
     node --test --test-concurrency=1 tests/e2e/*.test.mjs
 

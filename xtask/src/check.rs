@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::chaos;
+use crate::{chaos, supply};
 
 /// `cargo xtask check`
 #[derive(clap::Args)]
@@ -18,12 +18,15 @@ enum What {
     Chaos(chaos::Args),
     /// What somebody gets who tampers with plugins or model files, or is one: a table.
     Plugins,
+    /// Licences, known holes, npm's locks and secrets in the tree; writes `target/sbom.json`.
+    Supply(supply::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         Some(What::Chaos(args)) => chaos::run(args),
         Some(What::Plugins) => attempts(),
+        Some(What::Supply(args)) => supply::run(args),
         None => before_a_commit(),
     }
 }
@@ -50,6 +53,7 @@ fn before_a_commit() -> Result<()> {
     crate::deps::run()?;
     crate::tidy::run()?;
     crate::migrations::run()?;
+    supply::run(&supply::Args::default())?;
     crate::run(crate::cargo().args([
         "clippy",
         "--workspace",

@@ -8,6 +8,7 @@ mod deps;
 mod generate;
 mod migrations;
 mod plugins;
+mod supply;
 mod tidy;
 
 use std::{
@@ -31,7 +32,7 @@ enum Task {
     Plugins(plugins::Args),
     /// Writes what is generated from code: OpenAPI, the settings' schema.
     Generate(generate::Args),
-    /// What must hold before a commit: format, lints, deps, tidy, migrations, generated files.
+    /// What must hold before a commit: format, lints, deps, tidy, migrations, supply, generated files.
     /// `check chaos` proves the pipeline under faults and takes minutes.
     Check(check::Args),
     /// Measures against a named reference in the same run.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::pictures;
 use crate::error::{ApiError, FieldCheck};
 
 /// The longest list of stop texts, as at OpenAI.
@@ -115,6 +116,7 @@ impl CompletionRequest {
                 check.refuse(&format!("/messages/{at}/content"), "is missing");
             }
         }
+        pictures::check(&self.messages, &mut check);
         check.finish(Some(ChatRequest {
             schema: CHAT_SCHEMA.to_owned(),
             model: self.model,
