@@ -12,6 +12,7 @@ mod chaos;
 mod chat;
 mod collector;
 mod death;
+mod isolation;
 mod metrics;
 mod nodes;
 mod person;

@@ -165,6 +165,18 @@ impl Platform {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
+    /// Runs SQL as the owner of the schema and returns what the server notes about it.
+    pub(crate) fn sql_with_notices(&self, statements: &str) -> String {
+        let output = Command::new("psql")
+            .args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", &self.told("database_url")])
+            .args(["-c", statements])
+            .output()
+            .unwrap();
+        let notices = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{notices}");
+        notices
+    }
+
     /// The process id of the platform itself.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

@@ -9,6 +9,7 @@ use utoipa::{
         Components, Content, Header, HeaderBuilder, HttpMethod, InfoBuilder, LicenseBuilder,
         OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, Response,
         ResponseBuilder, Schema, ServerBuilder,
+        extensions::{Extensions, ExtensionsBuilder},
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
         schema::{ObjectBuilder, Type},
@@ -189,6 +190,7 @@ impl Doc {
             .tag(self.tag)
             .summary(Some(self.summary))
             .operation_id(Some(operation_id(&endpoint.method, &plain_path(endpoint.path))));
+        operation = operation.extensions(Some(access_extensions(endpoint.access)));
         let description = self.description_with(endpoint.access);
         if !description.is_empty() {
             operation = operation.description(Some(description));
@@ -308,6 +310,21 @@ const OPERATOR: &str = "operator_key";
 const API_KEY: &str = "api_key";
 const VISITOR: &str = "visitor_token";
 const SESSION: &str = "session";
+
+/// Who is let in, for programs: `x-qudao-access`, and `x-qudao-scope` where one is needed.
+fn access_extensions(access: Access) -> Extensions {
+    let (kind, scope) = match access {
+        Access::Public => ("public", None),
+        Access::Operator => ("operator", None),
+        Access::Tenant(scope) => ("tenant", Some(scope)),
+        Access::Key(scope) => ("key", Some(scope)),
+        Access::Member => ("member", None),
+        Access::Visitor => ("visitor", None),
+    };
+    let extensions = ExtensionsBuilder::new().add("x-qudao-access", kind);
+    let scope = scope.map(|scope| ("x-qudao-scope", scope.as_str()));
+    scope.into_iter().fold(extensions, |all, (name, scope)| all.add(name, scope)).build()
+}
 
 /// Any one of the named schemes opens the endpoint.
 fn security_schemes(access: Access) -> Option<&'static [&'static str]> {
