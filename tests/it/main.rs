@@ -21,6 +21,7 @@ mod provider;
 mod recovery;
 mod rolling;
 mod scale;
+mod secrets;
 mod traces;
 mod vault;
 mod visitor;

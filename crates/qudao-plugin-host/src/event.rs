@@ -7,7 +7,7 @@ use qudao_telemetry::{Span, Trace};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{flight::Flight, instance::Instance, metrics, report::ModelState, settings::ModelKind};
+use crate::{flight::Flight, instance::Instance, report::ModelState, settings::ModelKind};
 
 /// One request to a model.
 #[derive(Debug, Clone)]
@@ -209,7 +209,7 @@ impl EventStream {
         let mut span = std::mem::replace(&mut self.span, Span::silent(Trace::NONE));
         if let Some(Event::Error(error)) = event {
             span.fail(error.class());
-            metrics::count_error(&self.instance.settings.name, error);
+            self.instance.note_failure(error);
         }
     }
 

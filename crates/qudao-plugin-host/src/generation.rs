@@ -17,7 +17,7 @@ use qudao_plugin_api::{
     },
     wire::{ErrorDetail, ErrorKind, FinishReason, Usage},
 };
-use qudao_telemetry::Trace;
+use qudao_telemetry::{Redacted, Trace};
 
 use crate::{
     engine::{Engine, Incoming, Outlet, Ticket, ending},
@@ -302,6 +302,7 @@ fn returned_error(flight: &Flight, code: i32, message: &str) -> CallError {
 pub(crate) fn log_line(instance: &str, level: u32, target: &[u8], message: &str) {
     let trace = std::str::from_utf8(target).ok().and_then(Trace::parse);
     let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
+    let message = Redacted(message);
     match level {
         1 => tracing::error!(instance, trace_id, "{message}"),
         2 => tracing::warn!(instance, trace_id, "{message}"),

@@ -223,7 +223,7 @@ impl PluginHost {
         if let Err(error) = &started
             && let Some(route) = self.0.route(model)
         {
-            metrics::count_error(&route.instance.settings.name, error);
+            route.instance.note_failure(error);
         }
         started
     }
@@ -387,6 +387,7 @@ impl Route {
             in_flight: instance.slots.taken(),
             crashes: instance.crashes.load(Ordering::Relaxed),
             violations: instance.violations.load(Ordering::Relaxed),
+            last_failure: instance.last_failure(),
         }
     }
 }

@@ -14,6 +14,7 @@ use qudao_plugin_api::{
     abi::QdPluginApi,
     manifest::{Manifest, TARGET},
 };
+use qudao_telemetry::Redacted;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     metrics,
     opening::{Opened, listen, open_child},
     process::ChildLink,
-    report::ModelState,
+    report::{FailureReport, ModelState},
     retry::Retries,
     settings::{HostSettings, InstanceSettings, Placement},
     slot::Slots,
@@ -64,6 +65,7 @@ pub(crate) struct Instance {
     pub(crate) crashes: AtomicU64,
     pub(crate) violations: Arc<AtomicU64>,
     pub(crate) history: Mutex<CrashHistory>,
+    last_failure: Mutex<Option<(Instant, FailureReport)>>,
     ground: Arc<Ground>,
     terms: RwLock<Arc<Terms>>,
     current: RwLock<Option<Arc<Generation>>>,
@@ -111,6 +113,7 @@ impl Instance {
             crashes: AtomicU64::new(0),
             violations: Arc::default(),
             history: Mutex::default(),
+            last_failure: Mutex::default(),
             ground,
             terms: RwLock::new(terms),
             current: RwLock::new(None),
@@ -220,6 +223,20 @@ impl Instance {
         current.as_ref().is_some_and(|now| Arc::ptr_eq(now, generation))
     }
 
+    /// Counts a failed call, and keeps what was said for the operator: no log line quotes it.
+    pub(crate) fn note_failure(&self, error: &CallError) {
+        metrics::count_error(&self.settings.name, error);
+        let (class, message) = (error.class(), Redacted(&error.to_string()).to_string());
+        let report = FailureReport { class, message, seconds_ago: 0 };
+        *lock(&self.last_failure) = Some((Instant::now(), report));
+    }
+
+    /// The last call that failed.
+    pub(crate) fn last_failure(&self) -> Option<FailureReport> {
+        let (at, report) = lock(&self.last_failure).clone()?;
+        Some(FailureReport { seconds_ago: at.elapsed().as_secs(), ..report })
+    }
+
     fn give_up(&self, state: &ModelState) {
         self.set_state(state.clone());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
@@ -241,7 +258,7 @@ impl Instance {
     /// Counts a crash or a start that failed after one that did not, and waits as long as that
     /// asks for; true if the plugin shall start again.
     fn again(&self, note: &str) -> bool {
-        tracing::error!(instance = self.settings.name, "{note}");
+        tracing::error!(instance = self.settings.name, "{}", Redacted(note));
         self.set_state(ModelState::Loading { note: note.to_owned() });
         self.crashes.fetch_add(1, Ordering::Relaxed);
         let verdict = lock(&self.history).crashed(Instant::now());

@@ -45,7 +45,9 @@ pub use metrics::METRICS;
 pub use pack::{PackError, pack, signing_key};
 pub use probe::{ArtifactProbe, ProbeReport, probe};
 pub use qudao_telemetry::Trace;
-pub use report::{GenerationReport, ModelReport, ModelState, PluginReport, PluginState};
+pub use report::{
+    FailureReport, GenerationReport, ModelReport, ModelState, PluginReport, PluginState,
+};
 pub use scaffold::{SdkSource, scaffold};
 pub use settings::{
     DataClass, HostSettings, InstanceSettings, ModelEntry, ModelKind, Placement, Timeouts,

@@ -78,6 +78,20 @@ pub struct ModelReport {
     pub crashes: u64,
     /// Events that broke the rules since the platform started.
     pub violations: u64,
+    /// The last call of the instance that failed.
+    pub last_failure: Option<FailureReport>,
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailureReport {
+    /// What kind of failure, a word of a closed set.
+    pub class: &'static str,
+    /// What the plugin or its provider said: short, and without what looks like a key, an address
+    /// or a number of a person.
+    pub message: String,
+    /// How many seconds ago.
+    pub seconds_ago: u64,
 }
 
 /// Whether a model serves.

@@ -118,7 +118,8 @@ impl From<qudao_core::ApiError> for ApiError {
 fn provider(kind: ErrorKind, message: String, retry_after: Option<Duration>) -> ApiError {
     match kind {
         ErrorKind::Auth | ErrorKind::UnknownModel => {
-            tracing::error!(?kind, message, "a model's provider refuses the platform");
+            // The words are in the report of the model, for the operator.
+            tracing::error!(?kind, "a model's provider refuses the platform");
             ApiError::new(Code::ProviderMisconfigured, "the model's provider refused the platform")
         }
         ErrorKind::RateLimited => {
@@ -135,7 +136,7 @@ fn provider(kind: ErrorKind, message: String, retry_after: Option<Duration>) -> 
         ErrorKind::Overloaded => ApiError::new(Code::Overloaded, "the model is busy")
             .retry_after(retry_after.unwrap_or(MODEL_RECOVERY)),
         ErrorKind::Internal => {
-            tracing::warn!(message, "a model failed");
+            tracing::warn!("a model failed");
             ApiError::new(Code::ModelFailed, "the model failed")
         }
     }

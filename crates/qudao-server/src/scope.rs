@@ -16,7 +16,7 @@ use actix_web::{
 };
 use futures_util::future::{Ready, ready};
 use qudao_domain::TurnId;
-use qudao_telemetry::{Span, SpanKind, Trace};
+use qudao_telemetry::{Redacted, Span, SpanKind, Trace};
 use tracing::Instrument as _;
 
 use crate::{
@@ -153,7 +153,7 @@ fn take_failure<B>(response: &ServiceResponse<B>) -> Option<ApiError> {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(Code::BodyTooLarge, detail),
         status if status.is_client_error() => ApiError::new(Code::BadRequest, detail),
         _ => {
-            tracing::error!(error = detail, "a handler failed without saying how");
+            tracing::error!(error = %Redacted(&detail), "a handler failed without saying how");
             ApiError::new(Code::Internal, "the request could not be served")
         }
     })
@@ -201,11 +201,15 @@ fn is_openai(path: &str) -> bool {
 }
 
 fn log_failure(failure: &ApiError, context: &RequestContext, request: &HttpRequest) {
-    let (id, path, trace_id) = (context.id(), request.path(), context.trace.id());
+    let (id, trace_id, code) = (context.id(), context.trace.id(), failure.code().as_str());
+    // The endpoint and not the path: a channel's key is in that one. The code and not the words:
+    // they may repeat what the caller sent.
+    let pattern = request.match_pattern();
+    let endpoint = pattern.as_deref().unwrap_or("none");
     if failure.code().row().status < 500 {
-        tracing::debug!(request_id = id, %trace_id, path, %failure, "refused");
+        tracing::debug!(request_id = id, %trace_id, endpoint, code, "refused");
     } else {
-        tracing::warn!(request_id = id, %trace_id, path, %failure, "failed");
+        tracing::warn!(request_id = id, %trace_id, endpoint, code, "failed");
     }
 }
 

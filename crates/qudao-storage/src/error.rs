@@ -1,10 +1,16 @@
 //! What can go wrong, by what the caller can do about it.
 
+use std::fmt;
+
 use metrics::counter;
+use qudao_telemetry::Redacted;
 use sqlx::postgres::PgDatabaseError;
 
 /// A failure of the database, sorted by what the caller can do.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` is fit for a log line: what Postgres adds to a refusal may be the whole row, a person's
+/// message included, and is left out.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
     /// The database is not reachable, shuts down, or the connection was lost half way. Whether
@@ -66,6 +72,31 @@ pub enum StorageError {
     /// A statement failed in a way that no caller can mend: a defect.
     #[error("a database statement failed")]
     Defect(#[source] sqlx::Error),
+}
+
+impl fmt::Debug for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let cause = match self {
+            Self::Unavailable(error)
+            | Self::Timeout(error)
+            | Self::Contended(error)
+            | Self::BadUrl(error)
+            | Self::Defect(error) => error,
+            Self::Migration(error) => return write!(f, ": {error}"),
+            _ => return Ok(()),
+        };
+        let refusal =
+            cause.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>());
+        match refusal {
+            Some(refusal) => {
+                let (code, table) = (refusal.code(), refusal.table().unwrap_or_default());
+                // A message quotes values that cannot be read, and a line of them is enough.
+                write!(f, " ({code} {table}): {}", Redacted(refusal.message()))
+            }
+            None => write!(f, ": {cause}"),
+        }
+    }
 }
 
 /// Why a Redis URL was refused.

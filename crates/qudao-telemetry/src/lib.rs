@@ -11,10 +11,12 @@
 
 mod metric;
 mod recorder;
+mod redact;
 mod span;
 mod trace;
 
 pub use metric::{Kind, Label, Metric, Unit, reference_markdown, register};
 pub use recorder::{Recorder, SpanQueue, install};
+pub use redact::Redacted;
 pub use span::{FinishedSpan, Span, SpanKind, Value};
 pub use trace::Trace;

@@ -183,11 +183,12 @@ async fn refuse(
     let mut tx = shared.core.store.begin(claim.tenant_id).await?;
     match backoff(shared, claim.attempts) {
         Some(delay) if retryable => {
-            tracing::info!(outbox = %claim.outbox_id, detail, ?delay, "a delivery failed");
+            // What the other side said is in the row: it may repeat the message.
+            tracing::info!(outbox = %claim.outbox_id, ?delay, "a delivery failed");
             tx.retry_outbox(claim.outbox_id, claim.epoch, delay, &detail).await?;
         }
         _ => {
-            tracing::warn!(outbox = %claim.outbox_id, detail, "a delivery is given up");
+            tracing::warn!(outbox = %claim.outbox_id, "a delivery is given up");
             tx.bury_outbox(claim.outbox_id, claim.epoch, &detail).await?;
             counter!("qudao_outbox_dead_total").increment(1);
         }

@@ -225,7 +225,7 @@ impl Core {
             }
             // What the person has seen is void; the next attempt begins anew.
             Heard::Error(error) if !listener.text.is_empty() => {
-                let detail = format!("{}: {error}", rung.model.name);
+                let detail = format!("{}: {}", rung.model.name, error.class());
                 Tried::Done(Generated::Failed { detail, hopeless: false })
             }
             Heard::Error(error) => failed(&error),
@@ -480,5 +480,7 @@ fn failed(error: &CallError) -> Tried {
         }
         _ => false,
     };
-    Tried::Next { detail: error.to_string(), hopeless }
+    // The class alone: a provider's words may repeat the message. The plugin host keeps them for
+    // the operator.
+    Tried::Next { detail: error.class().to_owned(), hopeless }
 }

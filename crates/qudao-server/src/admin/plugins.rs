@@ -21,7 +21,8 @@ pub(crate) struct PluginList {
     #[schema(value_type = Vec<Object>)]
     data: Vec<Value>,
     /// Each with `name`, `instance`, `plugin`, `kind`, `state` (`loading`, `ready`, `degraded`,
-    /// `failed`, `quarantined`), `generation`, `placement`, `variant`, limits and counts.
+    /// `failed`, `quarantined`), `generation`, `placement`, `variant`, limits, counts, and
+    /// `last_failure`: `class`, `message` (what a provider said, shortened) and `seconds_ago`.
     #[schema(value_type = Vec<Object>)]
     models: Vec<Value>,
 }
