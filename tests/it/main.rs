@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod bytes;
 mod chaos;
 mod chat;
 mod collector;

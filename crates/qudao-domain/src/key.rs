@@ -198,6 +198,8 @@ impl fmt::Debug for ApiKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -261,5 +263,17 @@ mod tests {
         let key = ApiKey::generate();
         let shown = format!("{key:?} {:?}", key.hash());
         assert!(!shown.contains(&key.secret));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_key_that_writes_itself_so_or_none(
+            text in "(qk_live_)?[0-9a-f]{0,33}_?[A-Za-z0-9_-]{0,45}\\PC{0,3}",
+        ) {
+            if let Some(key) = ApiKey::parse(&text) {
+                prop_assert_eq!(key.reveal(), text);
+                prop_assert_eq!(key.last4().len(), 4);
+            }
+        }
     }
 }

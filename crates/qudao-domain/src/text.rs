@@ -115,6 +115,8 @@ impl IdempotencyKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -143,5 +145,15 @@ mod tests {
     #[test]
     fn the_limit_counts_characters_and_not_bytes() {
         assert!(Name::parse(&"字".repeat(120)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_idempotency_key_as_it_was_sent_or_none(text in "\\PC{0,300}|[ -~]{0,300}|.{0,9}") {
+            if let Ok(key) = IdempotencyKey::parse(&text) {
+                prop_assert_eq!(key.as_str(), text.as_str());
+                prop_assert!(text.len() <= 255 && text.is_ascii());
+            }
+        }
     }
 }

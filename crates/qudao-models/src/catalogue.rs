@@ -187,6 +187,8 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -222,5 +224,26 @@ mod tests {
         assert!(refused(&(entry("a", &good) + &entry("a", &good))).contains("twice"));
         assert!(refused(&entry("a", "12")).contains("not a sha256"));
         assert!(Catalogue::parse(&entry("a", &good), "t").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_catalogue_of_plain_names_or_refused(
+            name in "[a-z./_-]{0,12}|\\PC{0,8}",
+            sum in "[0-9a-fA-F]{60,66}|\\PC{0,8}",
+            junk in "\\PC{0,60}",
+        ) {
+            drop(Catalogue::parse(&junk, "junk"));
+            let mut text = BUILT_IN.replacen("smollm2-135m-instruct", &name, 1);
+            if let Some(at) = text.find("sha256 = \"") {
+                text.insert_str(at + 10, &sum);
+            }
+            if let Ok(catalogue) = Catalogue::parse(&text, "changed") {
+                for model in &catalogue.models {
+                    let file = model.file_name();
+                    prop_assert!(!file.contains('/') && !file.starts_with('.'), "{}", file);
+                }
+            }
+        }
     }
 }

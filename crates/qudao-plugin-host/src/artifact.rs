@@ -324,3 +324,6 @@ fn library_exists(name: &str) -> bool {
             .iter()
             .any(|folder| Path::new(folder).join(name).exists())
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,3 +196,6 @@ pub(crate) fn read_events(mut body: &[u8]) -> Option<Vec<Incoming<'_>>> {
     }
     Some(events)
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,3 +77,35 @@ impl<T> Listing<T> {
 pub(crate) fn id_cursor(id: Uuid) -> String {
     id.simple().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page(cursor: &str) -> Page {
+        Page { cursor: Some(cursor.to_owned()), ..Page::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn any_cursor_is_one_of_ours_or_refused(
+            text in "[0-9a-f]{30,34}|-?[0-9]{0,25}|\\PC{0,40}|[{]?[0-9a-f-]{30,40}[}]?",
+        ) {
+            if let Ok(id) = page(&text).after_id() {
+                prop_assert_eq!(id.map(id_cursor), Some(text.to_lowercase()));
+            }
+            if let Ok(number) = page(&text).after_number() {
+                prop_assert!(number.is_some() && text.len() <= 25);
+            }
+        }
+
+        #[test]
+        fn a_cursor_of_ours_is_read_as_it_was_meant(id in any::<u128>(), number in any::<i64>()) {
+            let id = Uuid::from_u128(id);
+            prop_assert_eq!(page(&id_cursor(id)).after_id().ok(), Some(Some(id)));
+            prop_assert_eq!(page(&number.to_string()).after_number().ok(), Some(Some(number)));
+        }
+    }
+}

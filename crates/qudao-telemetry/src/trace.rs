@@ -128,6 +128,8 @@ impl fmt::Debug for TraceId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -174,5 +176,18 @@ mod tests {
         assert_eq!(trace.span_id(), 0);
         assert!(Trace::parse(&trace.traceparent()).is_some());
         assert_eq!(Trace::NONE.traceparent(), "");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_traceparent_that_is_written_again_or_none(
+            text in "[0-9a-f]{2}-[0-9a-f]{31,33}-[0-9a-f]{15,17}-[0-9a-f]{2}(-\\PC{0,5})?|\\PC{0,60}",
+        ) {
+            if let Some(trace) = Trace::parse(&text) {
+                let again = trace.traceparent();
+                prop_assert_eq!(&again[3..52], &text[3..52]);
+                prop_assert_eq!(Trace::parse(&again), Some(trace));
+            }
+        }
     }
 }

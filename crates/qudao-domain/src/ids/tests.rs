@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -32,4 +34,15 @@ fn a_turn_id_depends_on_the_conversation_and_the_first_message_only() {
     assert_eq!(TurnId::derive(conversation, 4), TurnId::derive(conversation, 4));
     assert_ne!(TurnId::derive(conversation, 4), TurnId::derive(conversation, 5));
     assert_ne!(TurnId::derive(conversation, 4), TurnId::derive(ConversationId::new(), 4));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_an_id_that_writes_itself_so_or_none(
+        text in "(ten|key|cnv)_[0-9a-fA-F]{31,33}|(ten_)?[0-9a-f-]{36}|\\PC{0,40}",
+    ) {
+        if let Ok(id) = text.parse::<TenantId>() {
+            prop_assert_eq!(id.to_string(), text);
+        }
+    }
 }

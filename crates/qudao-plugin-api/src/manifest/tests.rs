@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const TEMPLATE: &str = r#"
@@ -63,4 +65,51 @@ fn a_signature_holds_for_the_exact_bytes_and_a_trusted_key_only() {
     assert!(matches!(unknown, Err(ManifestError::UnknownSigner(_))));
     let malformed = verify(TEMPLATE.as_bytes(), "zz", &trusted);
     assert!(matches!(malformed, Err(ManifestError::MalformedSignature)));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_manifest_within_bounds_or_refused(
+        junk in "\\PC{0,120}",
+        id in "[a-zA-Z0-9./-]{0,70}",
+        path in "[a-z./\\\\]{0,20}",
+        number in any::<i64>(),
+        key in "[a-z_.\\[\\]]{0,20}",
+    ) {
+        drop(Manifest::parse(&junk));
+        let text = TEMPLATE
+            .replace("id = \"echo\"", &format!("id = {id:?}"))
+            .replace("lib/libecho.so", &path.replace('\\', "\\\\"));
+        let text = format!(
+            "{text}[runtime]\nmax_concurrency = {number}\ntotal_timeout_ms = {number}\n\
+             [limits]\nmemory_mb = {number}\n[upgrade]\n{key} = {number}\n"
+        );
+        for text in [text.clone(), text.replace(&format!("[upgrade]\n{key} = {number}\n"), "")] {
+            if let Ok(manifest) = Manifest::parse_template(&text) {
+                prop_assert!(!manifest.plugin.id.contains('/') && !manifest.plugin.id.starts_with('.'));
+                let inside = Path::new(&manifest.artifacts[0].path);
+                prop_assert!(inside.is_relative() && !manifest.artifacts[0].path.contains(".."));
+                prop_assert!(manifest.runtime.max_concurrency <= CONCURRENCY_MAX);
+                let again = toml::to_string(&manifest).unwrap();
+                prop_assert_eq!(Manifest::parse_template(&again).unwrap(), manifest);
+            }
+        }
+    }
+
+    #[test]
+    fn any_signature_holds_for_nothing_but_what_its_key_signed(
+        manifest in proptest::collection::vec(any::<u8>(), 0..80),
+        junk in "[0-9a-f]{60,66} [0-9a-f]{126,130}|\\PC{0,40}",
+        flip in 0usize..128,
+    ) {
+        let trusted = [public_key(&[7; 32])];
+        prop_assert!(verify(&manifest, &junk, &trusted).is_err());
+        let good = sign(&manifest, &[7; 32]);
+        prop_assert_eq!(verify(&manifest, &good, &trusted).unwrap(), trusted[0]);
+        let mut changed = good.into_bytes();
+        let digit = &mut changed[65 + flip];
+        *digit = if *digit == b'0' { b'1' } else { b'0' };
+        let changed = String::from_utf8(changed).unwrap();
+        prop_assert!(verify(&manifest, &changed, &trusted).is_err());
+    }
 }

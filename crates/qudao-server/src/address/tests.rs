@@ -32,3 +32,12 @@ fn all_addresses_of_one_ipv6_connection_are_one() {
     assert_eq!(address("[2001:db8:1:3::1]:4000", &[]), "2001:db8:1:3::");
     assert_eq!(address("[::ffff:203.0.113.7]:4000", &[]), "203.0.113.7");
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_proxy_claims_is_an_address_or_the_proxy(claim in "[0-9a-f.:\\[\\], ]{0,60}|[ -~]{0,40}") {
+        let found = address("127.0.0.1:9", &[&claim]);
+        proptest::prop_assert!(found.parse::<IpAddr>().is_ok());
+        proptest::prop_assert_eq!(address("192.0.2.7:9", &[&claim]), "192.0.2.7");
+    }
+}

@@ -87,3 +87,26 @@ fn who_forgets_the_content_type_is_told_what_to_add() {
     headers.insert(header::CONTENT_TYPE, json);
     assert!(check_media_type(&headers).is_ok());
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_body_is_read_or_refused_with_a_code_of_the_clients(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120),
+        text in "[\\[\\]{}:,\"a-z0-9\\\\\\-.]{0,80}|\\{\"name\":\"\\PC{0,20}\"\\}",
+    ) {
+        for body in [bytes.as_slice(), text.as_bytes()] {
+            if let Err(error) = decode::<Sample>(body) {
+                let status = error.code().row().status;
+                proptest::prop_assert!((400..500).contains(&status), "{}", status);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_body_of_ten_thousand_levels_is_refused() {
+    for (open, close) in [("[", "]"), ("{\"name\":", "}")] {
+        let body = format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
+        assert_eq!(refusal(&body).0, Code::MalformedJson);
+    }
+}
