@@ -41,6 +41,11 @@ trusted_keys = ["$(cat "$plugins/signer.pub")"]
 [models]
 dir = "$models"
 
+# A browser test writes faster than a person.
+[limits]
+visitor_messages_per_minute = 0
+address_messages_per_minute = 0
+
 [demo]
 model = "$model"
 
@@ -68,6 +73,21 @@ prices = [
     { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.10" },
 ]
 TOML
+# For the hostile corpus: one that answers at once, and one that cuts its words between all characters.
+for echo in "echo-fast: delay_ms = 0" "echo-cut: delay_ms = 1, piece_chars = 1"; do
+    cat >>"$QUDAO_CONFIG" <<TOML
+[[instances]]
+name = "${echo%%:*}"
+plugin = "echo"
+config = {${echo#*:} }
+[[instances.models]]
+name = "${echo%%:*}"
+prices = [
+    { currency = "CNY", input_per_mtok = "0.10", output_per_mtok = "0.10" },
+    { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.10" },
+]
+TOML
+done
 
 "$bin/qudao" model pull "$model"
 "$bin/qudao" serve --demo >"$work/log" 2>&1 &

@@ -11,10 +11,10 @@ export const PHONE = { width: 390, height: 844 };
 /** A local model on a busy machine takes its time; an echo does not. */
 export const PATIENCE_MS = Number(process.env.QUDAO_E2E_PATIENCE_MS ?? 30_000);
 
-export function launch() {
+export function launch(more = []) {
   return chromium.launch({
     executablePath: process.env.QUDAO_CHROMIUM ?? '/usr/bin/chromium',
-    args: ARGUMENTS.split(' '),
+    args: [...ARGUMENTS.split(' '), ...more],
   });
 }
 

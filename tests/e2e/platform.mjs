@@ -13,7 +13,7 @@ const demo = process.env.QUDAO_DEMO ? JSON.parse(readFileSync(process.env.QUDAO_
 
 export const baseUrl = process.env.QUDAO_BASE_URL ?? demo.base_url;
 export const demoChatUrl = process.env.QUDAO_CHAT_URL ?? demo.chat_url;
-const operatorKey = process.env.QUDAO_OPERATOR_KEY ?? demo.operator_key;
+export const operatorKey = process.env.QUDAO_OPERATOR_KEY ?? demo.operator_key;
 const echoModel = process.env.QUDAO_ECHO_MODEL ?? 'echo';
 
 if (!baseUrl) throw new Error('name the platform: set QUDAO_DEMO, or QUDAO_BASE_URL');
@@ -29,18 +29,18 @@ async function admin(method, path, body, headers = {}) {
   return text === '' ? null : JSON.parse(text);
 }
 
-/** A page whose assistant repeats what it is told, in a tenant of its own. */
-export async function openEchoChat({ credits = '100.00' } = {}) {
+/** A page whose assistant repeats what it is told, in a tenant of its own. `names` are those of things. */
+export async function openEchoChat({ credits = '100.00', model = echoModel, names = {} } = {}) {
   const existing = credits === null ? process.env.QUDAO_EMPTY_CHAT_URL : process.env.QUDAO_ECHO_CHAT_URL;
   if (existing) return { chatUrl: existing };
-  const tenant = await admin('POST', '/v1/tenants', { name: 'Browser tests', currency: 'USD', locale: 'en' });
+  const tenant = await admin('POST', '/v1/tenants', { name: names.tenant ?? 'Browser tests', currency: 'USD', locale: 'en' });
   const base = `/v1/tenants/${tenant.id}`;
   if (credits !== null) {
     await admin('POST', `${base}/credits`, { amount: credits, note: 'browser tests' }, { 'idempotency-key': randomUUID() });
   }
-  const route = await admin('POST', `${base}/routes`, { name: 'echo', models: [echoModel] });
-  const assistant = await admin('POST', `${base}/assistants`, { name: 'Echo', route_id: route.id, system_prompt: 'Repeat what you are told.' });
-  const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: 'Browser tests', assistant_id: assistant.id });
+  const route = await admin('POST', `${base}/routes`, { name: names.route ?? 'echo', models: [model] });
+  const assistant = await admin('POST', `${base}/assistants`, { name: names.assistant ?? 'Echo', route_id: route.id, system_prompt: 'Repeat what you are told.', ...(names.greeting && { greeting: names.greeting }) });
+  const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: names.channel ?? 'Browser tests', assistant_id: assistant.id });
   return { chatUrl: new URL(channel.chat_path, baseUrl).href };
 }
 

@@ -20,6 +20,9 @@ struct Config {
     think_spread: f64,
     /// How many times the message is repeated; 0 counts as 1.
     count: u32,
+    /// Characters of one piece of the answer; 0 for whole words. With 1, everything that means
+    /// something to a reader of markup is cut apart.
+    piece_chars: usize,
 }
 
 struct Echo {
@@ -42,7 +45,7 @@ impl ModelPlugin for Echo {
             if round != 0 {
                 sink.token(" ")?;
             }
-            for word in text.split_inclusive(' ') {
+            for word in self.pieces(&text) {
                 if self.config.delay_ms != 0 {
                     thread::sleep(Duration::from_millis(self.config.delay_ms));
                 }
@@ -55,6 +58,16 @@ impl ModelPlugin for Echo {
 }
 
 impl Echo {
+    fn pieces<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        if self.config.piece_chars == 0 {
+            return text.split_inclusive(' ').collect();
+        }
+        let starts: Vec<_> =
+            text.char_indices().step_by(self.config.piece_chars).map(|(at, _)| at).collect();
+        let ends = starts.iter().skip(1).copied().chain([text.len()]);
+        starts.iter().zip(ends).filter_map(|(start, end)| text.get(*start..end)).collect()
+    }
+
     fn think(&self) {
         let Config { think_ms, think_spread, .. } = self.config;
         // The logarithm of the median is the mean of the logarithm.

@@ -148,6 +148,20 @@ function setAttribute(node: Element, type: smd.Attr, value: string): void {
   }
 }
 
+/**
+ * Gives back what an address without an end has swallowed. The parser waits for its `)` as long as the
+ * reply goes on, and `[see](` in the middle of one would hide all the rest of it.
+ */
+function release(parser: smd.Parser): void {
+  const { pending, renderer, token } = parser;
+  if ((token !== smd.LINK && token !== smd.IMAGE) || !pending.startsWith('](')) return;
+  parser.pending = '';
+  renderer.add_text(renderer.data, pending);
+  parser.len -= 1;
+  parser.token = parser.tokens[parser.len] as smd.Token;
+  renderer.end_token(renderer.data);
+}
+
 /** One reply, growing in `root`. */
 export class MarkdownWriter {
   #root: Element;
@@ -166,11 +180,22 @@ export class MarkdownWriter {
   show(text: string, finished: boolean): void {
     if (this.#ended && text === this.#written && finished) return;
     if (this.#ended || !text.startsWith(this.#written)) this.#restart();
-    smd.parser_write(this.#parser, text.slice(this.#written.length));
+    this.#write(text.slice(this.#written.length));
     this.#written = text;
     if (!finished) return;
+    release(this.#parser);
     smd.parser_end(this.#parser);
     this.#ended = true;
+  }
+
+  #write(text: string): void {
+    for (const [index, line] of text.split('\n').entries()) {
+      if (index > 0) {
+        release(this.#parser);
+        smd.parser_write(this.#parser, '\n');
+      }
+      smd.parser_write(this.#parser, line);
+    }
   }
 
   #restart(): void {

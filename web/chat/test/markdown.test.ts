@@ -86,6 +86,20 @@ describe('links', () => {
   });
 });
 
+describe('an address without an end', () => {
+  it.each(['[see](https://example.com', '![a cat](https://example.com/cat.png', '![x]('.repeat(40), '[a](b [c](d', '**[x](y**'])('%s hides nothing of what comes after it', (opening) => {
+    const text = `before\n\n${opening}\n\nafter **all**\n\n[ok](https://ok.example)`;
+    const expected = draw(text, whole);
+    expect(expected.textContent).toContain('after all');
+    expect(expected.querySelector('a[href="https://ok.example/"]')?.textContent).toBe('ok');
+    for (const cuts of [letters, by(2), by(3), by(7)]) expect(draw(text, cuts).innerHTML).toBe(expected.innerHTML);
+  });
+
+  it('is shown as it was written when the reply ends in it', () => {
+    for (const cuts of [whole, letters, by(3)]) expect(draw('go [here](https://example.com', cuts).textContent).toBe('go here](https://example.com');
+  });
+});
+
 describe('drawing', () => {
   const REPLY = '# Title\n\nSome **bold**, *slanted* and `code`.\n\n1. one\n2. two\n   - inner\n\n```rust\nfn main() {}\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\n> quote\n\n你好，**世界**。😀\n';
 
