@@ -110,7 +110,7 @@ fn redis(platform: &Platform, words: &[&str]) -> String {
 }
 
 /// Every key with its value.
-fn redis_contents(platform: &Platform) -> String {
+pub(crate) fn redis_contents(platform: &Platform) -> String {
     let keys = redis(platform, &["--scan"]);
     let mut contents = String::new();
     for key in keys.lines() {
