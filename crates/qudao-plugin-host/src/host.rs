@@ -385,7 +385,7 @@ impl Route {
             in_flight: instance.slots.taken(),
             crashes: instance.crashes.load(Ordering::Relaxed),
             violations: instance.violations.load(Ordering::Relaxed),
-            last_failure: instance.last_failure(),
+            last_failure: instance.last_failure.report(),
         }
     }
 }

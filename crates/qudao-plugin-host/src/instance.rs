@@ -24,13 +24,14 @@ use crate::{
     crash::{self, CrashHistory, Verdict},
     engine::{Engine, Outlet},
     event::CallError,
+    failure::LastFailure,
     flight::Flight,
     frame::{self, Frames, Kind},
     generation::{Generation, Link, log_line},
     load::load,
     metrics,
     process::{self, ChildLink},
-    report::{FailureReport, ModelState},
+    report::ModelState,
     retry::Retries,
     settings::{InstanceSettings, Placement},
     slot::Slots,
@@ -50,7 +51,7 @@ pub(crate) struct Instance {
     pub(crate) crashes: AtomicU64,
     pub(crate) violations: Arc<AtomicU64>,
     pub(crate) history: Mutex<CrashHistory>,
-    last_failure: Mutex<Option<(Instant, FailureReport)>>,
+    pub(crate) last_failure: LastFailure,
     ground: Arc<Ground>,
     terms: RwLock<Arc<Terms>>,
     current: RwLock<Option<Arc<Generation>>>,
@@ -98,7 +99,7 @@ impl Instance {
             crashes: AtomicU64::new(0),
             violations: Arc::default(),
             history: Mutex::default(),
-            last_failure: Mutex::default(),
+            last_failure: LastFailure::default(),
             ground,
             terms: RwLock::new(terms),
             current: RwLock::new(None),
@@ -208,18 +209,10 @@ impl Instance {
         current.as_ref().is_some_and(|now| Arc::ptr_eq(now, generation))
     }
 
-    /// Counts a failed call, and keeps what was said for the operator: no log line quotes it.
+    /// Counts a failed call.
     pub(crate) fn note_failure(&self, error: &CallError) {
         metrics::count_error(&self.settings.name, error);
-        let (class, message) = (error.class(), Redacted(&error.to_string()).to_string());
-        let report = FailureReport { class, message, seconds_ago: 0 };
-        *lock(&self.last_failure) = Some((Instant::now(), report));
-    }
-
-    /// The last call that failed.
-    pub(crate) fn last_failure(&self) -> Option<FailureReport> {
-        let (at, report) = lock(&self.last_failure).clone()?;
-        Some(FailureReport { seconds_ago: at.elapsed().as_secs(), ..report })
+        self.last_failure.note(error);
     }
 
     fn give_up(&self, state: &ModelState) {

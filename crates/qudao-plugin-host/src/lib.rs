@@ -13,6 +13,7 @@ mod credit;
 mod discover;
 mod engine;
 mod event;
+mod failure;
 mod flight;
 mod frame;
 mod generation;

@@ -15,6 +15,7 @@ pub(crate) mod audit;
 pub(crate) mod books;
 pub(crate) mod channels;
 pub(crate) mod conversations;
+pub(crate) mod people;
 pub(crate) mod plugins;
 pub(crate) mod routes;
 pub(crate) mod tenants;

@@ -13,7 +13,9 @@ use futures_util::{
     StreamExt as _,
     future::{LocalBoxFuture, Ready, ready},
 };
-use qudao_domain::{ApiKeyId, AssistantId, ChannelId, ConversationId, RouteId, TenantId};
+use qudao_domain::{
+    ApiKeyId, AssistantId, ChannelId, ContactId, ConversationId, RouteId, TenantId,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -214,6 +216,7 @@ path_ids! {
     RouteId, "route_id", "route";
     ApiKeyId, "api_key_id", "API key";
     ConversationId, "conversation_id", "conversation";
+    ContactId, "contact_id", "contact";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.

@@ -59,6 +59,7 @@ fn endpoints() -> Endpoints {
     api.get("/v1/models/{model:.+}", Chat, openai::models::get, docs::model());
 
     tenant_endpoints(&mut api);
+    people_endpoints(&mut api);
 
     api.get("/v1/audit-events", Operator, admin::audit::list_platform, docs::platform_audit());
 
@@ -152,6 +153,23 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.get(audit, Tenant, admin::audit::list, docs::audit());
     api.get("/v1/tenants/{tenant_id}/usage", Tenant, admin::books::usage, docs::usage());
     api.get("/v1/tenants/{tenant_id}/ledger", Tenant, admin::books::ledger, docs::ledger());
+}
+
+fn people_endpoints(api: &mut Endpoints) {
+    let tenant = "/v1/tenants/{tenant_id}";
+    api.patch(tenant, Tenant, admin::people::update_tenant, docs::update_tenant());
+    let export = "/v1/tenants/{tenant_id}/export";
+    api.get(export, Tenant, admin::people::export_tenant, docs::export_tenant());
+    let erase = "/v1/tenants/{tenant_id}/erase";
+    api.post(erase, Operator, admin::people::erase_tenant, docs::erase_tenant());
+    let contacts = "/v1/tenants/{tenant_id}/contacts";
+    api.get(contacts, Tenant, admin::people::list, docs::list_contacts());
+    let contact = "/v1/tenants/{tenant_id}/contacts/{contact_id}";
+    api.get(contact, Tenant, admin::people::get, docs::get_contact());
+    let export = "/v1/tenants/{tenant_id}/contacts/{contact_id}/export";
+    api.get(export, Tenant, admin::people::export_contact, docs::export_contact());
+    let erase = "/v1/tenants/{tenant_id}/contacts/{contact_id}/erase";
+    api.post(erase, Tenant, admin::people::erase_contact, docs::erase_contact());
 }
 
 /// The endpoints as data.

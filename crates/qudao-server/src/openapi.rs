@@ -353,6 +353,7 @@ const TAGS: &[(&str, &str)] = &[
     ("Channels", "Where a tenant's end users write."),
     ("API keys", "Credentials of a tenant."),
     ("Conversations", "What was said."),
+    ("Contacts", "End users: all that is kept of them, and its end."),
     ("Web chat", "What the chat page speaks."),
     ("Plugins", "The plugins of this node."),
     ("Operations", "Health, metrics, and this description."),
