@@ -8,14 +8,16 @@ use std::{
 
 use qudao_telemetry::Redacted;
 
-use crate::{event::CallError, report::FailureReport};
+use crate::{event::CallError, metrics, report::FailureReport};
 
 /// What was said last, and when.
 #[derive(Debug, Default)]
 pub(crate) struct LastFailure(Mutex<Option<(Instant, FailureReport)>>);
 
 impl LastFailure {
-    pub(crate) fn note(&self, error: &CallError) {
+    /// Counts and keeps it.
+    pub(crate) fn note(&self, instance: &str, error: &CallError) {
+        metrics::count_error(instance, error);
         let (class, message) = (error.class(), Redacted(&error.to_string()).to_string());
         let report = FailureReport { class, message, seconds_ago: 0 };
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);

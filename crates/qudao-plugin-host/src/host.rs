@@ -226,7 +226,7 @@ impl PluginHost {
         if let Err(error) = &started
             && let Some(route) = self.0.route(model)
         {
-            route.instance.note_failure(error);
+            route.instance.last_failure.note(&route.instance.settings.name, error);
         }
         started
     }

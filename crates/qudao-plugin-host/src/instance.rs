@@ -209,12 +209,6 @@ impl Instance {
         current.as_ref().is_some_and(|now| Arc::ptr_eq(now, generation))
     }
 
-    /// Counts a failed call.
-    pub(crate) fn note_failure(&self, error: &CallError) {
-        metrics::count_error(&self.settings.name, error);
-        self.last_failure.note(error);
-    }
-
     fn give_up(&self, state: &ModelState) {
         self.set_state(state.clone());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
