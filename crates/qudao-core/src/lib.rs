@@ -23,6 +23,7 @@ pub mod faults;
 mod metrics;
 pub mod notice;
 pub mod once;
+pub mod people;
 pub mod preview;
 mod price;
 pub mod rates;

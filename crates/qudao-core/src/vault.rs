@@ -71,7 +71,7 @@ pub struct Vault {
     rings: Cache<TenantId, Arc<Ring>>,
 }
 
-/// A tenant's opened keys; never empty.
+/// A tenant's opened keys.
 struct Ring {
     keys: BTreeMap<u32, DataKey>,
 }
@@ -144,11 +144,11 @@ impl Vault {
         sealed: &[u8],
     ) -> Result<SecretBytes, VaultError> {
         let version = key_version(sealed)?;
-        let mut ring = self.ring(tenant_id).await?;
+        let mut ring = self.present_ring(tenant_id).await?;
         if !ring.keys.contains_key(&version) {
             // A newer key than those in memory.
             self.rings.invalidate(&tenant_id).await;
-            ring = self.ring(tenant_id).await?;
+            ring = self.present_ring(tenant_id).await?;
         }
         let key = ring.keys.get(&version).ok_or(VaultError::NoSuchKey { version })?;
         Ok(key.open(place, sealed)?)
@@ -192,30 +192,41 @@ impl Vault {
         self.seal(tenant_id, place, opened.reveal()).await.map(Some)
     }
 
-    async fn ring(&self, tenant_id: TenantId) -> Result<Arc<Ring>, VaultError> {
-        if let Some(ring) = self.rings.get(&tenant_id).await {
-            return Ok(ring);
-        }
-        let ring = Arc::new(self.read_ring(tenant_id).await?);
-        self.rings.insert(tenant_id, Arc::clone(&ring)).await;
-        Ok(ring)
+    /// Lets go of a tenant's opened keys at once.
+    pub async fn forget(&self, tenant_id: TenantId) {
+        self.rings.invalidate(&tenant_id).await;
     }
 
-    async fn read_ring(&self, tenant_id: TenantId) -> Result<Ring, VaultError> {
+    /// A tenant's keys; its first is made now if there is none.
+    async fn ring(&self, tenant_id: TenantId) -> Result<Arc<Ring>, VaultError> {
         for _ in 0..TRIES {
-            let mut tx = self.store.begin(tenant_id).await?;
-            let wrapped = tx.data_keys().await?;
-            tx.commit().await?;
-            if !wrapped.is_empty() {
-                let keys = wrapped.iter().map(|key| {
-                    let key = self.unwrap(tenant_id, key)?;
-                    Ok((key.version(), key))
-                });
-                return Ok(Ring { keys: keys.collect::<Result<_, VaultError>>()? });
+            let ring = self.present_ring(tenant_id).await?;
+            if !ring.keys.is_empty() {
+                return Ok(ring);
             }
             self.add_key(tenant_id, 1).await?;
         }
         Err(VaultError::Contended)
+    }
+
+    /// A tenant's keys as they are: none if nothing was sealed yet, or if they were destroyed.
+    async fn present_ring(&self, tenant_id: TenantId) -> Result<Arc<Ring>, VaultError> {
+        if let Some(ring) = self.rings.get(&tenant_id).await {
+            return Ok(ring);
+        }
+        let mut tx = self.store.begin(tenant_id).await?;
+        let wrapped = tx.data_keys().await?;
+        tx.commit().await?;
+        let keys = wrapped.iter().map(|key| {
+            let key = self.unwrap(tenant_id, key)?;
+            Ok((key.version(), key))
+        });
+        let ring = Arc::new(Ring { keys: keys.collect::<Result<_, VaultError>>()? });
+        // That there is none is not remembered: it may be made by anybody at any moment.
+        if !ring.keys.is_empty() {
+            self.rings.insert(tenant_id, Arc::clone(&ring)).await;
+        }
+        Ok(ring)
     }
 
     /// Makes a tenant's key of this version, unless another node does so first.

@@ -209,7 +209,7 @@ impl EventStream {
         let mut span = std::mem::replace(&mut self.span, Span::silent(Trace::NONE));
         if let Some(Event::Error(error)) = event {
             span.fail(error.class());
-            self.instance.note_failure(error);
+            self.instance.last_failure.note(&self.instance.settings.name, error);
         }
     }
 

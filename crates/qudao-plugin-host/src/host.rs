@@ -223,7 +223,7 @@ impl PluginHost {
         if let Err(error) = &started
             && let Some(route) = self.0.route(model)
         {
-            route.instance.note_failure(error);
+            route.instance.last_failure.note(&route.instance.settings.name, error);
         }
         started
     }
@@ -387,7 +387,7 @@ impl Route {
             in_flight: instance.slots.taken(),
             crashes: instance.crashes.load(Ordering::Relaxed),
             violations: instance.violations.load(Ordering::Relaxed),
-            last_failure: instance.last_failure(),
+            last_failure: instance.last_failure.report(),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     crash::{self, CrashHistory, Verdict},
     engine::{Engine, Outlet},
     event::CallError,
+    failure::LastFailure,
     flight::Flight,
     frame::Frames,
     generation::{Generation, Link},
@@ -31,7 +32,7 @@ use crate::{
     metrics,
     opening::{Opened, listen, open_child},
     process::ChildLink,
-    report::{FailureReport, ModelState},
+    report::ModelState,
     retry::Retries,
     settings::{HostSettings, InstanceSettings, Placement},
     slot::Slots,
@@ -65,7 +66,7 @@ pub(crate) struct Instance {
     pub(crate) crashes: AtomicU64,
     pub(crate) violations: Arc<AtomicU64>,
     pub(crate) history: Mutex<CrashHistory>,
-    last_failure: Mutex<Option<(Instant, FailureReport)>>,
+    pub(crate) last_failure: LastFailure,
     ground: Arc<Ground>,
     terms: RwLock<Arc<Terms>>,
     current: RwLock<Option<Arc<Generation>>>,
@@ -113,7 +114,7 @@ impl Instance {
             crashes: AtomicU64::new(0),
             violations: Arc::default(),
             history: Mutex::default(),
-            last_failure: Mutex::default(),
+            last_failure: LastFailure::default(),
             ground,
             terms: RwLock::new(terms),
             current: RwLock::new(None),
@@ -221,20 +222,6 @@ impl Instance {
         let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         generation.gone.store(true, Ordering::Relaxed);
         current.as_ref().is_some_and(|now| Arc::ptr_eq(now, generation))
-    }
-
-    /// Counts a failed call, and keeps what was said for the operator: no log line quotes it.
-    pub(crate) fn note_failure(&self, error: &CallError) {
-        metrics::count_error(&self.settings.name, error);
-        let (class, message) = (error.class(), Redacted(&error.to_string()).to_string());
-        let report = FailureReport { class, message, seconds_ago: 0 };
-        *lock(&self.last_failure) = Some((Instant::now(), report));
-    }
-
-    /// The last call that failed.
-    pub(crate) fn last_failure(&self) -> Option<FailureReport> {
-        let (at, report) = lock(&self.last_failure).clone()?;
-        Some(FailureReport { seconds_ago: at.elapsed().as_secs(), ..report })
     }
 
     fn give_up(&self, state: &ModelState) {

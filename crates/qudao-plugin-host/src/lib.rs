@@ -15,6 +15,7 @@ mod discover;
 mod disk;
 mod engine;
 mod event;
+mod failure;
 mod flight;
 mod frame;
 mod generation;

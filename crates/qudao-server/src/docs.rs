@@ -9,6 +9,7 @@ use crate::{
         books::{Entry, Usage},
         channels::{ChannelBody, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
+        people::{ContactBody, ContactDetail, EraseTenant, Erasure, UpdateTenant},
         plugins::{PluginList, Reloaded},
         routes::{CreateRoute, RouteBody},
         tenants::{AddCredit, CreateTenant, Credit, TenantBody, WalletBody},
@@ -214,6 +215,73 @@ pub(crate) fn platform_audit() -> Doc {
         .about("Acts that concern no tenant.")
         .paged()
         .lists::<AuditBody>("The acts, the newest first.")
+}
+
+const EXPORT: &str = "JSON lines: a head, then `{\"table\", \"row\"}` for each row, and \
+                      `{\"complete\": true, \"rows\"}` last. Without that line the export broke off.";
+
+pub(crate) fn update_tenant() -> Doc {
+    Doc::new("Tenants", "Say how long messages are kept")
+        .act("tenant.update")
+        .about(
+            "Messages that are over and older lose their words, within about a day. The counts and \
+             charges stay.",
+        )
+        .body::<UpdateTenant>(json!({ "retention_days": 90 }))
+        .returns::<TenantBody>(200, "The tenant as it is now.")
+}
+
+pub(crate) fn export_tenant() -> Doc {
+    Doc::new("Tenants", "Export everything of a tenant").about(EXPORT).returns_text(
+        200,
+        "application/jsonl",
+        "Every row of every table.",
+    )
+}
+
+pub(crate) fn erase_tenant() -> Doc {
+    Doc::new("Tenants", "Erase a tenant")
+        .act("tenant.erase")
+        .once()
+        .about(
+            "Closes its channels and keys, erases every contact, takes the words out of what is its \
+             own, and destroys its keys. The books, the usage and the audit log stay under its id. \
+             Cannot be undone. An erasure that breaks off is finished by the platform.",
+        )
+        .body::<EraseTenant>(json!({ "confirm": "Acme" }))
+        .returns::<Erasure>(200, "It is erased.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn list_contacts() -> Doc {
+    Doc::new("Contacts", "List the contacts")
+        .about("Erased ones too: an id and times are what is left of them.")
+        .paged()
+        .lists::<ContactBody>("The contacts, the newest first.")
+}
+
+pub(crate) fn get_contact() -> Doc {
+    Doc::new("Contacts", "Read a contact").returns::<ContactDetail>(200, "The contact.")
+}
+
+pub(crate) fn export_contact() -> Doc {
+    Doc::new("Contacts", "Export everything of a contact").about(EXPORT).returns_text(
+        200,
+        "application/jsonl",
+        "Every row that concerns the person.",
+    )
+}
+
+pub(crate) fn erase_contact() -> Doc {
+    Doc::new("Contacts", "Erase a contact")
+        .act("contact.erase")
+        .once()
+        .about(
+            "Cancels what is under way, forgets how channels call the person, and takes the words \
+             out of everything that was said. Counts and charges stay. Who writes again is somebody \
+             new. Cannot be undone; repeating it is no error.",
+        )
+        .returns::<Erasure>(200, "It is erased.")
 }
 
 pub(crate) fn usage() -> Doc {

@@ -14,8 +14,8 @@ use futures_util::{
     future::{LocalBoxFuture, Ready, ready},
 };
 use qudao_domain::{
-    ApiKeyId, AssistantId, ChannelId, ConversationId, IdentityProviderId, InvitationId, MemberId,
-    RoleId, RouteId, SessionId, TenantId,
+    ApiKeyId, AssistantId, ChannelId, ContactId, ConversationId, IdentityProviderId, InvitationId,
+    MemberId, RoleId, RouteId, SessionId, TenantId,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -222,6 +222,7 @@ path_ids! {
     RoleId, "role_id", "role";
     SessionId, "session_id", "session";
     IdentityProviderId, "identity_provider_id", "identity provider";
+    ContactId, "contact_id", "contact";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.

@@ -72,6 +72,7 @@ fn endpoints() -> Endpoints {
     api.get("/v1/models/{model:.+}", Key(Scope::Chat), openai::models::get, docs::model());
 
     tenant_endpoints(&mut api);
+    people_endpoints(&mut api);
 
     api.get("/v1/audit-events", Operator, admin::audit::list_platform, docs::platform_audit());
     api.get("/v1/plugins", Operator, admin::plugins::list, docs::plugins());
@@ -218,6 +219,24 @@ fn identity_endpoints(api: &mut Endpoints) {
     api.post(confirm, Member, sign_in::confirm_second_factor, docs::confirm_second_factor());
     let remove = "/v1/session/second-factor/remove";
     api.post(remove, Member, sign_in::remove_second_factor, docs::remove_second_factor());
+}
+
+fn people_endpoints(api: &mut Endpoints) {
+    let tenant = "/v1/tenants/{tenant_id}";
+    api.patch(tenant, Tenant(Scope::TenantWrite), admin::people::update_tenant, docs::update_tenant());
+    let export = "/v1/tenants/{tenant_id}/export";
+    api.get(export, Tenant(Scope::TenantExport), admin::people::export_tenant, docs::export_tenant());
+    let erase = "/v1/tenants/{tenant_id}/erase";
+    api.post(erase, Operator, admin::people::erase_tenant, docs::erase_tenant());
+    let contacts = "/v1/tenants/{tenant_id}/contacts";
+    let read = Tenant(Scope::ContactsRead);
+    api.get(contacts, read, admin::people::list, docs::list_contacts());
+    let contact = "/v1/tenants/{tenant_id}/contacts/{contact_id}";
+    api.get(contact, read, admin::people::get, docs::get_contact());
+    let export = "/v1/tenants/{tenant_id}/contacts/{contact_id}/export";
+    api.get(export, read, admin::people::export_contact, docs::export_contact());
+    let erase = "/v1/tenants/{tenant_id}/contacts/{contact_id}/erase";
+    api.post(erase, Tenant(Scope::ContactsWrite), admin::people::erase_contact, docs::erase_contact());
 }
 
 /// The endpoints as data.

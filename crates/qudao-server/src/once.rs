@@ -296,13 +296,15 @@ where
     Ok(reply)
 }
 
-/// Runs an operator's `work` that does not stand in the database, once per key. If this node dies
-/// between the work and its record, a repetition does the work again.
+/// Runs `work` that is more than one transaction, once per key. If this node dies between the work
+/// and its record, a repetition does the work again. The act is written down before it, in the chain
+/// of this tenant ([`qudao_storage::Once::OPERATOR`] for the platform's).
 ///
 /// # Errors
 /// What a repetition is refused with, else what `work` says.
 pub(crate) async fn run_once<F>(
     state: &web::Data<AppState>,
+    chain: TenantId,
     once: Once,
     work: F,
 ) -> Result<HttpResponse, ApiError>
@@ -314,7 +316,7 @@ where
     let reply = state.on_runtime(async move {
         // Before the work: what stands in no database must not happen unrecorded.
         let record = async || {
-            let mut tx = core.store.begin(qudao_storage::Once::OPERATOR).await?;
+            let mut tx = core.store.begin(chain).await?;
             act.record(&mut tx, None).await?;
             tx.commit().await
         };

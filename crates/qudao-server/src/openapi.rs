@@ -411,6 +411,7 @@ const TAGS: &[(&str, &str)] = &[
     ("Members", "People who work for a tenant, and what they may do."),
     ("Signing in", "How members come in, and what they change about their own ways in."),
     ("Conversations", "What was said."),
+    ("Contacts", "End users: all that is kept of them, and its end."),
     ("Web chat", "What the chat page speaks."),
     ("Plugins", "The plugins of this node."),
     ("Operations", "Health, metrics, and this description."),

@@ -20,6 +20,7 @@ mod metrics;
 mod once;
 mod outbox;
 mod page;
+mod people;
 mod prices;
 mod reading;
 mod row;
@@ -54,6 +55,10 @@ pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind};
 pub use page::{Listing, Page};
+pub use people::{
+    Contact, Erase, Export, ExportOf, ExportedRows, Fence, Identity, Link, TABLES, TableRule,
+    Unfinished,
+};
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};
 pub use sealed::{SEALED, SealedColumn};

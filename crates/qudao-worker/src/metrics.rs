@@ -40,9 +40,13 @@ pub const METRICS: &[Metric] = &[
     ),
     Metric::counter(
         "qudao_swept_total",
-        "What dead nodes left and a sweep cleared away, and idempotency keys older than a day",
+        "What a sweep cleared away: what dead nodes left, idempotency keys older than a day, words of \
+         messages older than their tenant keeps them, erasures that had broken off",
     )
-    .by(&[Label { name: "what", values: &["blocks", "holds", "idempotency_records"] }]),
+    .by(&[Label {
+        name: "what",
+        values: &["blocks", "holds", "idempotency_records", "messages", "erasures"],
+    }]),
     Metric::counter("qudao_sweep_failures_total", "Sweeps that the database did not answer"),
 ];
 

@@ -1,10 +1,11 @@
-//! Clears away what dead nodes left, credit blocks and holds whose lease ran out, and the answers
-//! to idempotency keys that are older than a day.
+//! Clears away what dead nodes left (credit blocks and holds whose lease ran out, erasures that broke
+//! off), the answers to idempotency keys that are older than a day, and words that are older than
+//! their tenant keeps them.
 
 use std::sync::Arc;
 
 use metrics::counter;
-use qudao_core::failpoint;
+use qudao_core::{failpoint, people::RetentionCursor};
 use rand::RngExt as _;
 use tokio::time;
 
@@ -12,6 +13,7 @@ use crate::Shared;
 
 pub(crate) async fn run(shared: Arc<Shared>) {
     let every = shared.settings.sweep_every;
+    let mut retention = RetentionCursor::default();
     loop {
         // Jittered, so that the nodes do not all sweep at once.
         let wait = every.mul_f64(rand::rng().random_range(0.5..1.5));
@@ -41,6 +43,24 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 counter!("qudao_sweep_failures_total").increment(1);
                 tracing::warn!(%error, "cannot forget old idempotency keys");
             }
+        }
+        sweep_people(&shared, &mut retention).await;
+    }
+}
+
+async fn sweep_people(shared: &Shared, retention: &mut RetentionCursor) {
+    match shared.core.keep_no_longer(retention).await {
+        Ok(blanked) => counter!("qudao_swept_total", "what" => "messages").increment(blanked),
+        Err(error) => {
+            counter!("qudao_sweep_failures_total").increment(1);
+            tracing::warn!(%error, "cannot take the words out of old messages");
+        }
+    }
+    match shared.core.resume_erasures().await {
+        Ok(finished) => counter!("qudao_swept_total", "what" => "erasures").increment(finished),
+        Err(error) => {
+            counter!("qudao_sweep_failures_total").increment(1);
+            tracing::warn!(%error, "cannot finish an erasure");
         }
     }
 }

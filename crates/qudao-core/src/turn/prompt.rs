@@ -10,7 +10,8 @@ pub(super) fn request(context: &TurnContext, model: &str) -> ChatRequest {
     if !context.assistant.system_prompt.is_empty() {
         messages.push(ChatMessage::text(Role::System, &context.assistant.system_prompt));
     }
-    for past in &context.history {
+    // What was erased says nothing.
+    for past in context.history.iter().filter(|past| !past.text.is_empty()) {
         let role = match past.speaker {
             Speaker::User => Role::User,
             Speaker::Assistant => Role::Assistant,

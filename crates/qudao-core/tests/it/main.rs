@@ -6,6 +6,7 @@ mod api;
 mod audit;
 mod charging;
 mod money;
+mod people;
 mod stage;
 mod turns;
 mod vault;

@@ -221,6 +221,11 @@ impl Stage {
         );
     }
 
+    /// How to reach the database as its owner.
+    pub(crate) fn url(&self) -> &str {
+        self.db.url()
+    }
+
     pub(crate) fn sql(&self, sql: &str) -> String {
         self.db.psql(sql)
     }

@@ -72,14 +72,17 @@ pub(crate) struct TenantBody {
     locale: String,
     #[schema(value_type = String, example = "bill_delivered")]
     fair_charging: FairCharging,
+    /// For how many days messages are kept; `null` for ever.
+    retention_days: Option<u32>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
 
 impl From<Tenant> for TenantBody {
     fn from(tenant: Tenant) -> Self {
-        let Tenant { id, name, currency, locale, fair_charging, created_at } = tenant;
-        Self { id, name, currency, locale, fair_charging, created_at }
+        let Tenant { id, name, currency, locale, fair_charging, retention_days, created_at } =
+            tenant;
+        Self { id, name, currency, locale, fair_charging, retention_days, created_at }
     }
 }
 

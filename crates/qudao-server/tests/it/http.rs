@@ -80,6 +80,15 @@ impl Stream {
         (size != 0).then(|| String::from_utf8(bytes).unwrap())
     }
 
+    /// Everything up to the end.
+    pub(crate) async fn all(mut self) -> String {
+        let mut text = String::new();
+        while let Some(chunk) = self.chunk().await {
+            text += &chunk;
+        }
+        text
+    }
+
     /// The next server-sent event as it was written, without the empty line after it.
     pub(crate) async fn event(&mut self) -> Option<String> {
         loop {

@@ -14,5 +14,6 @@ mod model;
 mod money;
 mod once;
 mod openai;
+mod people;
 mod socket;
 mod world;

@@ -36,6 +36,8 @@ pub struct Tenant {
     pub locale: String,
     /// What it pays for when a reply is cut short.
     pub fair_charging: FairCharging,
+    /// For how many days messages are kept; for ever when absent.
+    pub retention_days: Option<u32>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -143,9 +145,9 @@ impl PlatformTx {
     /// [`StorageError::BadCursor`] and others.
     pub async fn list_tenants(&mut self, page: &Page) -> Result<Listing<Tenant>> {
         let rows = sqlx::query(
-            "SELECT tenant_id, name, currency, locale, fair_charging, \
+            "SELECT tenant_id, name, currency, locale, fair_charging, retention_days, \
                     app.micros(created_at) AS created_at \
-             FROM app.list_tenants($1, $2)",
+             FROM app.page_of_tenants($1, $2)",
         )
         .bind(page.after_id()?)
         .bind(page.probe_limit())
@@ -182,7 +184,7 @@ impl Tx {
     /// [`StorageError`].
     pub async fn tenant(&mut self) -> Result<Option<Tenant>> {
         let row = sqlx::query(
-            "SELECT tenant_id, name, currency, locale, fair_charging, \
+            "SELECT tenant_id, name, currency, locale, fair_charging, retention_days, \
                     app.micros(created_at) AS created_at \
              FROM tenants WHERE tenant_id = $1",
         )
@@ -245,6 +247,7 @@ fn read_tenant(row: &PgRow) -> Result<Tenant, sqlx::Error> {
         currency: row::currency(row, "currency")?,
         locale: row.try_get("locale")?,
         fair_charging: row::state(row, "fair_charging", FairCharging::find)?,
+        retention_days: row.try_get::<Option<i32>, _>("retention_days")?.map(i32::unsigned_abs),
         created_at: row::time(row, "created_at")?,
     })
 }

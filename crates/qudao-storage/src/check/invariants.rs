@@ -196,6 +196,31 @@ pub(super) const INVARIANTS: &[Invariant] = &[
                      GROUP BY tenant_id, idempotency_key HAVING count(*) > 1",
         examined: "SELECT count(*) FROM credits",
     },
+    Invariant {
+        id: "I27",
+        title: "what was erased says nothing, and nobody is found by it",
+        scope: Scope::Always,
+        violations: "SELECT 'message ' || i.conversation_id || ' ' || i.seq \
+                     FROM conversations c JOIN inbox i USING (tenant_id, conversation_id) \
+                     WHERE i.seq <= c.erased_in AND (i.body ->> 'text' <> '' \
+                         OR i.external_id <> 'erased:' || i.conversation_id || ':' || i.seq) \
+                     UNION ALL \
+                     SELECT 'reply ' || o.outbox_id \
+                     FROM conversations c JOIN outbox o USING (tenant_id, conversation_id) \
+                     WHERE o.out_seq <= c.erased_out \
+                       AND (o.body ->> 'text' <> '' OR o.last_error IS NOT NULL) \
+                     UNION ALL \
+                     SELECT 'conversation ' || c.conversation_id \
+                     FROM contacts p JOIN conversations c USING (tenant_id, contact_id) \
+                     WHERE p.erased_at IS NOT NULL \
+                       AND (c.peer <> 'erased:' || c.conversation_id OR c.erased_in < c.last_seq \
+                            OR c.erased_out < c.out_seq OR c.ready_at IS NOT NULL) \
+                     UNION ALL \
+                     SELECT 'identity ' || p.contact_id \
+                     FROM contacts p JOIN identities d USING (tenant_id, contact_id) \
+                     WHERE p.erased_at IS NOT NULL",
+        examined: "SELECT count(*) FROM conversations",
+    },
 ];
 
 /// Its SQL comes from [`FOREIGN_KEYS`].

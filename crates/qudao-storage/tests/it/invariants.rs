@@ -36,8 +36,8 @@ async fn a_platform_that_worked_correctly_passes_and_every_check_had_something_t
     let ids: Vec<_> = findings.iter().map(|finding| finding.id).collect();
     let unchecked: Vec<_> = UNCHECKED.iter().map(|unchecked| unchecked.id).collect();
     let all: BTreeSet<_> = ids.iter().chain(&unchecked).map(|id| (*id).to_owned()).collect();
-    assert_eq!(all, (1..=26).map(|n| format!("I{n}")).collect());
-    assert_eq!(ids.len() + unchecked.len(), 26, "none is in both lists");
+    assert_eq!(all, (1..=27).map(|n| format!("I{n}")).collect());
+    assert_eq!(ids.len() + unchecked.len(), 27, "none is in both lists");
 }
 
 #[tokio::test]
@@ -131,6 +131,10 @@ planted! {
         "UPDATE credits SET amount = amount + 1" => ["I22"];
     i22_sees_money_from_nowhere:
         "DELETE FROM credits" => ["I22"];
+    a_word_that_an_erasure_left_behind:
+        "UPDATE conversations SET erased_in = 1" => ["I27"];
+    a_person_who_is_still_found_after_an_erasure:
+        "UPDATE contacts SET erased_at = now()" => ["I27"];
     an_act_that_was_changed:
         "UPDATE audit_events SET actor = 'somebody else'" => ["I23"];
     i24_sees_a_row_that_belongs_to_another_tenants_row:

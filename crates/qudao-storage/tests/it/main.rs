@@ -22,6 +22,7 @@ mod isolation;
 mod limiter;
 mod once;
 mod outbox;
+mod people;
 mod schema;
 mod transactions;
 mod turns;

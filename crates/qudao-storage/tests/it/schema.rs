@@ -118,9 +118,12 @@ async fn functions_with_the_owners_rights_pin_their_search_path() {
             "list_signed_heads",
             "list_tenant_keys_of_others",
             "list_tenants",
+            "page_of_tenants",
             "queue_depths",
             "record_audit",
             "sweep",
+            "tenants_with_retention",
+            "unfinished_erasures",
             "unsigned_audit_heads"
         ]
     );

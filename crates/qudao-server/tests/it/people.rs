@@ -1,0 +1,111 @@
+//! People's data over HTTP: what a tenant asks for its contacts, and an operator for a tenant.
+
+use serde_json::{Value, json};
+
+use crate::world::{OPERATOR, World, bearer, refusal, visitor};
+
+/// Someone says something in a tenant's chat.
+async fn say(world: &World, public_key: &str, token: &str, text: &str) {
+    let path = format!("/v1/web/{public_key}/messages");
+    let sent = world.post(&path, token, &json!({ "id": "m1", "text": text })).await;
+    assert_eq!(sent.status, 202, "{}", sent.body);
+}
+
+/// The lines of an export.
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_exports_and_erases_a_contact_of_its_own_and_no_other() {
+    let world = World::start().await;
+    let (tenant, rival) = (world.tenant(1_000_000).await, world.tenant(1_000_000).await);
+    say(&world, &tenant.public_key, &visitor(), "canary of ann").await;
+    say(&world, &tenant.public_key, &visitor(), "canary of bob").await;
+    let contacts = format!("/v1/tenants/{}/contacts", tenant.id);
+    let key = tenant.api_key.reveal();
+    let listed = world.get(&contacts, &key).await;
+    assert_eq!(listed.body["data"].as_array().unwrap().len(), 2, "{}", listed.body);
+    let ann = listed.body["data"][1]["id"].as_str().unwrap().to_owned();
+    let contact = world.get(&format!("{contacts}/{ann}"), &key).await;
+    assert_eq!(contact.body["identities"].as_array().unwrap().len(), 1, "{}", contact.body);
+    assert_eq!(contact.body["erased_at"], Value::Null);
+
+    let path = format!("{contacts}/{ann}/export");
+    let text = world.stream("GET", &path, &key, "").await.all().await;
+    let rows = lines(&text);
+    let (head, last) = (&rows[0], rows.last().unwrap());
+    assert_eq!((&head["export"], &head["contact_id"]), (&json!("contact"), &json!(ann)));
+    assert_eq!(last, &json!({ "complete": true, "rows": rows.len() - 2 }), "{text}");
+    assert!(text.contains("canary of ann") && !text.contains("canary of bob"), "{text}");
+
+    // A stranger learns nothing of it, under whichever tenant's path.
+    for (path, key) in [
+        (format!("{contacts}/{ann}/erase"), rival.api_key.reveal()),
+        (format!("/v1/tenants/{}/contacts/{ann}/erase", rival.id), rival.api_key.reveal()),
+        (format!("{contacts}/cnt_{:032}/erase", 1), key.clone()),
+    ] {
+        assert_eq!(refusal(&world.send("POST", &path, &bearer(&key), "").await).0, 404, "{path}");
+    }
+    let erase = format!("{contacts}/{ann}/erase");
+    let erased = world.send("POST", &erase, &bearer(&key), "").await;
+    assert_eq!((erased.status, &erased.body), (200, &json!({ "erased": true, "messages": 1 })));
+    let again = world.send("POST", &erase, &bearer(&key), "").await;
+    assert_eq!(again.body, json!({ "erased": true, "messages": 0 }));
+    let contact = world.get(&format!("{contacts}/{ann}"), &key).await;
+    assert_eq!(contact.body["identities"], json!([]));
+    assert!(contact.body["erased_at"].is_string(), "{}", contact.body);
+    let stream = world.stream("GET", &path, &key, "").await;
+    assert!(!stream.all().await.contains("canary"));
+    assert_eq!(world.db.psql("SELECT count(*) FROM inbox WHERE body ->> 'text' <> ''").trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_of_retention_are_set_and_taken_back() {
+    let world = World::start().await;
+    let tenant = world.tenant(0).await;
+    let path = format!("/v1/tenants/{}", tenant.id);
+    let key = tenant.api_key.reveal();
+    let headers = format!("{}content-type: application/json\r\n", bearer(&key));
+    for (days, kept) in [("90", json!(90)), ("null", Value::Null)] {
+        let body = format!("{{\"retention_days\": {days}}}");
+        let set = world.send("PATCH", &path, &headers, &body).await;
+        assert_eq!((set.status, &set.body["retention_days"]), (200, &kept), "{}", set.body);
+        assert_eq!(world.get(&path, &key).await.body["retention_days"], kept);
+        let listed = world.get("/v1/tenants", OPERATOR).await;
+        assert_eq!(listed.body["data"][0]["retention_days"], kept);
+    }
+    for bad in ["{\"retention_days\": 0}", "{\"retention_days\": 36501}", "{}"] {
+        let refused = world.send("PATCH", &path, &headers, bad).await;
+        assert_eq!(refused.status, 422, "{bad} {}", refused.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_erases_a_tenant_by_its_name_and_nobody_else_does() {
+    let world = World::start().await;
+    let tenant = world.tenant(1_000_000).await;
+    say(&world, &tenant.public_key, &visitor(), "canary").await;
+    let path = format!("/v1/tenants/{}/erase", tenant.id);
+    let name = json!({ "confirm": "Test tenant" });
+    let key = tenant.api_key.reveal();
+    assert_eq!(refusal(&world.post(&path, &key, &name).await).0, 403);
+    let other = json!({ "confirm": "Other" });
+    assert_eq!(refusal(&world.post(&path, OPERATOR, &other).await).0, 422);
+    assert_eq!(
+        world.db.psql("SELECT count(*) FROM tenants WHERE erase_asked_at IS NULL").trim(),
+        "1"
+    );
+    let export = format!("/v1/tenants/{}/export", tenant.id);
+    let text = world.stream("GET", &export, &key, "").await.all().await;
+    assert!(text.contains("canary") && text.contains("\"complete\":true"), "{text}");
+    let erased = world.post(&path, OPERATOR, &name).await;
+    assert_eq!(erased.body, json!({ "erased": true, "messages": 1 }), "{}", erased.status);
+    let again = world.post(&path, OPERATOR, &name).await;
+    assert_eq!(again.body, json!({ "erased": true, "messages": 0 }), "{}", again.status);
+    let text = world.stream("GET", &export, OPERATOR, "").await.all().await;
+    assert!(!text.contains("canary") && !text.contains("Test tenant"), "{text}");
+}

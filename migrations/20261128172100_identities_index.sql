@@ -1,0 +1,3 @@
+-- no-transaction
+CREATE INDEX CONCURRENTLY IF NOT EXISTS identities_by_contact
+    ON identities (tenant_id, contact_id);
