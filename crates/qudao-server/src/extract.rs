@@ -22,6 +22,10 @@ use serde_json::Value;
 
 use crate::{code::Code, error::ApiError, failure::SHED, places::Held, state::AppState};
 
+mod unique;
+
+use unique::Unique;
+
 /// A JSON body of an endpoint with documented fields.
 pub(crate) struct Body<T>(pub(crate) T);
 
@@ -131,9 +135,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     from_object(parse_object(bytes)?)
 }
 
-/// The first half of [`decode`]: an object, whatever its fields.
+/// The first half of [`decode`]: an object, whatever its fields, of which none is there twice.
 pub(crate) fn parse_object(bytes: &[u8]) -> Result<Value, ApiError> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    let Unique(value) = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
     if !value.is_object() {
         // Serde would take a list of the values in order for a struct.
         return Err(ApiError::field("", "has to be an object"));

@@ -11,7 +11,7 @@ use qudao_plugin_api::manifest::public_key;
 use qudao_plugin_api::wire::{ChatMessage, ChatRequest, FinishReason, Role, Usage};
 use qudao_plugin_host::{
     Call, CallError, Event, EventStream, HostSettings, InstanceSettings, ModelKind, ModelState,
-    PluginHost, pack, probe,
+    PluginHost, Sandbox, pack, probe, protections,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -69,6 +69,8 @@ fn stage(config: Value) -> (TempDir, HostSettings) {
         trusted_keys: vec![public_key(&SECRET)],
         allow_unsigned: false,
         instances: vec![instance],
+        // With all that this kernel offers, or it would not be known that the plugin can do with it.
+        sandbox: if protections().1.is_empty() { Sandbox::Required } else { Sandbox::BestEffort },
         ..HostSettings::default()
     };
     (folder, settings)

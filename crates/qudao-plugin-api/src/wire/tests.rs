@@ -37,7 +37,8 @@ fn json() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
+        // Fractions that every reader reads alike.
+        any::<i16>().prop_map(|eighths| Value::from(f64::from(eighths) / 8.0)),
         "\\PC{0,12}".prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 24, 5, |inner| {

@@ -110,3 +110,27 @@ fn a_body_of_ten_thousand_levels_is_refused() {
         assert_eq!(refusal(&body).0, Code::MalformedJson);
     }
 }
+
+#[test]
+fn a_key_that_is_there_twice_is_refused_at_any_depth() {
+    for body in [r#"{"name":"a","name":"b"}"#, r#"{"name":"a","items":[{"x":1,"x":1}]}"#] {
+        assert_eq!(refusal(body).0, Code::MalformedJson, "{body}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn what_has_no_key_twice_is_read_as_everybody_reads_it(
+        name in "\\PC{0,12}",
+        number in proptest::prelude::any::<i64>(),
+        fraction in -1e300f64..1e300,
+    ) {
+        let value = json!({ "a": [name, number, fraction, null, true], (format!("_{name}")): { "b": [{}, []] } });
+        let object = parse_object(value.to_string().as_bytes());
+        if value.to_string().contains("\\u0000") {
+            return Ok(());
+        }
+        let theirs = serde_json::from_str::<Value>(&value.to_string());
+        proptest::prop_assert_eq!(object.ok(), theirs.ok());
+    }
+}
