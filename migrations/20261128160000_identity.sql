@@ -183,6 +183,5 @@ BEGIN
 END $$;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON
-    roles, members, recovery_codes, identity_providers TO qudao_app;
-GRANT SELECT, INSERT, UPDATE ON invitations, sessions TO qudao_app;
-GRANT SELECT, INSERT ON member_identities TO qudao_app;
+    roles, members, recovery_codes, identity_providers, invitations, sessions TO qudao_app;
+GRANT SELECT, INSERT, DELETE ON member_identities TO qudao_app;

@@ -469,7 +469,7 @@ async fn record(
     tx.record_audit(&AuditEvent {
         actor: member.to_string(),
         action: action.to_owned(),
-        target: format!("members/{member}"),
+        target: member.to_string(),
         detail: serde_json::json!({}),
         request_id: Some(visit.request_id.clone()),
         address: Some(visit.address.to_string()),

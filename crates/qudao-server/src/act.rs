@@ -25,7 +25,7 @@ pub(crate) struct Action(pub(crate) &'static str);
 pub(crate) struct Act {
     action: Option<&'static str>,
     actor: String,
-    /// What it was done to, unless something is made: the path below the tenant.
+    /// What it was done to, unless something is made.
     target: String,
     request_id: String,
     address: String,
@@ -41,7 +41,7 @@ impl Act {
         Self {
             action,
             actor: actor.map_or_else(String::new, |actor| actor.name.to_string()),
-            target: below_tenant(request.path()).to_owned(),
+            target: target_of(request.path()).to_owned(),
             request_id: RequestContext::of(request).id().to_owned(),
             address: peer_address(request).to_string(),
         }
@@ -53,7 +53,7 @@ impl Act {
     /// [`StorageError`]; the act must not take effect then.
     pub(crate) async fn record(&self, tx: &mut Tx, made: Option<&str>) -> Result<(), StorageError> {
         let Some(action) = self.action else { return Ok(()) };
-        let target = made.map_or(self.target.as_str(), below_tenant);
+        let target = made.map_or(self.target.as_str(), target_of);
         tx.record_audit(&AuditEvent {
             actor: self.actor.clone(),
             action: action.to_owned(),
@@ -76,13 +76,13 @@ impl FromRequest for Act {
     }
 }
 
-/// `/v1/tenants/ten_…/api-keys/key_…` is `api-keys/key_…` to whoever reads the tenant's log.
-fn below_tenant(path: &str) -> &str {
-    let Some(rest) = path.strip_prefix("/v1/") else { return path };
-    match rest.strip_prefix("tenants/").and_then(|rest| rest.split_once('/')) {
-        Some((_, below)) => below,
-        None => rest,
-    }
+/// What a path is about: the last id in it, or the path itself where it has none.
+fn target_of(path: &str) -> &str {
+    let is_id = |part: &&str| {
+        let hex = |text: &str| text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        part.split_once('_').is_some_and(|(_, rest)| hex(rest))
+    };
+    path.rsplit('/').find(is_id).unwrap_or_else(|| path.trim_start_matches("/v1/"))
 }
 
 /// Runs `work`, which changes something, in one transaction of an existing tenant, writes the act
@@ -120,10 +120,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_named_within_its_tenant() {
-        let tenant = "/v1/tenants/ten_1";
-        assert_eq!(below_tenant(&format!("{tenant}/api-keys/key_2")), "api-keys/key_2");
-        assert_eq!(below_tenant(tenant), "tenants/ten_1");
-        assert_eq!(below_tenant("/v1/session/password"), "session/password");
+    fn a_target_is_the_last_id_of_a_path() {
+        let id = "0198c0de00007000800000000000a001";
+        let tenant = format!("/v1/tenants/ten_{id}");
+        assert_eq!(target_of(&tenant), format!("ten_{id}"));
+        assert_eq!(target_of(&format!("{tenant}/contacts/cnt_{id}/erase")), format!("cnt_{id}"));
+        assert_eq!(target_of(&format!("{tenant}/wallet")), format!("ten_{id}"));
+        assert_eq!(target_of("/v1/plugins/echo/reload"), "plugins/echo/reload");
     }
 }

@@ -63,7 +63,7 @@ pub(crate) async fn reload(
         let swaps = plugins.reload(&plugin).await.map_err(|error| refused(&error))?;
         Ok(Reply::ok(&Reloaded { data: values(swaps)? }))
     };
-    run_once(&state, OPERATOR, once, work).await
+    run_once(&state, qudao_storage::Once::OPERATOR, once, work).await
 }
 
 pub(crate) async fn lift_quarantine(
@@ -78,7 +78,7 @@ pub(crate) async fn lift_quarantine(
         plugins.lift_quarantine(&plugin).map_err(|error| refused(&error))?;
         Ok(Reply::no_content())
     };
-    run_once(&state, OPERATOR, once, work).await
+    run_once(&state, qudao_storage::Once::OPERATOR, once, work).await
 }
 
 fn known_plugin(state: &AppState, request: &HttpRequest) -> Result<String, ApiError> {

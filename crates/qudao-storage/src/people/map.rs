@@ -92,7 +92,7 @@ pub const TABLES: &[TableRule] = &[
             ("secret_hash", "decode(repeat('00', 32), 'hex')"),
             ("last4", "'0000'"),
         ]),
-        plain: &["scopes"],
+        plain: &["scopes", "allowed_networks", "made_by"],
         hidden: &["secret_hash"],
         ..rule("api_keys")
     },
@@ -179,6 +179,22 @@ pub const TABLES: &[TableRule] = &[
         ],
         ..rule("audit_events")
     },
+    // Before the members and roles that they refer to: an erasure goes in this order too.
+    TableRule { of_tenant: Erase::Delete, ..rule("member_identities") },
+    TableRule { of_tenant: Erase::Delete, hidden: &["secret_hash"], ..rule("sessions") },
+    TableRule { of_tenant: Erase::Delete, hidden: &["code_hash"], ..rule("recovery_codes") },
+    TableRule {
+        of_tenant: Erase::Delete,
+        hidden: &["password_hash", "totp_sealed"],
+        ..rule("members")
+    },
+    TableRule { of_tenant: Erase::Delete, hidden: &["secret_hash"], ..rule("invitations") },
+    TableRule {
+        of_tenant: Erase::Delete,
+        hidden: &["client_secret_sealed"],
+        ..rule("identity_providers")
+    },
+    TableRule { of_tenant: Erase::Delete, ..rule("roles") },
     TableRule { of_tenant: Erase::Delete, exported: false, ..rule("tenant_keys") },
     TableRule {
         of_tenant: Erase::Keep("the end of the audit chain"),
