@@ -59,7 +59,8 @@ pub enum Placement {
     /// In a process of its own; a crash harms nothing else.
     #[default]
     Process,
-    /// In Qudao's process, for plugins that the operator trusts like Qudao itself.
+    /// In Qudao's process and not confined, for plugins that the operator trusts like Qudao
+    /// itself.
     Inproc,
 }
 

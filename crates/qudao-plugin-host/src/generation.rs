@@ -17,13 +17,13 @@ use qudao_plugin_api::{
     },
     wire::{ErrorDetail, ErrorKind, FinishReason, Usage},
 };
-use qudao_telemetry::{Redacted, Trace};
 
 use crate::{
     engine::{Engine, Incoming, Outlet, Ticket, ending},
     event::{CallError, Event},
     flight::Flight,
     process::ChildLink,
+    said::log_line,
     terms::Terms,
 };
 
@@ -295,19 +295,6 @@ fn returned_error(flight: &Flight, code: i32, message: &str) -> CallError {
             status: None,
             retry_after_ms: None,
         },
-    }
-}
-
-/// A line of a plugin. Its target is the `traceparent` of the request that it is about, or a name.
-pub(crate) fn log_line(instance: &str, level: u32, target: &[u8], message: &str) {
-    let trace = std::str::from_utf8(target).ok().and_then(Trace::parse);
-    let trace_id = trace.map(|trace| tracing::field::display(trace.id()));
-    let message = Redacted(message);
-    match level {
-        1 => tracing::error!(instance, trace_id, "{message}"),
-        2 => tracing::warn!(instance, trace_id, "{message}"),
-        3 => tracing::info!(instance, trace_id, "{message}"),
-        _ => tracing::debug!(instance, trace_id, "{message}"),
     }
 }
 

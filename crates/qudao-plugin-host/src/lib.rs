@@ -30,6 +30,7 @@ mod process;
 mod reload;
 mod report;
 mod retry;
+mod said;
 mod scaffold;
 mod settings;
 mod slot;

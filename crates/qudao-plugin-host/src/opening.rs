@@ -9,9 +9,10 @@ use crate::{
     child::Create,
     engine::Outlet as _,
     frame::{self, Frames, Kind},
-    generation::{Generation, log_line},
+    generation::Generation,
     instance::Ground,
     process::{self, ChildLink},
+    said::log_line,
 };
 
 /// A child that has created its instance.

@@ -21,7 +21,7 @@ use crate::{
     child::{ARTIFACT_FD, SOCKET_FD},
     engine::Ticket,
     frame::{self, Kind},
-    generation::log_line,
+    said::log_line,
 };
 
 /// Bytes that may wait for a child that does not read.
