@@ -16,13 +16,26 @@ use crate::{
     state::AppState,
 };
 
+/// What a key may do. Only for the description: what comes is checked with words of our own.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "stands for a text in the description")]
+pub(crate) enum KeyScope {
+    /// Call models.
+    Chat,
+    /// Manage the tenant.
+    Admin,
+}
+
 /// A key to be made.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateApiKey {
     /// What it is called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// What it may do: `chat` (call models), `admin` (manage the tenant). `["chat"]` if left out.
+    #[schema(value_type = Option<Vec<KeyScope>>, min_items = 1)]
     scopes: Option<Vec<String>>,
     /// Until when it works; for ever if left out.
     #[schema(value_type = Option<String>, format = DateTime)]
