@@ -41,8 +41,9 @@ trusted_keys = ["$(cat "$plugins/signer.pub")"]
 [models]
 dir = "$models"
 
-# A browser test writes faster than a person.
+# Tests write faster than people.
 [limits]
+admin_requests_per_minute = 0
 visitor_messages_per_minute = 0
 address_messages_per_minute = 0
 
@@ -106,8 +107,11 @@ venv=target/tools/openai-sdk
 # The build cache outlives the folder it was made from: scripts of an environment name that folder
 # in their first line and its python may be gone, so pip is run as a module and a dead one replaced.
 $venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
-$venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/openai-sdk/requirements.txt
+$venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/openai-sdk/requirements.txt -r tests/openapi/requirements.txt
 $venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model"
+
+# Generated requests, held against what /openapi.json says.
+$venv/bin/python tests/openapi/run.py "$QUDAO_HOME/demo.json"
 
 (cd tests/e2e && npm ci --silent --no-audit --no-fund --ignore-scripts)
 QUDAO_DEMO=$QUDAO_HOME/demo.json QUDAO_SCREENSHOTS=$(realpath "$shots") \

@@ -223,9 +223,19 @@ fn identity_endpoints(api: &mut Endpoints) {
 
 fn people_endpoints(api: &mut Endpoints) {
     let tenant = "/v1/tenants/{tenant_id}";
-    api.patch(tenant, Tenant(Scope::TenantWrite), admin::people::update_tenant, docs::update_tenant());
+    api.patch(
+        tenant,
+        Tenant(Scope::TenantWrite),
+        admin::people::update_tenant,
+        docs::update_tenant(),
+    );
     let export = "/v1/tenants/{tenant_id}/export";
-    api.get(export, Tenant(Scope::TenantExport), admin::people::export_tenant, docs::export_tenant());
+    api.get(
+        export,
+        Tenant(Scope::TenantExport),
+        admin::people::export_tenant,
+        docs::export_tenant(),
+    );
     let erase = "/v1/tenants/{tenant_id}/erase";
     api.post(erase, Operator, admin::people::erase_tenant, docs::erase_tenant());
     let contacts = "/v1/tenants/{tenant_id}/contacts";
@@ -236,7 +246,12 @@ fn people_endpoints(api: &mut Endpoints) {
     let export = "/v1/tenants/{tenant_id}/contacts/{contact_id}/export";
     api.get(export, read, admin::people::export_contact, docs::export_contact());
     let erase = "/v1/tenants/{tenant_id}/contacts/{contact_id}/erase";
-    api.post(erase, Tenant(Scope::ContactsWrite), admin::people::erase_contact, docs::erase_contact());
+    api.post(
+        erase,
+        Tenant(Scope::ContactsWrite),
+        admin::people::erase_contact,
+        docs::erase_contact(),
+    );
 }
 
 /// The endpoints as data.

@@ -2,9 +2,10 @@
 //! is described is served.
 
 use actix_web::http::Method;
+use qudao_domain::text::IdempotencyKey;
 use serde_json::Value;
 use utoipa::{
-    ToSchema,
+    PartialSchema, ToSchema,
     openapi::{
         Components, Content, Header, HeaderBuilder, HttpMethod, InfoBuilder, LicenseBuilder,
         OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, Response,
@@ -27,6 +28,7 @@ use crate::{
     code::Code,
     endpoints::Endpoint,
     error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
+    extract::MAX_PAGE,
 };
 
 /// Each with its media type.
@@ -104,7 +106,12 @@ impl Doc {
     /// Answers with a part of a list.
     pub(crate) fn lists<T: ToSchema>(mut self, description: &'static str) -> Self {
         self.refer::<T>();
-        self.returns::<List<T>>(200, description)
+        // Named after what it lists: under one name the last list would stand for all of them.
+        let name = format!("{}List", T::name());
+        self.schemas.push((name.clone(), <List<T> as PartialSchema>::schema()));
+        let content = Content::new(Some(RefOr::Ref(Ref::from_schema_name(name))));
+        self.successes.push((200, description, vec![("application/json", content)]));
+        self
     }
 
     /// Answers with something that is no JSON.
@@ -114,14 +121,14 @@ impl Doc {
         media_type: &'static str,
         description: &'static str,
     ) -> Self {
-        self.successes.push((status, description, vec![(media_type, text_content())]));
+        self.successes.push((status, description, vec![(media_type, text_content(media_type))]));
         self
     }
 
     /// The last success may also come as a text of this type.
     pub(crate) fn or_text(mut self, media_type: &'static str) -> Self {
         if let Some((_, _, contents)) = self.successes.last_mut() {
-            contents.push((media_type, text_content()));
+            contents.push((media_type, text_content(media_type)));
         }
         self
     }
@@ -294,7 +301,12 @@ impl Doc {
     }
 }
 
-fn text_content() -> Content {
+/// A stream is told apart in events by its type, and whether a schema means an event or all of them is
+/// read differently by every tool: it has none.
+fn text_content(media_type: &str) -> Content {
+    if media_type == "text/event-stream" {
+        return Content::default();
+    }
     Content::new(Some(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build())))
 }
 
@@ -381,13 +393,23 @@ fn path_words(name: &str) -> &'static str {
 }
 
 fn parameter(place: ParameterIn, name: &str, required: bool, words: &str) -> ParameterBuilder {
-    let kind = if name == "limit" { Type::Integer } else { Type::String };
+    let kind = match name {
+        "limit" => {
+            ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_PAGE))
+        }
+        "Idempotency-Key" => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(IdempotencyKey::MAX_CHARS))
+            .pattern(Some("^[!-~]([ -~]*[!-~])?$")),
+        _ => ObjectBuilder::new().schema_type(Type::String),
+    };
     ParameterBuilder::new()
         .name(name)
         .parameter_in(place)
         .required(if required { Required::True } else { Required::False })
         .description(Some(words))
-        .schema(Some(Schema::Object(ObjectBuilder::new().schema_type(kind).build())))
+        .schema(Some(Schema::Object(kind.build())))
 }
 
 /// `GET /v1/tenants/{tenant_id}/wallet` becomes `get_tenants_tenant_id_wallet`: stable names for

@@ -45,6 +45,7 @@ pub(crate) struct Accept {
     /// From the invitation.
     token: String,
     /// What they are called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// 10 to 128 characters that are not easy to guess.
     password: String,

@@ -192,6 +192,51 @@ fn every_reference_of_the_description_leads_somewhere() {
     }
 }
 
+#[test]
+fn the_description_has_the_bounds_that_are_checked() {
+    use qudao_domain::text::{IdempotencyKey, MessageText, Name, SystemPrompt};
+    let description = description();
+    let bound = |schema: &str, field: &str, key: &str| {
+        description["components"]["schemas"][schema]["properties"][field][key].as_u64()
+    };
+    let at = |max: usize| u64::try_from(max).ok();
+    let things = ["Tenant", "Route", "Assistant", "Channel", "ApiKey"];
+    for schema in things.map(|thing| format!("Create{thing}")) {
+        assert_eq!(bound(&schema, "name", "maxLength"), at(Name::MAX_CHARS), "{schema}");
+        assert_eq!(bound(&schema, "name", "minLength"), Some(1), "{schema}");
+    }
+    let prompt = bound("CreateAssistant", "system_prompt", "maxLength");
+    assert_eq!(prompt, at(SystemPrompt::MAX_CHARS));
+    assert_eq!(bound("PostMessage", "text", "maxLength"), at(MessageText::MAX_CHARS));
+    assert_eq!(bound("CreateRoute", "models", "maxItems"), Some(20));
+    for (name, operation) in operations(&description) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let most = match parameter["name"].as_str().unwrap() {
+                "limit" => (u64::from(extract::MAX_PAGE), "maximum"),
+                "Idempotency-Key" => (IdempotencyKey::MAX_CHARS as u64, "maxLength"),
+                _ => continue,
+            };
+            assert_eq!(parameter["schema"][most.1], most.0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn each_list_is_described_as_a_list_of_its_own_things() {
+    let description = description();
+    for (name, things) in [("tenants", "Tenant"), ("routes", "Route"), ("ledger", "Entry")] {
+        let path = match name {
+            "tenants" => "/v1/tenants".to_owned(),
+            name => format!("/v1/tenants/{{tenant_id}}/{name}"),
+        };
+        let response = &description["paths"][&path]["get"]["responses"]["200"];
+        let schema = response["content"]["application/json"]["schema"]["$ref"].as_str().unwrap();
+        let list = description.pointer(&schema[1..]).unwrap();
+        let item = list["properties"]["data"]["items"]["$ref"].as_str().unwrap();
+        assert_eq!(item, format!("#/components/schemas/{things}"), "{name}");
+    }
+}
+
 #[actix_web::test]
 async fn pages_run_nothing_that_this_server_did_not_send() {
     let app = App::new()

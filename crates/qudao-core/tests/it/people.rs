@@ -316,7 +316,14 @@ async fn an_erased_tenant_leaves_numbers_and_no_words() {
     stage.assert_sound().await;
     // Its key opens nothing, and what its data key sealed is gone for good.
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert!(stage.core.authenticate(&stage.tenant.api_key, std::net::Ipv4Addr::LOCALHOST.into()).await.unwrap().is_none());
+    assert!(
+        stage
+            .core
+            .authenticate(&stage.tenant.api_key, std::net::Ipv4Addr::LOCALHOST.into())
+            .await
+            .unwrap()
+            .is_none()
+    );
     let shut = vault.open(stage.tenant.id, place, &sealed).await.unwrap_err();
     assert!(matches!(shut, qudao_core::VaultError::NoSuchKey { version: 1 }), "{shut:?}");
     assert_eq!(count(&stage, "SELECT count(*) FROM tenant_keys"), 0);

@@ -10,7 +10,10 @@ use qudao_storage::{ApiKeyRecord, NewApiKey};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{List, in_tenant, page, roles::parse_scopes};
+use super::{
+    List, in_tenant, page,
+    roles::{ScopeWord, parse_scopes},
+};
 use crate::{
     access::{Actor, TenantScope},
     act::{Act, change},
@@ -31,9 +34,11 @@ const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateApiKey {
     /// What it is called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// What it may do: `chat` (call models), `admin` (everything else), or parts of that such as
     /// `conversations:read`. `["chat"]` if left out. Nobody hands on what they do not have.
+    #[schema(value_type = Option<Vec<ScopeWord>>, min_items = 1)]
     scopes: Option<Vec<String>>,
     /// Until when it works; for ever if left out.
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -21,6 +21,8 @@ use crate::{
 };
 
 const MAX_GREETING_CHARS: usize = 2_000;
+/// Nothing is likely enough for less, and a float is not exact enough.
+const LEAST_TOP_P: f32 = 0.000_001;
 const MAX_REPLY_TOKENS: u32 = 65_536;
 
 /// An assistant to be made.
@@ -28,16 +30,26 @@ const MAX_REPLY_TOKENS: u32 = 65_536;
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateAssistant {
     /// What it is called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// What it is told; 1 to 32,000 characters.
+    #[schema(min_length = 1, max_length = 32000, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     system_prompt: String,
     /// What a person sees before they write; at most 2,000 characters.
+    #[schema(max_length = 2000, pattern = r"^[^\x00]*$")]
     greeting: Option<String>,
     /// How it chooses its words.
     params: Option<Sampling>,
     /// Which models may answer.
+    #[schema(pattern = r"^rte_[0-9a-f]{32}$")]
     route_id: String,
 }
+
+/// A text at which a reply ends. Only for the description.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00]+$")]
+#[expect(dead_code, reason = "stands for a text in the description")]
+pub(crate) struct StopText(String);
 
 /// How an assistant chooses its words. What is left out is the model's default.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
@@ -45,24 +57,30 @@ pub(crate) struct CreateAssistant {
 pub(crate) struct Sampling {
     /// The longest reply, in tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 65536)]
     max_tokens: Option<u32>,
     /// 0 to 2.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
     /// More than 0, up to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0.000001, maximum = 1)]
     top_p: Option<f32>,
     /// At least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4294967295_u32)]
     top_k: Option<u32>,
     /// 0.5 to 2.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0.5, maximum = 2)]
     repeat_penalty: Option<f32>,
     /// The same seed gives the same answer, where the model can.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     /// Up to four texts at which a reply ends.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<StopText>>, max_items = 4)]
     stop: Option<Vec<String>>,
 }
 
@@ -70,7 +88,7 @@ impl Sampling {
     fn check(&self, check: &mut FieldCheck) {
         let ranges = [
             ("/params/temperature", self.temperature, 0.0..=2.0),
-            ("/params/top_p", self.top_p, f32::MIN_POSITIVE..=1.0),
+            ("/params/top_p", self.top_p, LEAST_TOP_P..=1.0),
             ("/params/repeat_penalty", self.repeat_penalty, 0.5..=2.0),
         ];
         for (pointer, value, range) in ranges {

@@ -23,12 +23,16 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateChannel {
     /// What it is called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// `web`. The channel of the API exists in every tenant.
+    #[schema(pattern = r"^web$")]
     kind: String,
     /// Who answers.
+    #[schema(pattern = r"^ast_[0-9a-f]{32}$")]
     assistant_id: String,
     /// The language of what the platform itself says there; the tenant's if left out.
+    #[schema(max_length = 35, pattern = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")]
     locale: Option<String>,
 }
 

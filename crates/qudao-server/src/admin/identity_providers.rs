@@ -29,6 +29,7 @@ const MAX_DOMAINS: usize = 64;
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateIdentityProvider {
     /// What members see on the button; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// Its address, exactly as its discovery document names it. It is asked before it is kept.
     #[schema(example = "https://login.example.com")]

@@ -91,6 +91,7 @@ pub(crate) struct MemberBody {
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateMember {
     /// What they are called.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: Option<String>,
     /// What they are.
     role: Option<String>,

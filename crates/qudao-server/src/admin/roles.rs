@@ -4,12 +4,18 @@ use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
 use qudao_domain::{
     RoleId,
-    access::{Role, Scopes},
+    access::{Role, Scope, Scopes},
     text::Name,
 };
 use qudao_storage::{CustomRole, MemberRole, StorageError, Tx};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, Type},
+    },
+};
 
 use super::in_tenant;
 use crate::{
@@ -22,13 +28,33 @@ use crate::{
     state::AppState,
 };
 
+/// What a key or a role may do, as the description lists it. What comes is read by
+/// [`Scopes::parse`].
+pub(crate) struct ScopeWord;
+
+impl PartialSchema for ScopeWord {
+    fn schema() -> RefOr<Schema> {
+        let words = Scope::ALL.iter().map(|scope| scope.as_str()).chain(["admin"]);
+        let kind = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words));
+        RefOr::T(Schema::Object(kind.build()))
+    }
+}
+
+impl ToSchema for ScopeWord {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "Scope".into()
+    }
+}
+
 /// A role to be made.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateRole {
     /// What it is called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// What it may do. Nobody hands on what they do not have.
+    #[schema(value_type = Vec<ScopeWord>, min_items = 1)]
     scopes: Vec<String>,
 }
 
@@ -37,8 +63,10 @@ pub(crate) struct CreateRole {
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateRole {
     /// What it is called.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: Option<String>,
     /// What it may do, for all who have it.
+    #[schema(value_type = Option<Vec<ScopeWord>>, min_items = 1)]
     scopes: Option<Vec<String>>,
 }
 

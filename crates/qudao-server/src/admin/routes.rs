@@ -19,13 +19,21 @@ use crate::{
 const MAX_MODELS: usize = 20;
 const MAX_MODEL_CHARS: usize = 200;
 
+/// The name of a model. Only for the description: what comes is checked with words of our own.
+#[derive(ToSchema)]
+#[schema(min_length = 1, max_length = 200, pattern = r"^[^\s\x00-\x1f\x7f-\x9f]+$")]
+#[expect(dead_code, reason = "stands for a text in the description")]
+pub(crate) struct ModelName(String);
+
 /// A route to be made.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateRoute {
     /// What it is called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// The models, the preferred first; 1 to 20 names.
+    #[schema(value_type = Vec<ModelName>, min_items = 1, max_items = 20)]
     models: Vec<String>,
 }
 

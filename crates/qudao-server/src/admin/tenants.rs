@@ -29,13 +29,17 @@ const MAX_CREDIT: Micros = Micros::new(1_000_000_000 * Micros::UNIT.get());
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateTenant {
     /// What it is called; 1 to 120 characters.
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// What it pays in; CNY if left out. Fixed for its life.
+    #[schema(pattern = r"^[A-Z]{3}$")]
     currency: Option<String>,
     /// The language of its channels unless they say otherwise; `zh` if left out.
+    #[schema(max_length = 35, pattern = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")]
     locale: Option<String>,
     /// What it pays for when a reply is cut short: `bill_delivered` (if left out),
     /// `bill_generated` or `free_if_nothing_delivered`.
+    #[schema(pattern = r"^(bill_delivered|bill_generated|free_if_nothing_delivered)$")]
     fair_charging: Option<String>,
 }
 
@@ -114,11 +118,13 @@ impl From<Wallet> for WalletBody {
 #[serde(deny_unknown_fields)]
 pub(crate) struct AddCredit {
     /// How much, in the tenant's currency; more than zero.
-    #[schema(example = "100")]
+    #[schema(example = "100", pattern = r"^(?=.*[1-9])[0-9]{1,9}(\.[0-9]{1,6})?$")]
     amount: String,
     /// `cash` if the tenant paid (if left out), `bonus` if the platform gives it away.
+    #[schema(pattern = r"^(cash|bonus)$")]
     source: Option<String>,
     /// For the books; at most 500 characters.
+    #[schema(max_length = 500, pattern = r"^[^\x00]*$")]
     note: Option<String>,
 }
 

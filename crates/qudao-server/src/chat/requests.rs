@@ -48,9 +48,10 @@ pub(crate) struct ChannelFace {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PostMessage {
     /// Chosen by the client; the same id is the same message, however often it is sent.
-    #[schema(max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[!-~]+$")]
     id: String,
     /// 1 to 16,000 characters.
+    #[schema(min_length = 1, max_length = 16000, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     text: String,
 }
 

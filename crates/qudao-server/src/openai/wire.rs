@@ -16,36 +16,45 @@ const MAX_STOPS: usize = 4;
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct CompletionRequest {
     /// One of the models of `GET /v1/models`.
+    #[schema(min_length = 1)]
     pub(crate) model: String,
     /// The conversation so far, oldest first: objects with `role` (`system`, `developer`, `user`,
     /// `assistant`, `tool`) and `content` (a text, or a list of parts).
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<Object>, min_items = 1)]
     pub(crate) messages: Vec<ChatMessage>,
     /// Whether the answer is sent piece by piece, as server-sent events.
     pub(crate) stream: Option<bool>,
     /// What a stream carries besides.
     pub(crate) stream_options: Option<StreamOptions>,
     /// The longest answer, in tokens.
+    #[schema(minimum = 1, maximum = 4294967295_u32)]
     pub(crate) max_completion_tokens: Option<u32>,
     /// The older name of `max_completion_tokens`.
+    #[schema(minimum = 1, maximum = 4294967295_u32)]
     pub(crate) max_tokens: Option<u32>,
     /// How freely the model chooses, 0 to 2.
+    #[schema(minimum = 0, maximum = 2)]
     pub(crate) temperature: Option<f32>,
     /// Choose among the likeliest tokens that together have this probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub(crate) top_p: Option<f32>,
     /// Choose among this many tokens. Not known to OpenAI's own models.
+    #[schema(minimum = 0, maximum = 4294967295_u32)]
     pub(crate) top_k: Option<u32>,
     /// Above 1, what was said becomes less likely. Not known to OpenAI's own models.
     pub(crate) repeat_penalty: Option<f32>,
     /// −2 to 2: the more often a token was said, the less likely it becomes.
+    #[schema(minimum = -2, maximum = 2)]
     pub(crate) frequency_penalty: Option<f32>,
     /// −2 to 2: a token that was said becomes less likely.
+    #[schema(minimum = -2, maximum = 2)]
     pub(crate) presence_penalty: Option<f32>,
     /// The same seed gives the same answer, where the model can.
     pub(crate) seed: Option<i64>,
     /// One text or up to four at which the answer ends.
     pub(crate) stop: Option<Stop>,
     /// How many answers; only 1 is served.
+    #[schema(minimum = 1, maximum = 1)]
     pub(crate) n: Option<u32>,
     /// Functions that the model may call.
     pub(crate) tools: Option<Value>,
@@ -58,6 +67,7 @@ pub(crate) struct CompletionRequest {
     /// Whether to return the probabilities of the tokens.
     pub(crate) logprobs: Option<bool>,
     /// For how many alternatives each.
+    #[schema(minimum = 0, maximum = 4294967295_u32)]
     pub(crate) top_logprobs: Option<u32>,
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at the first surprise")]
 
 mod admin;
+mod assignment;
 mod chat;
 mod endings;
 mod events;

@@ -1,0 +1,83 @@
+"""What is held against the description of the API besides the checks that schemathesis brings.
+
+Loaded by schemathesis through SCHEMATHESIS_HOOKS (see run.py).
+"""
+
+import schemathesis
+
+# Why a request that fits the description may be refused. The description says how things are written,
+# and not which things there are; everything else that it lets through has to be taken.
+CODES = {
+    "invalid_cursor": "a cursor is a text that this server made",
+    "idempotency_key_reused": "the key was used for another body before",
+    "idempotency_key_invalid": "a header cannot begin or end with a blank, which HTTP takes off",
+}
+FIELDS = {
+    "there is no such": "an id of the right form may be nobody's",
+    "has to be in the future": "what is future depends on the day",
+    "has to be a time such as": "a leap second, or a year that the calendar does not have",
+    "is named twice": "models of a route differ",
+    "must not contain the character U+0000": "it stands in a value whose form is free",
+    "invalid type: floating point": "7.0 is a whole number to JSON Schema; a count is written without a point",
+    "may have four texts of 1 to 200 bytes": "the description counts characters, the server bytes",
+}
+REQUESTS = {"WebSocket upgrade is expected": "the handshake is no part of a description"}
+# Messages, tools and the like are OpenAI's; the description leaves their form to OpenAI's own.
+OPENAI = ("messages", "tools", "tool_choice", "response_format", "stop", "stream_options")
+
+
+def _fields(body):
+    """The detail of each wrong field."""
+    return [error["detail"] for error in body.get("errors", [])]
+
+
+@schemathesis.check
+def refusal_is_explained(ctx, response, case):
+    """A request that fits the description is refused for one of the reasons above or not at all."""
+    meta = case.meta
+    if meta is None or not meta.generation.mode.is_positive or response.status_code not in (400, 415, 422):
+        return
+    body = response.json()
+    if "error" in body:
+        error = body["error"]
+        param = error.get("param") or ""
+        if any(known in error["message"] for known in FIELDS):
+            return
+        if param.split("[")[0].split(".")[0] in OPENAI or error.get("code") in CODES:
+            return
+        raise AssertionError(f"refused without a reason that the description leaves open: {error}")
+    if body["code"] in CODES:
+        return
+    if body["detail"] in REQUESTS:
+        return
+    details = _fields(body)
+    if not details or not all(any(known in detail for known in FIELDS) for detail in details):
+        raise AssertionError(f"refused without a reason that the description leaves open: {body['detail']} {details}")
+
+
+@schemathesis.check
+def headers_of_every_answer(ctx, response, case):
+    """No answer can be taken for a page, and each can be found in the log."""
+    headers = {name.lower(): ", ".join(values) for name, values in response.headers.items()}
+    wanted = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+        "x-frame-options": "DENY",
+    }
+    for name, value in wanted.items():
+        assert headers.get(name) == value, f"{name}: {headers.get(name)}"
+    assert headers.get("content-security-policy", "").startswith("default-src 'none'"), headers
+    assert headers.get("x-request-id"), "no x-request-id"
+    assert "set-cookie" not in headers
+    assert "server" not in headers and "x-powered-by" not in headers
+
+
+@schemathesis.check
+def no_internals_in_refusals(ctx, response, case):
+    """A refusal names neither tables, nor files, nor addresses inside."""
+    if response.status_code < 400:
+        return
+    text = response.content.decode("utf-8", "replace").lower()
+    for word in ("sqlx", "postgres", "panicked", "backtrace", ".rs:", "/home/", "redis://", "select "):
+        assert word not in text, f"a refusal says {word!r}"
