@@ -16,6 +16,9 @@ enum What {
     /// The pipeline under faults: points, random, mutants, deps, cancel, plugin; all when none is
     /// named.
     Chaos(chaos::Args),
+    /// Whether tenants are apart: the rules of the catalogue and the faults that they find, every table
+    /// probed, every operation of the API asked by whoever must not have it.
+    Isolation,
     /// What somebody gets who tampers with plugins or model files, or is one: a table.
     Plugins,
     /// Licences, known holes, npm's locks and secrets in the tree; writes `target/sbom.json`.
@@ -25,10 +28,39 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         Some(What::Chaos(args)) => chaos::run(args),
+        Some(What::Isolation) => isolation(),
         Some(What::Plugins) => attempts(),
         Some(What::Supply(args)) => supply::run(args),
         None => before_a_commit(),
     }
+}
+
+/// Runs the tests that look for a way from one tenant to another, and lets them say what they found.
+/// The programs and plugins that they start are built first.
+fn isolation() -> Result<()> {
+    let programs = ["qudao-cli", "qudao-plugin-host", "qudao-testkit"];
+    let mut build = crate::cargo();
+    build.args(["build", "--quiet", "--bins"]);
+    crate::run(build.args(programs.iter().flat_map(|name| ["--package", name])))?;
+    crate::run(crate::cargo().args([
+        "xtask",
+        "plugins",
+        "--dev",
+        "--only",
+        "echo,rogue,openai",
+        "--out",
+        "target/test-plugins",
+    ]))?;
+    for (package, tests) in [
+        ("qudao-storage", &["catalog::", "isolation::"][..]),
+        ("qudao-server", &["identity::"]),
+        ("qudao-tests", &["isolation_"]),
+    ] {
+        let mut cargo = crate::cargo();
+        cargo.args(["test", "--package", package, "--test=it", "--"]).args(tests);
+        crate::run(cargo.args(["--nocapture", "--test-threads=2"]))?;
+    }
+    Ok(())
 }
 
 /// Runs the tests that attack, and lets them say what they got.

@@ -13,6 +13,7 @@ mod audit;
 mod blocks;
 mod books;
 mod bus;
+mod catalog;
 mod cost;
 mod depths;
 mod failover;

@@ -36,11 +36,27 @@ INSERT INTO api_keys (tenant_id, api_key_id, name, secret_hash, last4, scopes)
 VALUES (
     app.tenant(), '00000000-0000-4000-8000-<n>00000000008', 'k',
     decode(repeat('00', 32), 'hex'), '1234', '{chat}');
+UPDATE api_keys SET last_used_at = now() WHERE tenant_id = app.tenant();
+INSERT INTO roles (tenant_id, role_id, name, scopes)
+VALUES (app.tenant(), '00000000-0000-4000-8000-<n>00000000091', 'r', '{admin}');
+INSERT INTO members (tenant_id, member_id, email, name, role_id, password_hash)
+VALUES (
+    app.tenant(), '00000000-0000-4000-8000-<n>00000000092', 'ann@example.com', 'Ann',
+    '00000000-0000-4000-8000-<n>00000000091', '$argon2id$');
+INSERT INTO sessions (
+    tenant_id, session_id, member_id, secret_hash, method, address, user_agent, expires_at)
+VALUES (
+    app.tenant(), '00000000-0000-4000-8000-<n>00000000093',
+    '00000000-0000-4000-8000-<n>00000000092', decode(repeat('00', 32), 'hex'), 'password',
+    '203.0.113.1', 'a browser', now() + interval '1 hour');
+UPDATE sessions SET seen_at = now(), ended_at = now() WHERE tenant_id = app.tenant();
 COMMIT;
 
 BEGIN; SET LOCAL ROLE qudao_admin;
 DO $$ BEGIN
     ASSERT (SELECT channel_id FROM app.find_api_key('00000000-0000-4000-8000-<n>00000000008'))
+        = '00000000-0000-4000-8000-<n>00000000002';
+    ASSERT (SELECT channel_id FROM app.find_key_holder('00000000-0000-4000-8000-<n>00000000008'))
         = '00000000-0000-4000-8000-<n>00000000002';
     ASSERT (SELECT assistant_name FROM app.find_door('key<n>')) = 'a';
     ASSERT (SELECT assistant_name FROM app.find_channel_by_public_key('key<n>')) = 'a';
