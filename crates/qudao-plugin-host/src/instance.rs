@@ -310,6 +310,9 @@ impl Instance {
         }
         let old = current.replace(Arc::clone(generation));
         drop(current);
+        if let Source::Folder(plugin) = &generation.terms.source {
+            self.remember(plugin);
+        }
         *self.terms.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&generation.terms);
         self.set_state(ModelState::Ready);
         self.retry(Instant::now());
@@ -356,7 +359,6 @@ impl Instance {
             let started = sealed.and_then(|sealed| {
                 let started = self.start_artifact(plugin, &sealed, terms, number)?;
                 terms.prove(artifact, sealed);
-                self.remember(plugin);
                 Ok(started)
             });
             match started {

@@ -317,6 +317,24 @@ async fn an_older_version_and_one_that_lost_its_signature_are_refused_until_the_
 }
 
 #[tokio::test]
+async fn a_newer_version_that_never_served_does_not_stand_in_the_way_of_the_older_one() {
+    let stage = Stage::with(&["rogue"]).instance("rogue", Placement::Process, |_| ());
+    rewrite(&stage, "rogue", |manifest| manifest.plugin.version = "1.0.0".to_owned());
+    let host = stage.ready().await;
+    rewrite(&stage, "rogue", |manifest| {
+        manifest.plugin.version = "2.0.0".to_owned();
+        manifest.selftest = Some(SelfTest { message: "abort".to_owned(), timeout_ms: 5_000 });
+    });
+    assert!(host.reload("rogue").await.is_err());
+    rewrite(&stage, "rogue", |manifest| {
+        manifest.plugin.version = "1.0.0".to_owned();
+        manifest.selftest = None;
+    });
+    let again = stage.start().await;
+    until(&again, "rogue", ModelState::serves).await;
+}
+
+#[tokio::test]
 async fn what_is_exchanged_after_the_check_does_not_run() {
     let stage = echo();
     let host = stage.ready().await;
