@@ -4,6 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method};
 use qudao_egress::{Egress, EgressError, Limits, Rules};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use crate::{
     host::{Answer, Host},
@@ -137,6 +141,32 @@ async fn a_chain_of_aliases_is_judged_by_where_it_ends() {
     not_public(world.get("meta.example.com").await);
     assert_eq!(world.get("out.example.com").await.unwrap(), b"outside");
     world.untouched();
+}
+
+#[tokio::test]
+async fn https_is_spoken_with_the_address_that_was_judged_and_nothing_is_sent_to_a_stranger() {
+    let listener = TcpListener::bind((OUTSIDE, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let names = NameServer::start(vec![("shop.example.com", vec![vec![Address(OUTSIDE)]])]).await;
+    let allowed = vec![format!("{OUTSIDE}/32").parse().unwrap()];
+    let rules = Rules::new(allowed, false, vec![port]).unwrap();
+    let egress = Egress::with_lookup(rules, Limits::default(), Arc::new(names)).unwrap();
+    let url = egress.url(&format!("https://shop.example.com:{port}/hook?token=t0ken")).unwrap();
+    let asked = egress.request(Method::GET, &url, HeaderMap::new(), None);
+    let heard = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut hello = vec![0; 4096];
+        let length = stream.read(&mut hello).await.unwrap();
+        // Somebody who cannot prove to be that host.
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        hello.truncate(length);
+        hello
+    };
+    let (got, hello) = tokio::join!(asked, heard);
+    assert_eq!(got.unwrap_err().code(), "unreachable");
+    assert_eq!(hello[0], 0x16, "a handshake of TLS");
+    let said = String::from_utf8_lossy(&hello);
+    assert!(said.contains("shop.example.com") && !said.contains("t0ken"));
 }
 
 #[tokio::test]
