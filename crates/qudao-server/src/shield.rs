@@ -20,7 +20,7 @@ const DNS_PREFETCH: HeaderName = HeaderName::from_static("x-dns-prefetch-control
 const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), \
     encrypted-media=(), fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), \
     microphone=(), midi=(), payment=(), publickey-credentials-get=(), screen-wake-lock=(), \
-    serial=(), usb=(), web-share=(), xr-spatial-tracking=(), clipboard-read=(), \
+    serial=(), usb=(), xr-spatial-tracking=(), clipboard-read=(), \
     clipboard-write=(self)";
 
 /// Adds to an answer what it does not say itself.

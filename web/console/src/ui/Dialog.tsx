@@ -1,9 +1,9 @@
 /** What lies over the page until it is answered. */
 import type { ComponentChildren, JSX } from 'preact';
-import { useEffect, useId, useRef, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { copyText } from '../../../chat/src/ui/clipboard';
 import { useWords } from './context';
-import { Form, Refused, useAct } from './form';
+import { Form, Refused, useAct, useOwnId } from './form';
 
 interface DialogProps {
   title: string;
@@ -13,7 +13,7 @@ interface DialogProps {
 
 export function Dialog({ title, close, children }: DialogProps): JSX.Element {
   const dialog = useRef<HTMLDialogElement>(null);
-  const id = useId();
+  const id = useOwnId();
   useEffect(() => {
     const before = document.activeElement;
     dialog.current?.showModal();

@@ -1,9 +1,16 @@
 /** Fields, and what happens when a form is sent. */
 import type { ComponentChildren, JSX } from 'preact';
-import { useEffect, useId, useRef, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { Refusal } from '../api';
 import { fieldWords, refusalWords } from '../words';
 import { useWords } from './context';
+
+let ids = 0;
+
+/** An id that no other element has. Preact's own begin anew whenever the whole page is drawn again. */
+export function useOwnId(): string {
+  return useState(() => `id-${(ids += 1)}`)[0];
+}
 
 export interface Act {
   busy: boolean;
@@ -76,7 +83,7 @@ interface FieldProps {
 }
 
 export function Field({ label, pointer, refusal, hint, children }: FieldProps): JSX.Element {
-  const id = useId();
+  const id = useOwnId();
   const wrong = fieldWords(useWords(), refusal, pointer);
   return (
     <div class="field">
