@@ -9,7 +9,9 @@ export const WORDS: Record<Language, Words> = { en, zh };
 
 /** `fill('by {name}', { name: 'Ann' })` */
 export function fill(text: string, values: Record<string, string>): string {
-  return text.replace(/\{(\w+)\}/g, (whole, name: string) => values[name] ?? whole);
+  const filled = text.replace(/\{(\w+)\}/g, (whole, name: string) => values[name] ?? whole);
+  // Chinese stands apart from other letters, and not from Chinese.
+  return filled.replace(/(\p{Script=Han}) (?=\p{Script=Han})/gu, '$1');
 }
 
 /** What the server said of one thing, as a sentence in the page's language. */

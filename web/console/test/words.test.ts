@@ -38,6 +38,8 @@ describe('words', () => {
   });
 
   it('are filled, and what is unknown stays', () => {
+    expect(fill('由 {name} 发出', { name: '梅' })).toBe('由梅发出');
+    expect(fill('由 {name} 发出', { name: 'Mei' })).toBe('由 Mei 发出');
     expect(fill('by {name}, {x}', { name: '$& {x}' })).toBe('by $& {x}, {x}');
   });
 });

@@ -1,6 +1,6 @@
 import type { JSX } from 'preact';
 import { useState } from 'preact/hooks';
-import { matches } from '../audit';
+import { matches, targetId } from '../audit';
 import type { AuditEvent } from '../protocol';
 import { useTime, useWords } from './context';
 import { useList, useNames, useTenantPath } from './data';
@@ -15,7 +15,7 @@ export function Audit(): JSX.Element {
   const nameOf = useNames();
   const [wanted, setWanted] = useState('');
   const shownText = (event: AuditEvent): string =>
-    [nameOf(event.actor), all.actions[event.action] ?? '', nameOf(event.target), JSON.stringify(event)].join(' ');
+    [nameOf(event.actor), all.actions[event.action] ?? '', nameOf(targetId(event)), JSON.stringify(event)].join(' ');
   return (
     <>
       <Heading>{words.title}</Heading>
@@ -33,7 +33,7 @@ function EventRow({ event, nameOf }: { event: AuditEvent; nameOf: (id: string) =
   const all = useWords();
   const words = all.audit;
   const time = useTime();
-  const target = nameOf(event.target);
+  const target = nameOf(targetId(event));
   const actor = nameOf(event.actor);
   const more = { target: event.target, actor: event.actor, request: event.request_id, ...(event.detail as object) };
   return (
@@ -42,7 +42,7 @@ function EventRow({ event, nameOf }: { event: AuditEvent; nameOf: (id: string) =
         <p class="row-title">
           <span dir="auto">{actor}</span>
           <span class="action">{all.actions[event.action] ?? event.action}</span>
-          {event.target !== event.actor && <span class={target === event.target ? 'mono muted' : 'action'} dir="auto">{target}</span>}
+          {target !== actor && <span class={target === targetId(event) ? 'mono muted action' : ''} dir="auto">{target}</span>}
         </p>
         <p class="muted dots">
           <span>{time(event.at)}</span>

@@ -8,7 +8,7 @@ import { useSession, useSurroundings, useTime, useWords } from './context';
 import { useList, useNames, useTenantPath, type Listed } from './data';
 import { Confirm, ShownOnce } from './Dialog';
 import { MakeKey, RotateKey, type MadeKey } from './KeyForms';
-import { Heading, Rows, Section, scopeWords } from './parts';
+import { Heading, Rows, scopeWords } from './parts';
 
 export function Keys(): JSX.Element {
   const words = useWords();
@@ -29,11 +29,11 @@ export function Keys(): JSX.Element {
   }
   return (
     <>
-      <Heading>{words.keys.title}</Heading>
-      <Section
-        title={words.keys.title}
-        action={changes && <button type="button" class="button strong" onClick={() => setMaking(true)}>{words.keys.create}</button>}
-      >
+      <section class="section">
+        <div class="section-head">
+          <Heading>{words.keys.title}</Heading>
+          {changes && <button type="button" class="button strong" onClick={() => setMaking(true)}>{words.keys.create}</button>}
+        </div>
         <Rows list={keys} none={words.keys.none} filter={(key) => showsOld || works(key)}>
           {(key) => <KeyRow key={key.id} apiKey={key} by={nameOf(key.made_by)} list={keys} rotate={() => setRotating(key)} />}
         </Rows>
@@ -43,7 +43,7 @@ export function Keys(): JSX.Element {
             {words.keys.showOld}
           </label>
         )}
-      </Section>
+      </section>
       {making && <MakeKey close={() => setMaking(false)} done={done} />}
       {rotating && <RotateKey apiKey={rotating} close={() => setRotating(null)} done={done} />}
       {made && (
