@@ -36,11 +36,16 @@ models:
 	@$(BIN)/qudao model pull --default
 
 # Pages are built once per change of their sources.
-web: web/chat/dist/index.html web/docs/dist/index.html
+web: web/chat/dist/index.html web/console/dist/index.html web/docs/dist/index.html
 
 WEB_CHAT_SOURCES := $(shell find web/chat -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 web/chat/dist/index.html: $(WEB_CHAT_SOURCES)
 	@scripts/step.sh "building the chat page" scripts/npm-build.sh web/chat
+
+# The look and the settings come from the chat page.
+WEB_CONSOLE_SOURCES := $(shell find web/console web/chat/src -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
+web/console/dist/index.html: $(WEB_CONSOLE_SOURCES)
+	@scripts/step.sh "building the console" scripts/npm-build.sh web/console
 
 WEB_DOCS_SOURCES := $(shell find web/docs -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 web/docs/dist/index.html: $(WEB_DOCS_SOURCES)

@@ -32,7 +32,9 @@ trap 'failed="line $LINENO: $BASH_COMMAND"' ERR
 cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host
 cargo xtask plugins --dev --only echo,candle-llm --out target/e2e-plugins
 
-export QUDAO_HOME=$work/home QUDAO_CONFIG=$work/qudao.toml QUDAO_BIND=127.0.0.1:0
+# Where a test puts an identity provider; the platform may ask it, though it is on this machine.
+QUDAO_OIDC_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export QUDAO_OIDC_PORT QUDAO_HOME=$work/home QUDAO_CONFIG=$work/qudao.toml QUDAO_BIND=127.0.0.1:0
 cat >"$QUDAO_CONFIG" <<TOML
 [plugins]
 dirs = ["$plugins"]
@@ -49,6 +51,11 @@ address_messages_per_minute = 0
 
 [demo]
 model = "$model"
+
+[egress]
+allow_http = true
+allow_networks = ["127.0.0.0/8"]
+ports = [$QUDAO_OIDC_PORT]
 
 [[instances]]
 name = "local"

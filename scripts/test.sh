@@ -24,8 +24,9 @@ else
 fi
 
 web() {
-    scripts/npm-build.sh web/chat && scripts/npm-build.sh web/docs \
-        && (cd web/chat && npm run --silent size && npm test --silent)
+    scripts/npm-build.sh web/chat && scripts/npm-build.sh web/console && scripts/npm-build.sh web/docs \
+        && (cd web/chat && npm run --silent size && npm test --silent) \
+        && (cd web/console && npm run --silent size && npm test --silent)
 }
 
 lint() { cargo xtask check; }

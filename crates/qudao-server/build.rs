@@ -2,5 +2,6 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=../../web/chat/dist");
+    println!("cargo::rerun-if-changed=../../web/console/dist");
     println!("cargo::rerun-if-changed=../../web/docs/dist");
 }

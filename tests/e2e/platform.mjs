@@ -18,7 +18,8 @@ const echoModel = process.env.QUDAO_ECHO_MODEL ?? 'echo';
 
 if (!baseUrl) throw new Error('name the platform: set QUDAO_DEMO, or QUDAO_BASE_URL');
 
-async function admin(method, path, body, headers = {}) {
+/** A request with the operator's key; throws what was refused. */
+export async function admin(method, path, body, headers = {}) {
   const response = await fetch(baseUrl + path, {
     method,
     headers: { authorization: `Bearer ${operatorKey}`, 'content-type': 'application/json', ...headers },

@@ -12,8 +12,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use openidconnect::{
     AccessToken, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet,
     EndpointNotSet, EndpointSet, IssuerUrl, Nonce, OAuth2TokenResponse as _, PkceCodeChallenge,
-    PkceCodeVerifier, RedirectUrl, Scope, SubjectIdentifier, TokenResponse as _,
-    core::{CoreAuthenticationFlow, CoreClient, CoreProviderMetadata, CoreUserInfoClaims},
+    PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope, SubjectIdentifier, TokenResponse as _,
+    core::{
+        CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreProviderMetadata,
+        CoreUserInfoClaims,
+    },
 };
 use qudao_core::vault::Place;
 use qudao_domain::{IdentityProviderId, TenantId, access::Role, text::Name};
@@ -77,9 +80,18 @@ pub enum OidcError {
     /// The browser brought nothing that began here, or brought it too late.
     #[error("this sign-in did not begin in this browser, or took too long; begin again")]
     Stray,
-    /// The provider refused, or said something that does not hold.
+    /// The provider, or the person there, said no.
+    #[error("the identity provider refused: {0}")]
+    Refused(String),
+    /// The provider does not take the client's id or secret for what it gave out.
+    #[error("the identity provider does not know this platform by its client id and secret")]
+    ClientRefused,
+    /// The provider said something that does not hold.
     #[error("the identity provider did not confirm who you are: {0}")]
     Unconfirmed(String),
+    /// Somebody new, whose address the provider did not verify.
+    #[error("the identity provider did not verify your e-mail address")]
+    Unverified,
     /// The provider knows them, and the tenant does not.
     #[error("you are not a member here; ask for an invitation")]
     NotAMember,
@@ -92,6 +104,14 @@ impl From<StorageError> for OidcError {
     fn from(error: StorageError) -> Self {
         Self::Identity(error.into())
     }
+}
+
+/// What a provider adds to the address that it sends a browser back to.
+pub struct Returned {
+    /// What the browser took along.
+    pub state: String,
+    /// To be exchanged for who it is; or the provider's word for why not.
+    pub outcome: Result<String, String>,
 }
 
 /// What waits in the cookie.
@@ -183,11 +203,11 @@ impl Identity {
     pub async fn arrive(
         &self,
         cookie: &str,
-        state: &str,
-        code: &str,
+        returned: Returned,
         base_url: &str,
         visit: &Visit,
     ) -> Result<SignedIn, OidcError> {
+        let Returned { state, outcome } = returned;
         let flow = self.open_flow(cookie).await?;
         let now = self.core.clock.now().as_second();
         let own: bool =
@@ -195,10 +215,11 @@ impl Identity {
         if !own || flow.until < now {
             return Err(OidcError::Stray);
         }
+        let code = outcome.map_err(OidcError::Refused)?;
         let Flow { tenant_id, provider_id, nonce, verifier, .. } = flow;
         let provider = self.provider(tenant_id, provider_id).await?.ok_or(OidcError::Stray)?;
         let client = self.client(tenant_id, &provider, base_url).await?;
-        let claims = self.claims(&client, code, verifier, nonce).await?;
+        let claims = self.claims(&client, &code, verifier, nonce).await?;
         let mut tx = self.core.store.begin(tenant_id).await?;
         let member = whoever_is(&mut tx, &provider, &claims).await?;
         let signed_in = self.begin_session(&mut tx, member, SignIn::Oidc, visit).await?;
@@ -265,7 +286,12 @@ impl Identity {
             .map_err(|error| wrong(&error))?
             .set_pkce_verifier(PkceCodeVerifier::new(verifier));
         let tokens = exchange.request_async(&http).await;
-        let tokens = tokens.map_err(|error| wrong(&innermost(&error)))?;
+        let tokens = tokens.map_err(|error| match &error {
+            RequestTokenError::ServerResponse(said) if is_about_client(said.error()) => {
+                OidcError::ClientRefused
+            }
+            _ => wrong(&innermost(&error)),
+        })?;
         let id_token = tokens.id_token().ok_or_else(|| wrong(&"it sent no ID token"))?;
         let claims = id_token.claims(&client.id_token_verifier(), &Nonce::new(nonce));
         let claims = claims.map_err(|error| wrong(&error))?;
@@ -328,7 +354,7 @@ async fn whoever_is(
     if let Some(known) = tx.member_by_subject(provider.id, &claims.subject).await? {
         return Some(known).filter(may_enter).ok_or(OidcError::NotAMember);
     }
-    let email = claims.email.as_ref().ok_or(OidcError::NotAMember)?;
+    let email = claims.email.as_ref().ok_or(OidcError::Unverified)?;
     let member = match tx.member_by_email(email.as_str()).await? {
         Some((member, _)) => Some(member).filter(may_enter).ok_or(OidcError::NotAMember)?,
         None => join(tx, provider, email, claims).await?,
@@ -358,6 +384,13 @@ async fn join(
         password_hash: None,
     };
     Ok(tx.create_member(&new).await?)
+}
+
+fn is_about_client(error: &CoreErrorResponseType) -> bool {
+    matches!(
+        error,
+        CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient
+    )
 }
 
 /// A provider to be kept, its secret sealed.

@@ -56,7 +56,7 @@ impl Password {
         }
         let strength = zxcvbn::zxcvbn(text, known);
         if strength.score() < zxcvbn::Score::Three {
-            let why = strength.feedback().and_then(|feedback| feedback.warning());
+            let why = strength.feedback().and_then(zxcvbn::feedback::Feedback::warning);
             let why = why.map_or_else(|| "add a word or two".to_owned(), |why| why.to_string());
             return Err(PasswordError::Guessable(why));
         }

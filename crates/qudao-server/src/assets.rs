@@ -27,6 +27,11 @@ use crate::{error::ApiError, shield::page_headers};
 struct ChatFiles;
 
 #[derive(RustEmbed)]
+#[folder = "../../web/console/dist"]
+#[allow_missing = true]
+struct ConsoleFiles;
+
+#[derive(RustEmbed)]
 #[folder = "../../web/docs/dist"]
 #[allow_missing = true]
 struct DocsFiles;
@@ -44,6 +49,14 @@ const CHAT: Policy = Policy {
         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
         require-trusted-types-for 'script'; trusted-types 'none'",
     framing: "SAMEORIGIN",
+};
+
+/// As the chat, and in nobody's frame: a press on it gives rights away.
+const CONSOLE: Policy = Policy {
+    content: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+        img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+        require-trusted-types-for 'script'; trusted-types 'none'",
+    framing: "DENY",
 };
 
 /// The renderer writes markup that its own sanitiser passed, and has its icons in its style sheet.
@@ -64,6 +77,11 @@ pub(crate) async fn chat_page(request: HttpRequest) -> HttpResponse {
     page(&request, &CHAT, ChatFiles::get("index.html"), "web/chat")
 }
 
+/// Where members look after people and keys. Which page of it, stands behind the `#`.
+pub(crate) async fn console_page(request: HttpRequest) -> HttpResponse {
+    page(&request, &CONSOLE, ConsoleFiles::get("index.html"), "web/console")
+}
+
 /// The rendered API description.
 pub(crate) async fn docs_page(request: HttpRequest) -> HttpResponse {
     page(&request, &DOCS, DocsFiles::get("index.html"), "web/docs")
@@ -81,7 +99,8 @@ pub(crate) async fn asset(
     path: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let name = format!("assets/{path}");
-    let file = ChatFiles::get(&name).or_else(|| DocsFiles::get(&name));
+    let file = ChatFiles::get(&name).or_else(|| ConsoleFiles::get(&name));
+    let file = file.or_else(|| DocsFiles::get(&name));
     let file = file.ok_or_else(|| ApiError::not_found("file"))?;
     let kind = media_type(&name).ok_or_else(|| ApiError::not_found("file"))?;
     let mut response = HttpResponse::Ok();

@@ -94,6 +94,7 @@ fn endpoints() -> Endpoints {
     api.asset("/docs", assets::docs_page);
     api.asset("/docs/errors", assets::errors_page);
     api.asset("/chat/{key}", assets::chat_page);
+    api.asset("/console", assets::console_page);
     api.asset("/assets/{path:.+}", assets::asset);
     api
 }

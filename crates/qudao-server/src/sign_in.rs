@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use jiff::Timestamp;
 use qudao_domain::{
-    MemberId, TenantId,
+    MemberId, SessionId, TenantId,
     key::{Ticket, TicketKind},
     text::Name,
 };
@@ -58,9 +58,15 @@ pub(crate) struct SessionFace {
     tenant_id: TenantId,
     #[schema(value_type = String, example = "mbr_0198c0de00007000800000000000a001")]
     member_id: MemberId,
+    #[schema(value_type = String, example = "ses_0198c0de00007000800000000000a001")]
+    session_id: SessionId,
     name: String,
     email: String,
     role: String,
+    /// Whether they have a password here.
+    has_password: bool,
+    /// Whether they need a code of an authenticator app.
+    has_second_factor: bool,
     /// What they may do at this moment.
     scopes: Vec<&'static str>,
     /// To be sent in the header `X-CSRF-Token` of every request that changes something.
@@ -126,9 +132,12 @@ impl SessionFace {
         Self {
             tenant_id: session.tenant_id,
             member_id: holder.member_id,
+            session_id: session.id,
             name: holder.name.clone(),
             email: holder.email.clone(),
             role: role_words(holder.role),
+            has_password: holder.has_password,
+            has_second_factor: holder.has_totp,
             scopes: holder.scopes.words(),
             csrf_token: session.csrf_token.clone(),
             expires_at: holder.expires_at,
@@ -137,7 +146,7 @@ impl SessionFace {
 }
 
 pub(crate) fn visit(request: &HttpRequest) -> Visit {
-    let agent = request.headers().get(header::USER_AGENT).map(|value| value.as_bytes());
+    let agent = request.headers().get(header::USER_AGENT).map(header::HeaderValue::as_bytes);
     Visit {
         address: peer_address(request),
         user_agent: String::from_utf8_lossy(agent.unwrap_or_default()).into_owned(),
@@ -234,8 +243,15 @@ pub(crate) async fn change_password(
     may_prove(&state, &session, &request).await?;
     let (identity, session) = (state.identity.clone(), (*session).clone());
     let (proof, visit) = (Proof { password: body.password, code: body.code }, visit(&request));
-    let changing =
-        async move { identity.change_password(&session, &proof, &body.new_password, &visit).await };
+    let changing = async move {
+        let changed = identity.change_password(&session, &proof, &body.new_password, &visit).await;
+        changed.map_err(|error| match error {
+            IdentityError::Password(error) if error != PasswordError::Busy => {
+                ApiError::field("/new_password", error)
+            }
+            error => error.into(),
+        })
+    };
     state.on_runtime(changing).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Finding, licences::is_allowed};
 
 /// Folders with a lock of their own.
-const FOLDERS: &[&str] = &["web/chat", "web/docs", "tests/e2e"];
+const FOLDERS: &[&str] = &["web/chat", "web/console", "web/docs", "tests/e2e"];
 
 /// A `package-lock.json`.
 #[derive(Debug, Deserialize)]

@@ -1,21 +1,21 @@
 //! A tenant to try Qudao with. Made once; a later start finds it by `demo.json` and makes only
 //! what is missing, so that links and keys keep working.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use qudao_config::Instance;
 use qudao_domain::{
-    AssistantId, Currency, Micros, TenantId,
-    access::Scopes,
-    key::{ApiKey, random_secret},
+    AssistantId, Currency, InvitationId, Micros, TenantId,
+    access::{Role, Scopes},
+    key::{ApiKey, Ticket, TicketKind, random_secret},
     state::{ChannelKind, FairCharging},
     text::{IdempotencyKey, Name, SystemPrompt},
 };
 use qudao_services::Services;
 use qudao_storage::{
-    CreditOutcome, CreditSource, NewApiKey, NewAssistant, NewChannel, NewCredit, NewRoute,
-    NewTenant, Store, Tx,
+    CreditOutcome, CreditSource, MemberRole, NewApiKey, NewAssistant, NewChannel, NewCredit,
+    NewInvitation, NewRoute, NewTenant, Store, Tx,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -25,6 +25,10 @@ use crate::{context::Context, instances::demo_models, operator_key::write_secret
 const FILE: &str = "demo.json";
 const PROMPT: &str = "You are a friendly assistant on the demo page of Qudao. Answer briefly, and \
                       in the language of the question. 请用提问的语言简短地回答。";
+/// The address by which the demo's owner signs in. Nothing is sent there.
+const OWNER: &str = "owner@example.com";
+/// How long its link is good; each start makes another.
+const WELCOME: Duration = Duration::from_secs(7 * 24 * 3600);
 const GREETING: &str = "你好！有什么可以帮你？ · Hello! What can I do for you?";
 
 /// How to reach the demo, for people and for tests.
@@ -36,6 +40,9 @@ pub(crate) struct Demo {
     pub(crate) api_key: String,
     pub(crate) assistant_id: AssistantId,
     pub(crate) chat_url: String,
+    /// Where an owner of the tenant comes in. Older files do not have it.
+    #[serde(default)]
+    pub(crate) console_url: String,
     pub(crate) database_url: String,
 }
 
@@ -98,6 +105,7 @@ pub(crate) async fn prepare(
         api_key: parts.api_key,
         assistant_id: parts.assistant_id,
         chat_url: format!("{}/chat/{}", wanted.base_url, parts.public_key),
+        console_url: console_url(store, wanted.base_url, parts.tenant_id).await?,
         database_url: wanted.database_url.to_owned(),
     };
     let text = serde_json::to_string_pretty(&demo).context("writing the demo as JSON")?;
@@ -132,6 +140,27 @@ async fn find(store: &Store, demo: &Demo, wanted: &Wanted<'_>) -> anyhow::Result
         assistant_id: demo.assistant_id,
         public_key: public_key.to_owned(),
     }))
+}
+
+/// A link by which somebody becomes the owner. Once somebody has, it leads to where they sign in.
+async fn console_url(store: &Store, base_url: &str, tenant_id: TenantId) -> anyhow::Result<String> {
+    let mut tx = store.begin(tenant_id).await?;
+    if tx.member_by_email(OWNER).await?.is_some() {
+        return Ok(format!("{base_url}/console#/{tenant_id}"));
+    }
+    let id = InvitationId::new();
+    let ticket = Ticket::generate(TicketKind::Invitation, tenant_id, id.as_uuid());
+    let new = NewInvitation {
+        id,
+        email: OWNER,
+        role: MemberRole::Common(Role::Owner),
+        secret_hash: &ticket.hash(),
+        made_by: "operator",
+        good_for: WELCOME,
+    };
+    tx.create_invitation(&new).await?;
+    tx.commit().await?;
+    Ok(format!("{base_url}/console#/invitation/{}", ticket.reveal()))
 }
 
 async fn key_works(store: &Store, demo: &Demo) -> anyhow::Result<bool> {

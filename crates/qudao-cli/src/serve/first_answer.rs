@@ -23,7 +23,7 @@ const ANSWER_TOKENS: u32 = 48;
 
 /// Prints the demo's doors at once, and the answer of `model` when it is ready, in the background.
 pub(super) fn show(core: Arc<Core>, demo: &Demo, model: Option<String>) {
-    let Demo { base_url, api_key, chat_url, operator_key, .. } = demo;
+    let Demo { base_url, api_key, chat_url, console_url, operator_key, .. } = demo;
     let Some(model) = model else { return };
     let body = json!({
         "model": model,
@@ -32,6 +32,7 @@ pub(super) fn show(core: Arc<Core>, demo: &Demo, model: Option<String>) {
     });
     print("");
     print(&format!("  chat page      {chat_url}"));
+    print(&format!("  console        {console_url}"));
     print(&format!("  API reference  {base_url}/docs"));
     print(&format!("  API key        {api_key}"));
     print(&format!("  operator key   {operator_key}"));

@@ -295,23 +295,40 @@ pub(crate) fn sign_in_options() -> Doc {
 
 pub(crate) fn depart() -> Doc {
     Doc::new("Signing in", "Sign in by an identity provider")
-        .about("Sends the browser to the provider, which sends it back to `/v1/oidc/callback`.")
-        .returns_nothing(303, "To the provider's page.")
-        .fails(&[Code::ValidationFailed, Code::RateLimited, Code::Unavailable])
+        .about(
+            "Sends the browser to the provider, which sends it back to `/v1/oidc/callback`; or, if \
+             that cannot be, to the console, as the callback does.",
+        )
+        .returns_nothing(303, "To the provider's page, or to the console.")
 }
 
 pub(crate) fn arrive() -> Doc {
     Doc::new("Signing in", "Come back from an identity provider")
+        .about(
+            "For browsers, not for programs: they are sent to a page in any case. Whoever was not \
+             signed in comes to `/console#/sign-in-failed?code=…`. The code is one of `stray` (it \
+             did not begin in this browser, or took too long), `refused` (by the provider or the \
+             person there), `unconfirmed` (what the provider said does not hold), \
+             `email_unverified`, `not_a_member`, `client_refused` (the provider does not take the \
+             client id and secret), `provider_away`, `provider_gone`, `rate_limited`, `not_set_up` \
+             (`server.public_url` is missing) and `failed`.",
+        )
         .query("state", "From the provider.")
         .query("code", "From the provider.")
         .query("error", "From the provider, if it refused.")
-        .returns_nothing(303, "Signed in, to the console.")
-        .fails(&[
-            Code::BadRequest,
-            Code::InvalidQuery,
-            Code::InvalidCredentials,
-            Code::Forbidden,
-            Code::ValidationFailed,
-            Code::Unavailable,
-        ])
+        .returns_nothing(303, "To the console.")
+        .fails(&[Code::InvalidQuery])
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::oidc::Failure;
+
+    #[test]
+    fn every_reason_not_to_be_signed_in_is_described() {
+        let described = crate::openapi_json();
+        for failure in Failure::ALL {
+            assert!(described.contains(&format!("`{}`", failure.as_str())), "{failure:?}");
+        }
+    }
 }

@@ -69,6 +69,10 @@ pub struct SessionHolder {
     pub role: MemberRole,
     /// What they may do at this moment.
     pub scopes: Scopes,
+    /// Whether they have a password here.
+    pub has_password: bool,
+    /// Whether a second factor is in force.
+    pub has_totp: bool,
     /// Until when it is good.
     pub expires_at: Timestamp,
 }
@@ -134,6 +138,8 @@ impl Tx {
         let row = sqlx::query(
             "SELECT s.secret_hash, s.member_id, m.name, m.email, m.role, m.role_id, \
                     COALESCE(r.scopes, '{}') AS scopes, app.micros(s.expires_at) AS expires_at, \
+                    m.password_hash IS NOT NULL AS has_password, \
+                    m.totp_confirmed_at IS NOT NULL AS has_totp, \
                     s.seen_at < now() - interval '1 minute' AS stale \
              FROM sessions s \
              JOIN members m ON m.tenant_id = s.tenant_id AND m.member_id = s.member_id \
@@ -243,6 +249,8 @@ fn read_holder(row: &PgRow) -> Result<SessionHolder, sqlx::Error> {
         email: row.try_get("email")?,
         role,
         scopes,
+        has_password: row.try_get("has_password")?,
+        has_totp: row.try_get("has_totp")?,
         expires_at: row::time(row, "expires_at")?,
     })
 }

@@ -1,0 +1,98 @@
+/** What pages read from the server. */
+import { useEffect, useState } from 'preact/hooks';
+import { Refusal } from '../api';
+import type { ApiKey, Member, Page, Role } from '../protocol';
+import { may } from '../scopes';
+import { roleName } from '../words';
+import { useSession, useSurroundings, useWords } from './context';
+
+export interface Read<T> {
+  /** `null` until it is there. */
+  value: T | null;
+  refusal: Refusal | null;
+  reload: () => Promise<void>;
+}
+
+/** Reads `path` once; not at all if it is `null`. */
+export function useRead<T>(path: string | null): Read<T> {
+  const { api } = useSurroundings().console;
+  const [value, setValue] = useState<T | null>(null);
+  const [refusal, setRefusal] = useState<Refusal | null>(null);
+  async function reload(): Promise<void> {
+    if (path === null) return;
+    try {
+      setValue(await api.get<T>(path));
+      setRefusal(null);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      setRefusal(error);
+    }
+  }
+  useEffect(() => void reload(), [path]);
+  return { value, refusal, reload };
+}
+
+export interface Listed<T> {
+  items: T[];
+  ready: boolean;
+  refusal: Refusal | null;
+  /** Reads what follows; `null` after the last. */
+  more: (() => Promise<void>) | null;
+  reload: () => Promise<void>;
+}
+
+/** A list that is read in parts. */
+export function useList<T>(path: string): Listed<T> {
+  const { api } = useSurroundings().console;
+  const [items, setItems] = useState<T[]>([]);
+  const [cursor, setCursor] = useState<string | null>(null);
+  const [ready, setReady] = useState(false);
+  const [refusal, setRefusal] = useState<Refusal | null>(null);
+  async function read(after: string | null): Promise<void> {
+    const joint = path.includes('?') ? '&' : '?';
+    try {
+      const page = await api.get<Page<T>>(after === null ? path : `${path}${joint}cursor=${encodeURIComponent(after)}`);
+      setItems((before) => (after === null ? page.data : [...before, ...page.data]));
+      setCursor(page.has_more ? page.next_cursor : null);
+      setRefusal(null);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      setRefusal(error);
+    }
+    setReady(true);
+  }
+  useEffect(() => void read(null), [path]);
+  return { items, ready, refusal, more: cursor === null ? null : () => read(cursor), reload: () => read(null) };
+}
+
+/** The path of something of the tenant that the member works for. */
+export function useTenantPath(): (rest: string) => string {
+  const session = useSession();
+  return (rest) => `/v1/tenants/${session.tenant_id}${rest}`;
+}
+
+export function useRoles(): Role[] {
+  const path = useTenantPath();
+  const reads = may(useSession().scopes, 'members:read');
+  return useRead<{ data: Role[] }>(reads ? path('/roles') : null).value?.data ?? [];
+}
+
+export function useRoleName(roles: readonly Role[]): (role: string) => string {
+  const words = useWords();
+  return (role) => roleName(words, role, roles);
+}
+
+/** Says who stands behind an id, as far as the member may know. */
+export function useNames(): (id: string) => string {
+  const words = useWords();
+  const session = useSession();
+  const path = useTenantPath();
+  const members = useRead<Page<Member>>(may(session.scopes, 'members:read') ? path('/members?limit=200') : null);
+  const keys = useRead<Page<ApiKey>>(may(session.scopes, 'keys:read') ? path('/api-keys?limit=200') : null);
+  return (id) => {
+    if (id === 'operator') return words.operator;
+    if (id === session.member_id) return session.name;
+    const known = [...(members.value?.data ?? []), ...(keys.value?.data ?? [])];
+    return known.find((one) => one.id === id)?.name ?? id;
+  };
+}
