@@ -8,7 +8,7 @@ use std::time::Duration;
 use qudao_domain::{ContactId, ConversationId, TenantId};
 use qudao_storage::{Fence, StorageError};
 
-use crate::{Core, failpoint};
+use crate::Core;
 
 /// How often something was said between the fence and the mark before an erasure is given up; the
 /// next resumption goes on.
@@ -60,7 +60,6 @@ impl Core {
                 Fence::Erased => return Ok(Erased::Done { messages }),
                 Fence::Fenced => {}
             }
-            failpoint!("erase.fenced");
             messages += self.blank_contact(tenant_id, contact_id).await?;
             let mut tx = self.store.begin(tenant_id).await?;
             let finished = tx.finish_contact(contact_id).await?;
@@ -85,7 +84,6 @@ impl Core {
             let before = messages;
             for conversation in left {
                 messages += self.blank(tenant_id, conversation, 0).await?;
-                failpoint!("erase.blanked");
             }
             if messages == before {
                 return Ok(messages);
@@ -124,7 +122,6 @@ impl Core {
         }
         tx.close_tenant().await?;
         tx.commit().await?;
-        failpoint!("erase.closed");
         let mut messages = 0;
         loop {
             let mut tx = self.store.begin(tenant_id).await?;

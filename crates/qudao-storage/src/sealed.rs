@@ -6,8 +6,15 @@ use uuid::Uuid;
 use crate::{Result, Tx};
 
 /// Every such column. A table that gets one is added here.
-pub const SEALED: &[SealedColumn] =
-    &[SealedColumn { table: "audit_signers", column: "sealed_seed", row: "signer_id" }];
+pub const SEALED: &[SealedColumn] = &[
+    SealedColumn { table: "audit_signers", column: "sealed_seed", row: "signer_id" },
+    SealedColumn { table: "members", column: "totp_sealed", row: "member_id" },
+    SealedColumn {
+        table: "identity_providers",
+        column: "client_secret_sealed",
+        row: "identity_provider_id",
+    },
+];
 
 /// A column with sealed values. The row is named by a UUID that is unique within its tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -77,7 +77,7 @@ pub struct TimelineItem {
 
 impl Tx {
     /// What was said after `after`, the oldest first, at most `limit` items. Replies stand
-    /// behind the messages that they answer.
+    /// behind the messages that they answer. What was erased is left out.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -93,12 +93,14 @@ impl Tx {
                          external_id, turn_id, app.micros(accepted_at) AS at \
                   FROM inbox \
                   WHERE tenant_id = $1 AND conversation_id = $2 AND seq > $3 \
+                    AND body -> 'erased' IS NULL \
                   ORDER BY seq LIMIT $5) \
                  UNION ALL \
                  (SELECT to_seq, true, out_seq, kind, state, body, \
                          NULL, turn_id, app.micros(created_at) \
                   FROM outbox \
                   WHERE tenant_id = $1 AND conversation_id = $2 AND out_seq > $4 \
+                    AND body -> 'erased' IS NULL \
                   ORDER BY out_seq LIMIT $5) \
              ) said \
              ORDER BY place, outbound, seq LIMIT $5",

@@ -84,6 +84,7 @@ async fn examine(context: &Context) -> Vec<Check> {
     );
     let mut checks = vec![Check::ok("settings", source)];
     checks.push(machine::home(context));
+    checks.push(machine::master_key(context));
     checks.push(machine::sockets());
     checks.push(machine::postgres(context));
     checks.push(machine::redis(context));

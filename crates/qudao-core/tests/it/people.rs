@@ -8,7 +8,7 @@ use qudao_core::{
 };
 use qudao_domain::{ContactId, TenantId, text::ExternalId};
 use qudao_plugin_api::wire::Content;
-use qudao_storage::{ExportOf, Fence, Inbound, MessageBody};
+use qudao_storage::{ExportOf, Fence, Inbound, MessageBody, TimelineCursor};
 use qudao_testkit::TestTenant;
 
 use crate::stage::{Script, Stage, done, tenant};
@@ -274,6 +274,13 @@ async fn words_are_kept_as_long_as_the_tenant_wants_and_no_longer() {
     assert_eq!(stage.answer().await, TurnOutcome::Answered);
     chat(&stage, &stage.tenant, "ann", 3).await;
     stage.assert_sound().await;
+    let mut tx = stage.store.begin(stage.tenant.id).await.unwrap();
+    let channel = stage.tenant.channel_id;
+    let anns = tx.find_conversation_of(channel, "canary-peer-ann").await.unwrap().unwrap();
+    let seen = tx.timeline(anns.id, TimelineCursor::default(), 100).await.unwrap();
+    let seen: Vec<_> = seen.iter().map(|item| item.text.as_str()).collect();
+    assert_eq!(seen, ["canary-text-ann 3"; 2], "nobody sees empty messages");
+    drop(tx);
     let mut tx = stage.store.begin(rival.id).await.unwrap();
     assert_eq!(tx.tenant().await.unwrap().unwrap().retention_days, None);
     drop(tx);

@@ -4,16 +4,18 @@ use std::{
     fs,
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
 };
 
 use nix::unistd::{AccessFlags, access};
 use qudao_config::Sandbox;
+use qudao_core::MasterKeySource;
 use qudao_services::{
     Environment, database_major, find_postgres, find_redis, preview_place, running_instance,
 };
 
 use super::Check;
-use crate::context::Context;
+use crate::{context::Context, master_key};
 
 /// Below this, the default models leave no room for the platform.
 const LITTLE_MEMORY: u64 = 1 << 30;
@@ -30,6 +32,44 @@ pub(super) fn home(context: &Context) -> Check {
     }
     let evidence = format!("{} cannot be written", existing.unwrap_or(home).display());
     Check::failed(name, evidence, "set QUDAO_HOME to a directory of yours")
+}
+
+/// What protects the secrets in the database. Whether it is the right one shows at the start.
+pub(super) fn master_key(context: &Context) -> Check {
+    let name = "master key";
+    let source = match master_key::find(context) {
+        Ok(source) => source,
+        Err(error) => return Check::failed(name, format!("{error:#}"), "correct QUDAO_MASTER_KEY"),
+    };
+    if let MasterKeySource::File(path) = &source {
+        let used = context.home.join("data").exists() || context.settings.database.url.is_some();
+        match fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !used => {
+                return Check::ok(name, "will be made at the first start");
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Check::warning(
+                    name,
+                    format!("{} does not exist", path.display()),
+                    "nothing to do if the database is new; else put it back, or set QUDAO_MASTER_KEY",
+                );
+            }
+            Ok(file) if file.permissions().mode() & 0o077 != 0 => {
+                let evidence = format!("others can read {}", path.display());
+                return Check::warning(name, evidence, format!("chmod 600 {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    match source.load() {
+        Ok(keys) => Check::ok(
+            name,
+            format!("{} is the first of {}", keys.first().id(), keys.iter().count()),
+        ),
+        Err(error) => {
+            Check::failed(name, error.to_string(), "put the key back, or set QUDAO_MASTER_KEY")
+        }
+    }
 }
 
 pub(super) fn sockets() -> Check {
