@@ -74,7 +74,9 @@ fn tenant_resources_are_closed_to_strangers_and_operator_resources_to_tenants() 
     for endpoint in list_endpoints() {
         let Endpoint { method, path, access, .. } = endpoint;
         let credits = path.ends_with("/credits");
-        let sign_in = method == Method::POST && path.ends_with("/sessions");
+        let by_password = method == Method::POST && path.ends_with("/sessions");
+        let by_provider = path.ends_with("/sign-in") || path.ends_with("/sign-in-options");
+        let sign_in = by_password || method == Method::GET && by_provider;
         let fits = match path {
             _ if sign_in => access == Public,
             path if credits || path == "/v1/tenants" || path.starts_with("/v1/plugins") => {

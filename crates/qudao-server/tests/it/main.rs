@@ -12,6 +12,7 @@ mod identity;
 mod limits;
 mod model;
 mod money;
+mod oidc;
 mod once;
 mod openai;
 mod socket;
