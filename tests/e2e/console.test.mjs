@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test';
 import decodeQR from 'qr/decode.js';
 import { launch, PHONE } from './browser.mjs';
 import { close, consoleUrl, invite, makeTenant, openConsole, PASSWORD, totp } from './people.mjs';
-import { admin, baseUrl } from './platform.mjs';
+import { admin, baseUrl, demoConsoleUrl } from './platform.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const OWNER = 'mei@example.com';
@@ -120,6 +120,11 @@ test('a second factor is set up by a QR code that is drawn here, and asked for',
   const codes = await mei.page.locator('[data-test=recovery] .codes span').allInnerTexts();
   assert.equal(codes.length, 10);
   await mei.screenshot('console-recovery-light-en');
+  await mei.page.emulateMedia({ media: 'print' });
+  assert.ok(await mei.page.locator('[data-test=recovery]').isVisible());
+  for (const hidden of ['header', 'h1', 'dialog .actions', '.rows']) assert.ok(!(await mei.page.locator(hidden).first().isVisible()), `${hidden} is printed`);
+  await mei.screenshot('console-recovery-print');
+  await mei.page.emulateMedia({ media: null });
   await mei.press('Done');
   await mei.page.getByText('In force:').waitFor();
 
@@ -379,6 +384,15 @@ test('axe finds nothing on any page, in both languages and colours', async () =>
     await mei.page.keyboard.press('Escape');
     await mei.dialog().waitFor({ state: 'detached' });
   }
+});
+
+test('the demo prints a link by which its owner comes in', { skip: !demoConsoleUrl?.includes('#/invitation/') }, async () => {
+  const owner = await openConsole(browser, new URL(demoConsoleUrl).hash);
+  await owner.accept('Demo owner');
+  await owner.heading('Hello, Demo owner');
+  await owner.page.locator('[data-test=business]').getByText('Demo').waitFor();
+  await owner.page.locator('[data-test=role]').getByText('Owner').waitFor();
+  await close(owner);
 });
 
 test('the page is closed to frames, and did nothing that it must not', async () => {

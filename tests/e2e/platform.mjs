@@ -12,6 +12,7 @@ import { readFileSync } from 'node:fs';
 const demo = process.env.QUDAO_DEMO ? JSON.parse(readFileSync(process.env.QUDAO_DEMO, 'utf8')) : {};
 
 export const baseUrl = process.env.QUDAO_BASE_URL ?? demo.base_url;
+export const demoConsoleUrl = demo.console_url;
 export const demoChatUrl = process.env.QUDAO_CHAT_URL ?? demo.chat_url;
 export const operatorKey = process.env.QUDAO_OPERATOR_KEY ?? demo.operator_key;
 const echoModel = process.env.QUDAO_ECHO_MODEL ?? 'echo';

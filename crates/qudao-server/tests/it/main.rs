@@ -13,6 +13,7 @@ mod identity;
 mod limits;
 mod model;
 mod money;
+mod oidc;
 mod once;
 mod openai;
 mod people;
