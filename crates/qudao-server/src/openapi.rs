@@ -10,7 +10,6 @@ use utoipa::{
         Components, Content, Header, HeaderBuilder, HttpMethod, InfoBuilder, LicenseBuilder,
         OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, Response,
         ResponseBuilder, Schema, ServerBuilder,
-        extensions::{Extensions, ExtensionsBuilder},
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
         schema::{ObjectBuilder, Type},
@@ -30,6 +29,10 @@ use crate::{
     error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
     extract::MAX_PAGE,
 };
+
+mod access;
+
+use access::{API_KEY, OPERATOR, SESSION, VISITOR, extensions, failures, schemes};
 
 /// Each with its media type.
 type Contents = Vec<(&'static str, Content)>;
@@ -197,7 +200,7 @@ impl Doc {
             .tag(self.tag)
             .summary(Some(self.summary))
             .operation_id(Some(operation_id(&endpoint.method, &plain_path(endpoint.path))));
-        operation = operation.extensions(Some(access_extensions(endpoint.access)));
+        operation = operation.extensions(Some(extensions(endpoint.access)));
         let description = self.description_with(endpoint.access);
         if !description.is_empty() {
             operation = operation.description(Some(description));
@@ -230,7 +233,7 @@ impl Doc {
         for (status, response) in self.refusals(endpoint) {
             operation = operation.response(status.to_string(), response);
         }
-        if let Some(scheme) = security_schemes(endpoint.access) {
+        if let Some(scheme) = schemes(endpoint.access) {
             for name in scheme {
                 operation = operation.security(SecurityRequirement::new(*name, [""; 0]));
             }
@@ -254,7 +257,7 @@ impl Doc {
 
     /// One response per status, with the codes that it may carry.
     fn refusals(&self, endpoint: &Endpoint) -> Vec<(u16, Response)> {
-        let mut codes = access_failures(endpoint.access).to_vec();
+        let mut codes = failures(endpoint.access).to_vec();
         if endpoint.path.contains('{') {
             codes.push(Code::NotFound);
         }
@@ -316,55 +319,6 @@ fn replayed_header() -> Header {
         .schema(Some(Schema::Object(kind.build())))
         .description(Some("The request was answered before under its key; this is that answer."))
         .build()
-}
-
-const OPERATOR: &str = "operator_key";
-const API_KEY: &str = "api_key";
-const VISITOR: &str = "visitor_token";
-const SESSION: &str = "session";
-
-/// Who is let in, for programs: `x-qudao-access`, and `x-qudao-scope` where one is needed.
-fn access_extensions(access: Access) -> Extensions {
-    let (kind, scope) = match access {
-        Access::Public => ("public", None),
-        Access::Operator => ("operator", None),
-        Access::Tenant(scope) => ("tenant", Some(scope)),
-        Access::Key(scope) => ("key", Some(scope)),
-        Access::Member => ("member", None),
-        Access::Visitor => ("visitor", None),
-    };
-    let extensions = ExtensionsBuilder::new().add("x-qudao-access", kind);
-    let scope = scope.map(|scope| ("x-qudao-scope", scope.as_str()));
-    scope.into_iter().fold(extensions, |all, (name, scope)| all.add(name, scope)).build()
-}
-
-/// Any one of the named schemes opens the endpoint.
-fn security_schemes(access: Access) -> Option<&'static [&'static str]> {
-    match access {
-        Access::Public => None,
-        Access::Operator => Some(&[OPERATOR]),
-        Access::Tenant(_) => Some(&[OPERATOR, API_KEY, SESSION]),
-        Access::Key(_) => Some(&[API_KEY]),
-        Access::Member => Some(&[SESSION]),
-        Access::Visitor => Some(&[VISITOR]),
-    }
-}
-
-fn access_failures(access: Access) -> &'static [Code] {
-    match access {
-        Access::Public => &[],
-        Access::Visitor => &[Code::Unauthenticated, Code::InvalidCredentials],
-        Access::Operator | Access::Key(_) => {
-            &[Code::Unauthenticated, Code::InvalidCredentials, Code::Forbidden]
-        }
-        Access::Tenant(_) | Access::Member => &[
-            Code::Unauthenticated,
-            Code::InvalidCredentials,
-            Code::Forbidden,
-            Code::OriginRefused,
-            Code::CsrfTokenInvalid,
-        ],
-    }
 }
 
 fn path_parameters(path: &str) -> impl Iterator<Item = &str> {

@@ -4,6 +4,7 @@ pub(crate) mod api_keys;
 pub(crate) mod assistants;
 pub(crate) mod channels;
 pub(crate) mod identity_providers;
+pub(crate) mod invitations;
 pub(crate) mod members;
 pub(crate) mod roles;
 pub(crate) mod sessions;

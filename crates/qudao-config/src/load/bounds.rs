@@ -13,7 +13,8 @@ type Row = (&'static str, u64, RangeInclusive<u64>);
 /// Every number that cannot be used.
 pub(super) fn check(settings: &Settings) -> Vec<Problem> {
     let Settings { server, database, worker, limits, egress, .. } = settings;
-    let rows = of_worker(worker).into_iter().chain(of_rates(limits)).chain(of_limits(limits));
+    let rates = of_rates(limits).into_iter().chain(of_administration(limits));
+    let rows = of_worker(worker).into_iter().chain(rates).chain(of_limits(limits));
     let rows = rows.chain(of_server(server)).chain(of_database(database)).chain(of_egress(egress));
     let mut problems: Vec<_> =
         rows.filter_map(|(key, value, range)| outside(key, value, &range)).collect();
@@ -137,6 +138,35 @@ fn of_worker(worker: &Worker) -> Vec<Row> {
     ]
 }
 
+fn of_administration(limits: &Limits) -> Vec<Row> {
+    vec![
+        (
+            "limits.admin_requests_per_minute",
+            u64::from(limits.admin_requests_per_minute),
+            0..=1_000_000,
+        ),
+        ("limits.admin_burst", u64::from(limits.admin_burst), 1..=1_000_000),
+        (
+            "limits.admin_address_requests_per_minute",
+            u64::from(limits.admin_address_requests_per_minute),
+            0..=1_000_000,
+        ),
+        ("limits.admin_address_burst", u64::from(limits.admin_address_burst), 1..=1_000_000),
+        (
+            "limits.sign_in_attempts_per_minute",
+            u64::from(limits.sign_in_attempts_per_minute),
+            0..=1_000_000,
+        ),
+        ("limits.sign_in_burst", u64::from(limits.sign_in_burst), 1..=1_000_000),
+        (
+            "limits.address_sign_in_attempts_per_minute",
+            u64::from(limits.address_sign_in_attempts_per_minute),
+            0..=1_000_000,
+        ),
+        ("limits.address_sign_in_burst", u64::from(limits.address_sign_in_burst), 1..=1_000_000),
+    ]
+}
+
 fn of_rates(limits: &Limits) -> Vec<Row> {
     vec![
         ("limits.requests_per_second", u64::from(limits.requests_per_second), 0..=1_000_000),
@@ -187,30 +217,6 @@ fn of_rates(limits: &Limits) -> Vec<Row> {
             0..=1_000_000,
         ),
         ("limits.tenant_message_burst", u64::from(limits.tenant_message_burst), 1..=1_000_000),
-        (
-            "limits.admin_requests_per_minute",
-            u64::from(limits.admin_requests_per_minute),
-            0..=1_000_000,
-        ),
-        ("limits.admin_burst", u64::from(limits.admin_burst), 1..=1_000_000),
-        (
-            "limits.admin_address_requests_per_minute",
-            u64::from(limits.admin_address_requests_per_minute),
-            0..=1_000_000,
-        ),
-        ("limits.admin_address_burst", u64::from(limits.admin_address_burst), 1..=1_000_000),
-        (
-            "limits.sign_in_attempts_per_minute",
-            u64::from(limits.sign_in_attempts_per_minute),
-            0..=1_000_000,
-        ),
-        ("limits.sign_in_burst", u64::from(limits.sign_in_burst), 1..=1_000_000),
-        (
-            "limits.address_sign_in_attempts_per_minute",
-            u64::from(limits.address_sign_in_attempts_per_minute),
-            0..=1_000_000,
-        ),
-        ("limits.address_sign_in_burst", u64::from(limits.address_sign_in_burst), 1..=1_000_000),
         ("limits.nodes", u64::from(limits.nodes), 1..=10_000),
         ("limits.redis_patience_ms", limits.redis_patience_ms, 1..=10_000),
         ("limits.redis_rest_ms", limits.redis_rest_ms, 1..=60_000),

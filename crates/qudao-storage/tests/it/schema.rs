@@ -4,10 +4,6 @@ use sqlx::{Connection as _, Executor as _, PgConnection, error::DatabaseError};
 
 use crate::{accept::join_all, world::World};
 
-async fn names(connection: &mut PgConnection, sql: &'static str) -> Vec<String> {
-    sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
-}
-
 #[tokio::test]
 async fn the_ledger_is_only_ever_added_to_and_every_addition_sums_to_zero() {
     let world = World::new().await;
