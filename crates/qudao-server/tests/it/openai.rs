@@ -116,7 +116,7 @@ async fn tools_and_images_reach_the_model_and_its_calls_come_back() {
         { "role": "system", "content": "Be brief." },
         { "role": "user", "content": [
             { "type": "text", "text": "What is this?" },
-            { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAA" } },
+            { "type": "image_url", "image_url": { "url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==" } },
         ] },
         { "role": "assistant", "content": null, "tool_calls": [{
             "id": "call_0", "type": "function",

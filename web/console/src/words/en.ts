@@ -250,6 +250,9 @@ export const en = {
     'route.create': 'made a route',
     'session.end': 'ended a session',
     'tenant.create': 'made the business',
+    'tenant.update': 'changed the settings of the business',
+    'tenant.erase': 'erased the business',
+    'contact.erase': 'erased a contact',
   } as Record<string, string>,
   errors: {
     offline: 'The server cannot be reached. Check your connection and try again.',

@@ -250,6 +250,9 @@ export const zh: Words = {
     'route.create': '创建了路由',
     'session.end': '结束了一个登录',
     'tenant.create': '创建了企业',
+    'tenant.update': '更改了企业设置',
+    'tenant.erase': '清除了企业',
+    'contact.erase': '清除了联系人',
   },
   errors: {
     offline: '无法连接服务器，请检查网络后重试。',
