@@ -1,6 +1,7 @@
 //! Every operation of the API, asked by whoever must not have it: another tenant's key and member, a
 //! lower role, a visitor, a key that was revoked, and nobody. Every text that the tenant has is a
 //! canary, and is looked for in answers, log lines, traces and Redis.
+#![expect(clippy::print_stderr, reason = "a check says what it did")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

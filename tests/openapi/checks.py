@@ -19,9 +19,23 @@ FIELDS = {
     "is named twice": "models of a route differ",
     "must not contain the character U+0000": "it stands in a value whose form is free",
     "invalid type: floating point": "7.0 is a whole number to JSON Schema; a count is written without a point",
+    "another role has this name": "names of roles differ",
+    "has to be the tenant's name": "a confirmation that only whoever knows the tenant can give",
+    "has to be a network such as": "an address with a length, of either family",
+    "has to be a domain such as": "lengths of the parts of a name",
+    "has to be an e-mail address": "lengths of the parts of an address",
+    "is too easy to guess": "a judgement about words, names and keyboards",
+    "name the domains from which": "needed with another field only",
+    "the identity provider cannot be used": "the provider is asked before it is kept",
+    "members set up a second factor themselves": "it can be taken away by others, and set up by nobody else",
+    "there is a member with this address": "addresses of members differ",
     "may have four texts of 1 to 200 bytes": "the description counts characters, the server bytes",
 }
-REQUESTS = {"WebSocket upgrade is expected": "the handshake is no part of a description"}
+REQUESTS = {
+    "WebSocket upgrade is expected": "the handshake is no part of a description",
+    "member_id is not a member's id": "an id is a text that this server made",
+    "this sign-in did not begin in this browser, or took too long; begin again": "what the cookie says",
+}
 # Messages, tools and the like are OpenAI's; the description leaves their form to OpenAI's own.
 OPENAI = ("messages", "tools", "tool_choice", "response_format", "stop", "stream_options")
 

@@ -32,6 +32,10 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SignIn {
+    #[schema(
+        max_length = 254,
+        pattern = r"^\s*[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\s*$"
+    )]
     email: String,
     password: String,
     /// Six digits of the authenticator app, or a recovery code; needed by whoever has set one up.
@@ -48,6 +52,7 @@ pub(crate) struct Accept {
     #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// 10 to 128 characters that are not easy to guess.
+    #[schema(min_length = 10, max_length = 128)]
     password: String,
 }
 
@@ -83,6 +88,7 @@ pub(crate) struct ChangePassword {
     /// Needed by whoever has a second factor.
     code: Option<String>,
     /// 10 to 128 characters that are not easy to guess.
+    #[schema(min_length = 10, max_length = 128)]
     new_password: String,
 }
 

@@ -44,7 +44,7 @@ pub(crate) struct CreateApiKey {
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<String>,
     /// The networks that it may be used from, such as `203.0.113.0/24`; from anywhere if left out.
-    #[schema(example = json!(["203.0.113.0/24"]))]
+    #[schema(max_items = 64, example = json!(["203.0.113.0/24"]))]
     allowed_networks: Option<Vec<String>>,
 }
 
@@ -54,6 +54,7 @@ pub(crate) struct CreateApiKey {
 pub(crate) struct RotateApiKey {
     /// For how many seconds the old one still works; a day if left out, 30 days at most, 0 to end
     /// it now.
+    #[schema(minimum = 0, maximum = 2592000)]
     overlap_seconds: Option<u64>,
 }
 

@@ -32,16 +32,25 @@ pub(crate) struct CreateIdentityProvider {
     #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: String,
     /// Its address, exactly as its discovery document names it. It is asked before it is kept.
-    #[schema(example = "https://login.example.com")]
+    #[schema(
+        min_length = 1,
+        max_length = 2000,
+        pattern = r"\S",
+        example = "https://login.example.com"
+    )]
     issuer: String,
     /// What it calls this platform.
+    #[schema(min_length = 1, max_length = 2000, pattern = r"\S")]
     client_id: String,
     /// What proves to it that this is the platform. It is kept encrypted and not shown again.
+    #[schema(min_length = 1, max_length = 2000, pattern = r"\S")]
     client_secret: String,
     /// What somebody new becomes: `admin`, `billing`, `editor`, `agent` or `viewer`. If left out,
     /// only members may come in.
+    #[schema(pattern = "^(admin|billing|editor|agent|viewer)$")]
     join_role: Option<String>,
     /// The domains of the verified addresses of which somebody new may be; needed with `join_role`.
+    #[schema(max_items = 64)]
     join_domains: Option<Vec<String>>,
 }
 

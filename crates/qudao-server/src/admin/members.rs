@@ -32,9 +32,14 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateInvitation {
     /// Their e-mail address, with which they will sign in.
+    #[schema(
+        max_length = 254,
+        pattern = r"^\s*[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\s*$"
+    )]
     email: String,
     /// What they will be: `owner`, `admin`, `billing`, `editor`, `agent`, `viewer`, or the id of
     /// one of the tenant's own roles.
+    #[schema(pattern = "^(owner|admin|billing|editor|agent|viewer|rol_[0-9a-f]{32})$")]
     role: String,
 }
 
@@ -94,6 +99,7 @@ pub(crate) struct UpdateMember {
     #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
     name: Option<String>,
     /// What they are.
+    #[schema(pattern = "^(owner|admin|billing|editor|agent|viewer|rol_[0-9a-f]{32})$")]
     role: Option<String>,
     /// Whether they may not come in. Their sessions end at once.
     suspended: Option<bool>,

@@ -72,7 +72,7 @@ pub(crate) struct UpdateRole {
 
 /// A role.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(title = "Role", as = Role)]
+#[schema(title = "Role", as = MemberRole)]
 pub(crate) struct RoleBody {
     /// What members and invitations name as their `role`.
     #[schema(example = "rol_0198c0de00007000800000000000a001")]

@@ -1,9 +1,9 @@
 //! Who comes in, what they may do there, and that it ends when it is ended.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use qudao_domain::{
-    InvitationId, SessionId, TenantId,
+    Clock as _, InvitationId, SessionId, SystemClock, TenantId,
     key::{ApiKey, Ticket, TicketKind},
 };
 use qudao_storage::Rate;
@@ -397,7 +397,7 @@ async fn what_is_nearly_a_credential_opens_nothing() {
     for header in [
         format!("authorization: {own}\r\n"),
         format!("authorization: Basic {own}\r\n"),
-        format!("authorization: bearer\r\n"),
+        "authorization: bearer\r\n".to_owned(),
         format!("authorization: Bearer\t{own}\r\n"),
         format!("x-api-key: {own}\r\n"),
         format!(
@@ -553,7 +553,7 @@ async fn who_does_not_exist_takes_as_long_as_who_does() {
 fn code(secret: &str, steps: i64) -> String {
     let secret = Secret::try_from_base32(secret).unwrap();
     let totp = Builder::new().with_account_name("a").with_secret(secret).build().unwrap();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemClock.now().as_second().unsigned_abs();
     totp.generate(now.saturating_add_signed(30 * steps)).to_string()
 }
 

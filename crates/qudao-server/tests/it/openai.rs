@@ -12,6 +12,9 @@ use crate::{
     world::{Plan, World, completion},
 };
 
+/// One pixel.
+const PICTURE: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4\
+                       2mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 const CREDITS: i64 = 100_000_000;
 
 /// The chunks of a stream; what follows them has to be `[DONE]`.
@@ -116,7 +119,7 @@ async fn tools_and_images_reach_the_model_and_its_calls_come_back() {
         { "role": "system", "content": "Be brief." },
         { "role": "user", "content": [
             { "type": "text", "text": "What is this?" },
-            { "type": "image_url", "image_url": { "url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==" } },
+            { "type": "image_url", "image_url": { "url": PICTURE } },
         ] },
         { "role": "assistant", "content": null, "tool_calls": [{
             "id": "call_0", "type": "function",
