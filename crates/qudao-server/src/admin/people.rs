@@ -97,7 +97,7 @@ pub(crate) struct Erasure {
 pub(crate) struct UpdateTenant {
     /// For how many days messages are kept, from 1 to 36500; `null` for ever.
     #[serde(deserialize_with = "required")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 36500, example = 90)]
+    #[schema(required = true, value_type = Option<u32>, minimum = 1, maximum = 36500, example = 90)]
     retention_days: Option<u32>,
 }
 
