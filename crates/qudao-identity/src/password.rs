@@ -167,6 +167,9 @@ mod tests {
         assert_eq!(hasher.matches("correct horse batterz", Some(&one)).await, Ok(false));
         assert_eq!(hasher.matches("", Some("")).await, Ok(false));
         assert_eq!(hasher.matches("correct horse battery", None).await, Ok(false));
+        // What nobody's password is compared with costs as much as anybody's.
+        let cost = |hash: &str| hash.split('$').take(4).collect::<Vec<_>>().join("$");
+        assert_eq!(cost(&hasher.nobody), cost(&one));
         assert!(!format!("{password:?}").contains("horse"));
     }
 

@@ -89,9 +89,9 @@ codes! {
     Forbidden = "forbidden", 403, "The credentials do not reach this far",
         openai(403, "invalid_request_error", Some("insufficient_permissions")),
         "Use a key with the scope that `detail` names.";
-    OriginRefused = "origin_refused", 403, "This web site may not open the chat",
+    OriginRefused = "origin_refused", 403, "Another web site sent this",
         openai(403, "invalid_request_error", None),
-        "Open the chat page on this server, and let a proxy in front of it keep the header `Host`.";
+        "Open the page on this server, and let a proxy in front of it keep the header `Host`.";
     CsrfTokenInvalid = "csrf_token_invalid", 403, "The token against forged requests is missing or wrong",
         openai(403, "invalid_request_error", None),
         "Read `csrf_token` with `GET /v1/session` and send it in the header `X-CSRF-Token`.";
