@@ -41,12 +41,16 @@ export class Timeline {
   isBusy(now: number): boolean {
     if (this.#stopped) return false;
     if (this.#thinking || this.#preview) return true;
-    const last = this.entries.findLast((entry) => entry.send !== 'failed' && entry.send !== 'queued');
+    const last = this.#last();
     return last?.role === 'user' && last.send !== 'sending' && now - Date.parse(last.at) < AWAIT_MS;
   }
 
   has(key: string): boolean {
     return this.#keys.has(key);
+  }
+
+  #last(): Entry | undefined {
+    return this.entries.findLast((entry) => entry.send !== 'failed' && entry.send !== 'queued');
   }
 
   /** Adds an optimistic bubble. */
@@ -108,7 +112,8 @@ export class Timeline {
   }
 
   status(state: 'thinking' | 'stopped'): void {
-    this.#thinking = state === 'thinking';
+    // The word that a reply is begun may come after the reply itself: they travel apart.
+    this.#thinking = state === 'thinking' && this.#last()?.role === 'user';
     this.#stopped = state === 'stopped';
     if (state === 'stopped') this.#endStreaming();
   }

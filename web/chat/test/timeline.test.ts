@@ -27,6 +27,16 @@ describe('messages', () => {
     expect(timeline.cursor).toBe('c-o:1');
   });
 
+  it('the word that a reply is begun changes nothing once the reply is there', () => {
+    const timeline = new Timeline();
+    timeline.message(message('i:1', 'hi'));
+    timeline.status('thinking');
+    expect(timeline.isBusy(NOW)).toBe(true);
+    timeline.message(message('o:1', 'hello', { turn: 't1' }));
+    timeline.status('thinking');
+    expect(timeline.isBusy(NOW)).toBe(false);
+  });
+
   it('a question that another tab wrote stands above its reply, though the first words overtake it', () => {
     const timeline = new Timeline();
     timeline.message(message('i:1', 'hi'));
