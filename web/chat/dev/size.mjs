@@ -1,9 +1,13 @@
-// Fails when the built page outgrows its budget, in kilobytes after gzip.
+// Fails when a built page outgrows its budget, in kilobytes after gzip. Run in the page's folder:
+// size.mjs <name of the page> <budget of its scripts> <budget of its styles>
 import { readdirSync, readFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 
-const BUDGET_KB = { js: 30, css: 6 };
-const folder = new URL('../dist/assets/chat/', import.meta.url);
+const [page, js, css] = process.argv.slice(2);
+const BUDGET_KB = { js: Number(js), css: Number(css) };
+const dist = pathToFileURL(`${process.cwd()}/dist/`);
+const folder = new URL(`assets/${page}/`, dist);
 
 let failed = false;
 for (const [extension, budget] of Object.entries(BUDGET_KB)) {
@@ -13,7 +17,7 @@ for (const [extension, budget] of Object.entries(BUDGET_KB)) {
   console.log(`${extension}: ${size.toFixed(1)} kB gzip of ${budget} kB`);
   if (files.length === 0 || size > budget) failed = true;
 }
-const index = readFileSync(new URL('../dist/index.html', import.meta.url), 'utf8');
+const index = readFileSync(new URL('index.html', dist), 'utf8');
 if (/<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=/i.test(index)) {
   console.error('index.html holds inline script or style, which the content security policy forbids');
   failed = true;

@@ -2,7 +2,8 @@ import type { JSX } from 'preact';
 import type { ChatClient } from '../client';
 import type { Settings } from '../settings';
 import { useWords } from './context';
-import { Icon, Mark } from './icons';
+import { Mark } from './icons';
+import { Tools } from './Tools';
 
 interface HeaderProps {
   client: ChatClient;
@@ -14,7 +15,6 @@ export function Header({ client, settings, changed }: HeaderProps): JSX.Element 
   const words = useWords();
   const name = client.channel?.assistant || client.channel?.name || 'Qudao';
   const state = words.states[client.connection];
-  const next = settings.theme === 'dark' ? 'light' : 'dark';
   return (
     <header class="header">
       <Mark />
@@ -28,33 +28,7 @@ export function Header({ client, settings, changed }: HeaderProps): JSX.Element 
           {state}
         </p>
       </div>
-      <button
-        type="button"
-        class="tool"
-        lang={settings.language === 'zh' ? 'en' : 'zh-CN'}
-        aria-label={words.language}
-        title={words.language}
-        data-test="language"
-        onClick={() => {
-          settings.chooseLanguage(settings.language === 'zh' ? 'en' : 'zh');
-          changed();
-        }}
-      >
-        <span aria-hidden="true">{words.languageShort}</span>
-      </button>
-      <button
-        type="button"
-        class="tool"
-        aria-label={words[next]}
-        title={words[next]}
-        data-test="theme"
-        onClick={() => {
-          settings.chooseTheme(next);
-          changed();
-        }}
-      >
-        <Icon name={next === 'dark' ? 'moon' : 'sun'} />
-      </button>
+      <Tools words={words} settings={settings} changed={changed} />
     </header>
   );
 }

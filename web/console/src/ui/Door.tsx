@@ -1,7 +1,8 @@
 /** The frame of the pages before somebody is in. */
 import type { ComponentChildren, JSX } from 'preact';
 import type { Settings } from '../../../chat/src/settings';
-import { Tools } from './Header';
+import { Tools } from '../../../chat/src/ui/Tools';
+import { useWords } from './context';
 import { Mark } from './icons';
 
 interface DoorProps {
@@ -11,10 +12,11 @@ interface DoorProps {
 }
 
 export function Door({ settings, changed, children }: DoorProps): JSX.Element {
+  const words = useWords();
   return (
     <>
       <header class="door-tools">
-        <Tools settings={settings} changed={changed} />
+        <Tools words={words} settings={settings} changed={changed} />
       </header>
       <main class="door">
         <div class="card">

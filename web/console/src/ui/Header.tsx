@@ -1,16 +1,18 @@
 import type { JSX } from 'preact';
 import type { Settings } from '../../../chat/src/settings';
+import { Tools } from '../../../chat/src/ui/Tools';
 import type { PageName } from '../route';
 import { pagesFor } from '../scopes';
 import { useSession, useWords } from './context';
-import { Icon, Mark } from './icons';
+import { Mark } from './icons';
 
-interface ToolsProps {
+interface HeaderProps {
   settings: Settings;
   changed: () => void;
+  page: PageName;
 }
 
-export function Header({ settings, changed, page }: ToolsProps & { page: PageName }): JSX.Element {
+export function Header({ settings, changed, page }: HeaderProps): JSX.Element {
   const words = useWords();
   const session = useSession();
   return (
@@ -21,7 +23,7 @@ export function Header({ settings, changed, page }: ToolsProps & { page: PageNam
           <strong>{words.title}</strong>
           <span dir="auto" data-test="who">{session.name}</span>
         </div>
-        <Tools settings={settings} changed={changed} />
+        <Tools words={words} settings={settings} changed={changed} />
       </div>
       <nav class="tabs" aria-label={words.navigation}>
         {pagesFor(session.scopes).map((name) => (
@@ -31,42 +33,5 @@ export function Header({ settings, changed, page }: ToolsProps & { page: PageNam
         ))}
       </nav>
     </header>
-  );
-}
-
-/** Language and colours. */
-export function Tools({ settings, changed }: ToolsProps): JSX.Element {
-  const words = useWords();
-  const next = settings.theme === 'dark' ? 'light' : 'dark';
-  return (
-    <>
-      <button
-        type="button"
-        class="tool"
-        lang={settings.language === 'zh' ? 'en' : 'zh-CN'}
-        aria-label={words.language}
-        title={words.language}
-        data-test="language"
-        onClick={() => {
-          settings.chooseLanguage(settings.language === 'zh' ? 'en' : 'zh');
-          changed();
-        }}
-      >
-        <span aria-hidden="true">{words.languageShort}</span>
-      </button>
-      <button
-        type="button"
-        class="tool"
-        aria-label={words[next]}
-        title={words[next]}
-        data-test="theme"
-        onClick={() => {
-          settings.chooseTheme(next);
-          changed();
-        }}
-      >
-        <Icon name={next === 'dark' ? 'moon' : 'sun'} />
-      </button>
-    </>
   );
 }
