@@ -11,6 +11,7 @@ use qudao_services::{
     ArchiveSettings, Environment, HomeLock, Instance, Services, ServicesSettings, prepare_home,
     running_instance,
 };
+use qudao_storage::{Store, StoreSettings};
 
 /// The file beside the shipped plugins that holds the public key of their signature.
 const SIGNER: &str = "signer.pub";
@@ -142,6 +143,27 @@ impl Context {
         let settings = ServicesSettings { home, redis_url, ..self.services_settings() };
         let services = Services::start(settings, &Environment::read()).await?;
         Ok(Database { url: services.database_url.clone(), private: Some((services, lock)) })
+    }
+}
+
+impl Context {
+    /// Runs a command's work on the database as [`Self::database`] finds it, and takes all of it apart
+    /// afterwards, however the work ended.
+    pub(crate) async fn with_store<T>(
+        &self,
+        work: impl AsyncFnOnce(&Store) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let database = self.database().await?;
+        let settings = StoreSettings { max_connections: 4, ..StoreSettings::new(&*database.url) };
+        let outcome = async {
+            let store = Store::connect(settings).await.context("connecting to the database")?;
+            let outcome = work(&store).await;
+            store.close().await;
+            outcome
+        }
+        .await;
+        database.close().await;
+        outcome
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     access::{Actor, Caller},
     address::peer_address,
-    admin::Work,
+    admin::{Work, of_existing},
     error::ApiError,
     scope::RequestContext,
     state::AppState,
@@ -103,14 +103,11 @@ where
     let core = state.core.clone();
     state
         .on_runtime(async move {
-            let mut tx = core.store.begin(tenant_id).await?;
-            if tx.tenant().await?.is_none() {
-                return Err(ApiError::not_found("tenant"));
-            }
+            let mut tx = of_existing(core.store.begin(tenant_id).await?).await?;
             let done = work(&mut tx).await?;
             act.record(&mut tx, None).await?;
             tx.commit().await?;
-            Ok(done)
+            Ok::<_, ApiError>(done)
         })
         .await
 }

@@ -88,15 +88,23 @@ where
     let core = state.core.clone();
     state
         .on_runtime(async move {
-            let mut tx = core.store.begin_reading(tenant_id).await?;
-            if tx.tenant().await?.is_none() {
-                return Err(ApiError::not_found("tenant"));
-            }
+            let mut tx = of_existing(core.store.begin_reading(tenant_id).await?).await?;
             let done = work(&mut tx).await?;
             tx.commit().await?;
-            Ok(done)
+            Ok::<_, ApiError>(done)
         })
         .await
+}
+
+/// The transaction, if its tenant exists.
+///
+/// # Errors
+/// `not_found`.
+pub(crate) async fn of_existing(mut tx: Tx) -> Result<Tx, ApiError> {
+    match tx.tenant().await? {
+        Some(_) => Ok(tx),
+        None => Err(ApiError::not_found("tenant")),
+    }
 }
 
 /// A reference to a thing that does not exist is a wrong field, and not a missing page.

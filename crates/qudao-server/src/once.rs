@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     act::Act,
-    admin::Work,
+    admin::{Work, of_existing},
     code::Code,
     error::ApiError,
     extract::{from_object, parse_object, read_json},
@@ -234,10 +234,7 @@ where
 {
     let core = state.core.clone();
     let reply = state.on_runtime(async move {
-        let mut tx = core.store.begin(tenant_id).await?;
-        if tx.tenant().await?.is_none() {
-            return Err(ApiError::not_found("tenant"));
-        }
+        let tx = of_existing(core.store.begin(tenant_id).await?).await?;
         commit(tx, once, tenant_id, work).await
     });
     Ok(reply.await?.into_response())

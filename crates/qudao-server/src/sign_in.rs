@@ -176,7 +176,14 @@ pub(crate) async fn create(
     state.within(state.core.may_sign_in(tenant_id, email.as_str(), address)).await?;
     let credentials = Credentials { email, password: body.password, code: body.code };
     let (identity, visit) = (state.identity.clone(), visit(&request));
-    let signing = async move { identity.sign_in(tenant_id, &credentials, &visit).await };
+    let signing = async move {
+        let signed_in = identity.sign_in(tenant_id, &credentials, &visit).await;
+        if let Err(IdentityError::Wrong) = signed_in {
+            // Who it was meant to be is nobody's affair in a log.
+            tracing::info!(tenant = %tenant_id, address = %visit.address, "a sign-in was refused");
+        }
+        signed_in
+    };
     welcome(&state, state.on_runtime(signing).await?).await
 }
 

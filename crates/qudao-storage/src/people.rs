@@ -225,7 +225,8 @@ impl Tx {
         Ok(erased.unwrap_or_default())
     }
 
-    /// Closes a tenant that is to be erased: its channels take nothing, its keys open nothing.
+    /// Closes a tenant that is to be erased: its channels take nothing, its keys and sessions open
+    /// nothing.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -234,6 +235,10 @@ impl Tx {
             "UPDATE tenants SET erase_asked_at = COALESCE(erase_asked_at, now()) WHERE tenant_id = $1",
             "UPDATE channels SET open = false WHERE tenant_id = $1",
             "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, now()) WHERE tenant_id = $1",
+            "UPDATE sessions SET ended_at = COALESCE(ended_at, now()) WHERE tenant_id = $1",
+            "UPDATE members SET suspended_at = COALESCE(suspended_at, now()) WHERE tenant_id = $1",
+            "UPDATE invitations SET revoked_at = now() \
+             WHERE tenant_id = $1 AND accepted_at IS NULL AND revoked_at IS NULL",
         ] {
             let tenant_id = self.tenant_id().as_uuid();
             sqlx::query(sql).bind(tenant_id).execute(self.connection()).await?;

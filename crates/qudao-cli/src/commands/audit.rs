@@ -8,7 +8,7 @@ use qudao_core::{
     audit::{self, Verification},
 };
 use qudao_domain::TenantId;
-use qudao_storage::{AuditRecord, Once, Page, Store, StoreSettings};
+use qudao_storage::{AuditRecord, Once, Page, Store};
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,20 +25,11 @@ pub(crate) async fn run(
     context: &Context,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let database = context.database().await?;
-    let settings = StoreSettings { max_connections: 4, ..StoreSettings::new(&*database.url) };
-    let outcome = async {
-        let store = Store::connect(settings).await.context("connecting to the database")?;
-        let outcome = match command {
-            AuditCommand::Verify(options) => verify(options, context, &store, json).await,
-            AuditCommand::List(options) => list(options, &store, json).await,
-        };
-        store.close().await;
-        outcome
-    }
-    .await;
-    database.close().await;
-    outcome
+    let work = async |store: &Store| match command {
+        AuditCommand::Verify(options) => verify(options, context, store, json).await,
+        AuditCommand::List(options) => list(options, store, json).await,
+    };
+    context.with_store(work).await
 }
 
 /// A tenant's id, or `platform`.

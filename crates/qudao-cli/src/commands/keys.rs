@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use anyhow::{Context as _, bail};
 use qudao_core::vault::{MasterKeySource, Vault};
 use qudao_domain::TenantId;
-use qudao_storage::{MasterKeyRecord, Once, Store, StoreSettings};
+use qudao_storage::{MasterKeyRecord, Once, Store};
 use qudao_vault::{MasterKey, MasterKeys};
 use serde_json::{Value, json};
 
@@ -16,23 +16,12 @@ pub(crate) async fn run(
     context: &Context,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let database = context.database().await?;
-    let settings = StoreSettings { max_connections: 4, ..StoreSettings::new(&*database.url) };
-    let outcome = async {
-        let store = Store::connect(settings).await.context("connecting to the database")?;
-        let outcome = match command {
-            KeysCommand::Status => status(context, &store, json).await,
-            KeysCommand::RotateMaster => rotate_master(context, &store, json).await,
-            KeysCommand::RotateTenant { tenant } => {
-                rotate_tenant(context, &store, &tenant, json).await
-            }
-        };
-        store.close().await;
-        outcome
-    }
-    .await;
-    database.close().await;
-    outcome.map(|()| ExitCode::SUCCESS)
+    let work = async |store: &Store| match command {
+        KeysCommand::Status => status(context, store, json).await,
+        KeysCommand::RotateMaster => rotate_master(context, store, json).await,
+        KeysCommand::RotateTenant { tenant } => rotate_tenant(context, store, &tenant, json).await,
+    };
+    context.with_store(work).await.map(|()| ExitCode::SUCCESS)
 }
 
 async fn status(context: &Context, store: &Store, json: bool) -> anyhow::Result<()> {

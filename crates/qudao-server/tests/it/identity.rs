@@ -501,6 +501,22 @@ async fn a_session_ends_by_age_by_rest_and_by_another_password() {
 }
 
 #[tokio::test]
+async fn nobody_comes_in_to_a_tenant_that_is_being_erased() {
+    let (world, tenant, base) = world().await;
+    let ann = join(&world, &base, "ann@example.com", "owner").await;
+    let link = invite(&world, &base, OPERATOR, "bob@example.com", "owner").await;
+    // The first step only, as after a crash: the rest is the platform's to finish.
+    let mut tx = world.core.store.begin(tenant.id).await.unwrap();
+    tx.close_tenant().await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(ann.get(&world, "/v1/session").await.status, 401);
+    assert_eq!(sign_in(&world, &base, "ann@example.com", PASSWORD, None).await.status, 401);
+    assert_eq!(accept(&world, &link, "Bob").await.status, 404);
+    let key = tenant.api_key.reveal();
+    assert_eq!(world.get("/v1/models", &key).await.status, 401);
+}
+
+#[tokio::test]
 async fn a_wrong_guess_tells_nothing_and_guessing_is_slowed_down() {
     let mut plan = Plan { worker: false, ..Plan::default() };
     plan.core.rates.sign_in = Rate::per_minute(600, 12);
