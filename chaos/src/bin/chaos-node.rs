@@ -168,9 +168,7 @@ impl Channel for Remote {
     }
 
     async fn deliver(&self, message: &OutboxClaim) -> Result<(), DeliverError> {
-        self.send(message)
-            .await
-            .map_err(|error| DeliverError { retryable: true, detail: format!("{error:#}") })
+        self.send(message).await.map_err(|error| DeliverError::retry(format!("{error:#}")))
     }
 }
 

@@ -9,6 +9,13 @@ use qudao_storage::{ChannelDoor, OutboxClaim, StorageError};
 
 use crate::Core;
 
+pub mod adapter;
+pub mod config;
+pub mod event;
+pub mod plan;
+pub mod secrets;
+pub mod setup;
+
 /// How many doors are remembered at most; more only cost a look-up each.
 const DOORS: u64 = 100_000;
 
@@ -32,8 +39,27 @@ pub trait Channel: Send + Sync + 'static {
 pub struct DeliverError {
     /// Whether another try can help. A permanent refusal buries the message.
     pub retryable: bool,
+    /// How long to wait at least, where the other side says. Such a try is not counted.
+    pub after: Option<Duration>,
     /// What the other side said, for the operator.
     pub detail: String,
+}
+
+impl DeliverError {
+    /// Another try may help.
+    pub fn retry(detail: impl Into<String>) -> Self {
+        Self { retryable: true, after: None, detail: detail.into() }
+    }
+
+    /// Another try will help after this time.
+    pub fn wait(after: Duration, detail: impl Into<String>) -> Self {
+        Self { after: Some(after), ..Self::retry(detail) }
+    }
+
+    /// No other try can help.
+    pub fn refused(detail: impl Into<String>) -> Self {
+        Self { retryable: false, ..Self::retry(detail) }
+    }
 }
 
 /// What the database knew of a public key a moment ago. Also remembers that it knew nothing.

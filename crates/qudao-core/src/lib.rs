@@ -93,6 +93,7 @@ pub struct Core {
     closing: CancellationToken,
     keys: authenticate::Keys,
     doors: channel::DoorCache,
+    setups: channel::setup::Setups,
     prices: price::PriceBook,
     running: turn::RunningTurns,
     api: api::ApiState,
@@ -110,6 +111,7 @@ impl Core {
         let core = Arc::new(Self {
             keys: authenticate::Keys::new(settings.key_cache),
             doors: channel::DoorCache::new(settings.key_cache),
+            setups: channel::setup::Setups::new(),
             prices: price::PriceBook::new(settings.price_cache),
             running: turn::RunningTurns::default(),
             api: api::ApiState::new(&settings.api),

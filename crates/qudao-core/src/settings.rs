@@ -21,6 +21,9 @@ pub struct CoreSettings {
     pub key_cache: Duration,
     /// How long the price book may be served from memory.
     pub price_cache: Duration,
+    /// Where the world finds this installation, such as `https://chat.example`; without it no
+    /// platform can be told where to send messages.
+    pub public_url: Option<String>,
 }
 
 impl Default for CoreSettings {
@@ -32,6 +35,7 @@ impl Default for CoreSettings {
             backlog: BacklogSettings::default(),
             key_cache: Duration::from_secs(1),
             price_cache: Duration::from_secs(5),
+            public_url: None,
         }
     }
 }

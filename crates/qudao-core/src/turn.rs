@@ -277,7 +277,7 @@ impl Core {
             epoch: claim.epoch,
             turn_id: *id,
             to_seq: claim.to_seq,
-            reply: ReplyBody { text: answer.text },
+            reply: ReplyBody::text(answer.text),
             usage,
         };
         let mut tries = 1;
@@ -430,7 +430,7 @@ fn end_turn(claim: &Claim, turn_id: TurnId, notice: String) -> EndTurn {
         epoch: claim.epoch,
         turn_id,
         to_seq: claim.to_seq,
-        notice: ReplyBody { text: notice },
+        notice: ReplyBody::text(notice),
     }
 }
 

@@ -1,10 +1,13 @@
 //! The nouns of Qudao as types: ids, money, texts, states. No I/O, no async.
 
 pub mod access;
+pub mod capability;
 pub mod clock;
 pub mod ids;
 pub mod key;
+pub mod message;
 pub mod money;
+pub mod render;
 pub mod state;
 pub mod text;
 

@@ -87,6 +87,34 @@ states!(/** A messaging surface. */ ChannelKind {
     Web = "web",
     /// The OpenAI-compatible API.
     Api = "api",
+    /// A bot of Telegram.
+    Telegram = "telegram",
+    /// A partner's own, over the partner channel protocol.
+    Partner = "partner",
+    /// An app of Slack.
+    Slack = "slack",
+    /// A number of the WhatsApp Business Platform.
+    Whatsapp = "whatsapp",
+    /// A page's Messenger.
+    Messenger = "messenger",
+    /// An account of Instagram.
+    Instagram = "instagram",
+    /// A mailbox.
+    Email = "email",
+    /// A homeserver of Matrix.
+    Matrix = "matrix",
+    /// A bot of Feishu or Lark.
+    Feishu = "feishu",
+    /// An app of WeCom.
+    Wecom = "wecom",
+    /// An Official Account of WeChat.
+    Wechat = "wechat",
+    /// An app of Discord.
+    Discord = "discord",
+    /// An Official Account of LINE.
+    Line = "line",
+    /// A robot of DingTalk.
+    Dingtalk = "dingtalk",
 });
 
 states!(/** The accounts of the double-entry ledger. */ Account {

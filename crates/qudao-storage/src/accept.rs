@@ -1,7 +1,10 @@
 //! T1: a message from outside becomes durable, once, with its place in its conversation.
 
-use qudao_domain::{ChannelId, ContactId, ConversationId, TenantId, text::ExternalId};
+use qudao_domain::{
+    ChannelId, ContactId, ConversationId, TenantId, message::Part, text::ExternalId,
+};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::{
     Row as _,
     postgres::PgRow,
@@ -11,17 +14,46 @@ use sqlx::{
 use crate::{Result, StorageError, Store, Tx, row};
 
 /// What an end user wrote. JSON, so that attachments can join the text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MessageBody {
-    /// The text.
+    /// What a model reads: the words, and words for everything else.
     pub text: String,
+    /// What it is made of, if that is more than the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// The channel's own id of the message that this one answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// Who wrote it, where several people write in one conversation or a name is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Value>,
+    /// The event as the platform sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Value>,
+}
+
+impl MessageBody {
+    /// Words alone.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), parts: Vec::new(), reply_to: None, sender: None, raw: None }
+    }
 }
 
 /// What is said to an end user. JSON, so that attachments can join the text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplyBody {
-    /// The text.
+    /// The text: Markdown of a model, plain words of the platform.
     pub text: String,
+    /// What it is made of, if that is more than the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+impl ReplyBody {
+    /// Words alone.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), parts: Vec::new() }
+    }
 }
 
 /// A message from outside.

@@ -2,6 +2,7 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod assistants;
+pub(crate) mod channel_setups;
 pub(crate) mod channels;
 pub(crate) mod identity_providers;
 pub(crate) mod invitations;

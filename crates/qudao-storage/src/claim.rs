@@ -83,7 +83,7 @@ pub struct TurnAssistant {
 }
 
 /// An unanswered message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// Its place in the conversation.
     pub seq: i64,

@@ -34,6 +34,7 @@ pub use accept::{Accept, Inbound, MessageBody, ReplyBody};
 pub use admin::{
     api_keys::{ApiKeyRecord, KeyHolder, NewApiKey},
     assistants::{Assistant, NewAssistant, NewRoute, Route},
+    channel_setups::{ChannelChange, ChannelSetup},
     channels::{ChannelDoor, ChannelRecord, NewChannel},
     identity_providers::{IdentityProvider, NewIdentityProvider},
     invitations::{Invitation, NewInvitation},

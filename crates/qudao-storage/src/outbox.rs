@@ -34,7 +34,7 @@ impl OutboxKind {
 }
 
 /// An outbound message that this node may send until its lease runs out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OutboxClaim {
     /// Whose it is.
     pub tenant_id: TenantId,
@@ -128,6 +128,35 @@ impl Tx {
             "UPDATE outbox \
              SET state = 'queued', lease_until = NULL, owner = NULL, last_error = left($5, 1000), \
                  next_at = now() + $4 * interval '1 millisecond' \
+             WHERE tenant_id = $1 AND outbox_id = $2 AND epoch = $3 AND state = 'sending'",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(outbox_id.as_uuid())
+        .bind(epoch)
+        .bind(millis(delay))
+        .bind(error)
+        .execute(self.connection())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// The other side said when to come again: the message may be claimed after `delay`, and this
+    /// try is not counted. `false` if another node has it.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError); safe to repeat.
+    pub async fn defer_outbox(
+        &mut self,
+        outbox_id: OutboxId,
+        epoch: i64,
+        delay: Duration,
+        error: &str,
+    ) -> Result<bool> {
+        let done = sqlx::query(
+            "UPDATE outbox \
+             SET state = 'queued', lease_until = NULL, owner = NULL, last_error = left($5, 1000), \
+                 next_at = now() + $4 * interval '1 millisecond', \
+                 attempts = greatest(attempts - 1, 0) \
              WHERE tenant_id = $1 AND outbox_id = $2 AND epoch = $3 AND state = 'sending'",
         )
         .bind(self.tenant_id().as_uuid())

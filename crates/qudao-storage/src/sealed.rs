@@ -8,6 +8,7 @@ use crate::{Result, Tx};
 /// Every such column. A table that gets one is added here.
 pub const SEALED: &[SealedColumn] = &[
     SealedColumn { table: "audit_signers", column: "sealed_seed", row: "signer_id" },
+    SealedColumn { table: "channels", column: "secrets_sealed", row: "channel_id" },
     SealedColumn { table: "members", column: "totp_sealed", row: "member_id" },
     SealedColumn {
         table: "identity_providers",

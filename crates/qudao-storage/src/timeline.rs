@@ -131,7 +131,7 @@ fn read_item(row: &PgRow, seen: &mut TimelineCursor) -> Result<TimelineItem, sql
         seen.in_seq = seq;
         TimelineRole::User(row::state(row, "state", InboxState::find)?)
     };
-    let Json(ReplyBody { text }) = row.try_get("body")?;
+    let Json(ReplyBody { text, .. }) = row.try_get("body")?;
     Ok(TimelineItem {
         role,
         seq,

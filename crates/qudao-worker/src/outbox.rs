@@ -121,7 +121,7 @@ async fn abandon(shared: &Shared, claim: &OutboxClaim) {
 }
 
 async fn send(shared: &Shared, claim: &OutboxClaim) -> Result<(), DeliverError> {
-    let failed = |detail: &str| Err(DeliverError { retryable: true, detail: detail.to_owned() });
+    let failed = |detail: &str| Err(DeliverError::retry(detail));
     // Another node may have the adapter, so this is not a refusal.
     let Some(channel) = shared.channels.get(&claim.channel_kind) else {
         return failed("this node has no adapter for the channel");
@@ -178,10 +178,14 @@ async fn finish(shared: &Arc<Shared>, claim: &OutboxClaim) -> Result<(), Arc<Sto
 async fn refuse(
     shared: &Shared,
     claim: &OutboxClaim,
-    DeliverError { retryable, detail }: DeliverError,
+    DeliverError { retryable, after, detail }: DeliverError,
 ) -> Result<(), StorageError> {
     let mut tx = shared.core.store.begin(claim.tenant_id).await?;
     match backoff(shared, claim.attempts) {
+        _ if let Some(after) = after.filter(|_| retryable) => {
+            tracing::debug!(outbox = %claim.outbox_id, ?after, "a delivery has to wait");
+            tx.defer_outbox(claim.outbox_id, claim.epoch, after, &detail).await?;
+        }
         Some(delay) if retryable => {
             // What the other side said is in the row: it may repeat the message.
             tracing::info!(outbox = %claim.outbox_id, ?delay, "a delivery failed");

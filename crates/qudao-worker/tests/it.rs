@@ -58,12 +58,12 @@ impl Channel for Outside {
 
     async fn deliver(&self, message: &OutboxClaim) -> Result<(), DeliverError> {
         if self.closed {
-            return Err(DeliverError { retryable: false, detail: "gone".to_owned() });
+            return Err(DeliverError::refused("gone"));
         }
         let mut refusals = self.refusals.lock().unwrap();
         if 0 < *refusals {
             *refusals -= 1;
-            return Err(DeliverError { retryable: true, detail: "later".to_owned() });
+            return Err(DeliverError::retry("later"));
         }
         assert_eq!(message.kind, OutboxKind::Reply);
         let said = (message.peer.clone(), message.out_seq, message.body.text.clone());
@@ -115,7 +115,7 @@ impl Stage {
             channel_id: self.tenant.channel_id,
             external_id: ExternalId::parse(&format!("{peer}/{id}")).unwrap(),
             peer: ExternalId::parse(peer).unwrap(),
-            body: MessageBody { text: text.to_owned() },
+            body: MessageBody::text(text.to_owned()),
         };
         self.core.accept(self.tenant.id, inbound).await.unwrap();
     }
@@ -238,7 +238,7 @@ async fn a_tenant_that_writes_once_does_not_wait_behind_another_that_floods() {
             channel_id: tenant.channel_id,
             external_id: ExternalId::parse(&format!("{peer}/{text}")).unwrap(),
             peer: ExternalId::parse(peer).unwrap(),
-            body: MessageBody { text: text.to_owned() },
+            body: MessageBody::text(text.to_owned()),
         };
         stage.core.accept(tenant.id, inbound).await.unwrap();
     };

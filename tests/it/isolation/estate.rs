@@ -207,7 +207,7 @@ impl Probe {
         self.platform.sql(&format!(
             "SELECT string_agg(h, ' ') FROM (
                SELECT t || '=' || (xpath('//h/text()', query_to_xml(format(
-                 'SELECT md5(string_agg((to_jsonb(x) - ''seen_at'' - ''ended_at'' - ''last_used_at'')::text, '',''
+                 'SELECT md5(string_agg((to_jsonb(x) - ''seen_at'' - ''ended_at'' - ''lease_until'' - ''last_used_at'')::text, '',''
                          ORDER BY x::text)) AS h FROM %I x WHERE tenant_id = %L', t, '{tenant}'),
                  true, true, '')))[1]::text AS h
                FROM (SELECT DISTINCT table_name::text AS t FROM information_schema.columns

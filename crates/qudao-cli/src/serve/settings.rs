@@ -79,6 +79,7 @@ pub(super) fn core(settings: &Settings) -> CoreSettings {
         ..TurnSettings::default()
     };
     let mut core = CoreSettings { turns, rates: rates(limits), ..CoreSettings::default() };
+    core.public_url.clone_from(&settings.server.public_url);
     core.api.in_flight = limits.calls_in_flight;
     core.api.tenant_in_flight = match limits.tenant_calls_in_flight {
         0 => (limits.calls_in_flight * 3 / 4).max(1),

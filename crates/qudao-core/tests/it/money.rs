@@ -31,7 +31,7 @@ async fn speak(stage: &Stage, visitors: usize) {
             channel_id: stage.tenant.channel_id,
             external_id: ExternalId::parse(&format!("m{visitor}")).unwrap(),
             peer: ExternalId::parse(&format!("v{visitor}")).unwrap(),
-            body: MessageBody { text: "Hello".to_owned() },
+            body: MessageBody::text("Hello"),
         };
         async move { stage.core.accept(stage.tenant.id, inbound).await.unwrap() }
     }))

@@ -38,7 +38,7 @@ async fn say(stage: &Stage, tenant: &TestTenant, peer: &str, number: u32) {
         channel_id: tenant.channel_id,
         external_id: ExternalId::parse(&format!("canary-id-{peer}-{number}")).unwrap(),
         peer: ExternalId::parse(&format!("canary-peer-{peer}")).unwrap(),
-        body: MessageBody { text: format!("canary-text-{peer} {number}") },
+        body: MessageBody::text(format!("canary-text-{peer} {number}")),
     };
     stage.core.accept(tenant.id, inbound).await.unwrap();
 }

@@ -188,7 +188,7 @@ impl Stage {
             channel_id: self.tenant.channel_id,
             external_id: ExternalId::parse(id).unwrap(),
             peer: ExternalId::parse("visitor").unwrap(),
-            body: MessageBody { text: text.to_owned() },
+            body: MessageBody::text(text.to_owned()),
         };
         self.core.accept(self.tenant.id, inbound).await.unwrap()
     }

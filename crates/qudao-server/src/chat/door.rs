@@ -197,7 +197,7 @@ pub(crate) async fn accept(
         channel_id: visit.door.channel_id,
         external_id: ExternalId::parse(&format!("{}:{id}", visit.peer)).map_err(internal)?,
         peer: ExternalId::parse(&visit.peer).map_err(internal)?,
-        body: MessageBody { text: text.into_string() },
+        body: MessageBody::text(text.into_string()),
     };
     let accepted = state.core.accept_from(visit.door.tenant_id, inbound, origin).await?;
     if accepted.seq == 1 && !accepted.duplicate {

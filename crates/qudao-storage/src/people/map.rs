@@ -7,6 +7,8 @@ pub enum Link {
     Contact,
     /// By the contact's conversation, which its `conversation_id` names.
     Conversation,
+    /// By its `channel_id` and what the channel calls the contact's conversation, its `thread`.
+    Thread,
     /// By the contact's id as the `target` of an act.
     Target,
 }
@@ -82,8 +84,16 @@ pub const TABLES: &[TableRule] = &[
         ..rule("assistants")
     },
     TableRule {
-        of_tenant: Erase::Set(&[("name", "'erased'"), ("public_key", "NULL")]),
+        of_tenant: Erase::Set(&[
+            ("name", "'erased'"),
+            ("public_key", "NULL"),
+            ("settings", "'{}'"),
+            ("secrets_sealed", "NULL"),
+            ("account", "NULL"),
+            ("fault", "NULL"),
+        ]),
         plain: &["kind", "locale"],
+        hidden: &["secrets_sealed"],
         ..rule("channels")
     },
     TableRule {
@@ -103,9 +113,25 @@ pub const TABLES: &[TableRule] = &[
     },
     TableRule {
         contact: Some(Link::Contact),
-        of_contact: Erase::Steps(&["external_id"]),
+        of_contact: Erase::Steps(&["external_id", "name", "locale"]),
         ..rule("identities")
     },
+    TableRule { contact: Some(Link::Contact), of_contact: Erase::Delete, ..rule("attributions") },
+    TableRule {
+        contact: Some(Link::Thread),
+        of_contact: Erase::Steps(&["event_id", "thread", "body"]),
+        of_tenant: Erase::Delete,
+        plain: &["kind"],
+        ..rule("channel_events")
+    },
+    TableRule { contact: Some(Link::Conversation), of_contact: Erase::Delete, ..rule("media") },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        plain: &["state"],
+        ..rule("delivery_pieces")
+    },
+    TableRule { of_tenant: Erase::Delete, exported: false, ..rule("channel_polls") },
     TableRule {
         contact: Some(Link::Contact),
         of_contact: Erase::Steps(&["peer"]),
@@ -223,6 +249,10 @@ impl TableRule {
             Link::Contact => "t.contact_id = $2",
             Link::Conversation => {
                 "t.conversation_id IN (SELECT v.conversation_id FROM conversations v \
+                 WHERE v.tenant_id = $1 AND v.contact_id = $2)"
+            }
+            Link::Thread => {
+                "(t.channel_id, t.thread) IN (SELECT v.channel_id, v.peer FROM conversations v \
                  WHERE v.tenant_id = $1 AND v.contact_id = $2)"
             }
             Link::Target => "t.target = 'cnt_' || replace($2::text, '-', '')",

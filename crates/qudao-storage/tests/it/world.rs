@@ -58,7 +58,7 @@ impl World {
             channel_id: self.tenant.channel_id,
             external_id: external(id),
             peer: external(peer),
-            body: MessageBody { text: format!("text of {id}") },
+            body: MessageBody::text(format!("text of {id}")),
         }
     }
 
@@ -140,7 +140,7 @@ impl World {
             epoch: claim.epoch,
             turn_id: turn_of(claim),
             to_seq: claim.to_seq,
-            reply: ReplyBody { text: "an answer".to_owned() },
+            reply: ReplyBody::text("an answer"),
             usage,
         }
     }
@@ -155,7 +155,7 @@ impl World {
             epoch: claim.epoch,
             turn_id: turn_of(claim),
             to_seq: claim.to_seq,
-            notice: ReplyBody { text: "a notice".to_owned() },
+            notice: ReplyBody::text("a notice"),
         }
     }
 

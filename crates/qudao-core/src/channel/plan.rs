@@ -1,0 +1,177 @@
+//! Requests that an adapter wants made.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde_json::Value;
+
+/// What stands in a plan's address and headers in the place of the access token.
+pub const ACCESS_TOKEN: &str = "{access_token}";
+
+/// Something to send.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// A request over HTTP.
+    Http(HttpPlan),
+    /// A message over SMTP.
+    Mail(MailPlan),
+    /// Nothing is sent: the reply waits for the platform's next question, in whose answer it goes
+    /// ([`ChannelAdapter::passive_answer`](super::adapter::ChannelAdapter::passive_answer)).
+    Passive,
+}
+
+/// A request over HTTP. Holds secrets: its `Debug` shows neither address nor header.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpPlan {
+    /// In capitals.
+    pub method: &'static str,
+    /// The address; may name [`ACCESS_TOKEN`].
+    pub url: String,
+    /// The header; values may name [`ACCESS_TOKEN`].
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// How long the answer may take.
+    pub timeout: Duration,
+    /// How many bytes of the answer are read.
+    pub answer_max: usize,
+    /// What the request is for, by which the adapter knows its answer.
+    pub purpose: &'static str,
+}
+
+impl std::fmt::Debug for HttpPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpPlan")
+            .field("method", &self.method)
+            .field("purpose", &self.purpose)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl HttpPlan {
+    /// A request without a body.
+    pub fn get(purpose: &'static str, url: impl Into<String>) -> Self {
+        Self {
+            method: "GET",
+            url: url.into(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            timeout: Duration::from_secs(15),
+            answer_max: 1 << 20,
+            purpose,
+        }
+    }
+
+    /// A request with JSON.
+    pub fn post_json(purpose: &'static str, url: impl Into<String>, body: &Value) -> Self {
+        let plan = Self { method: "POST", ..Self::get(purpose, url) };
+        Self {
+            body: body.to_string().into_bytes(),
+            ..plan.header("content-type", "application/json")
+        }
+    }
+
+    /// With another method.
+    #[must_use]
+    pub fn method(self, method: &'static str) -> Self {
+        Self { method, ..self }
+    }
+
+    /// With one more line in the header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// With `Authorization: Bearer`.
+    #[must_use]
+    pub fn bearer(self, token: &str) -> Self {
+        self.header("authorization", format!("Bearer {token}"))
+    }
+
+    /// With another time limit.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+}
+
+/// A message over SMTP.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MailPlan {
+    /// The server's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub security: MailSecurity,
+    /// Name and password, where the server asks for them.
+    pub credentials: Option<(String, String)>,
+    /// The envelope's sender.
+    pub from: String,
+    /// The envelope's recipients.
+    pub to: Vec<String>,
+    /// The whole message, as RFC 5322 writes it.
+    pub message: Vec<u8>,
+    /// Its `Message-ID`.
+    pub message_id: String,
+}
+
+impl std::fmt::Debug for MailPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MailPlan").field("message_id", &self.message_id).finish_non_exhaustive()
+    }
+}
+
+/// How a connection to a mail server is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailSecurity {
+    /// TLS from the first byte.
+    Tls,
+    /// Plain first, then TLS, or nothing is sent.
+    StartTls,
+    /// Not at all: for a server on the same machine.
+    Plain,
+}
+
+/// A platform's answer. To a [`MailPlan`] it is the server's code as the status and its words as
+/// the body.
+#[derive(Debug, Clone, Default)]
+pub struct RawResponse {
+    /// The status.
+    pub status: u16,
+    /// The header.
+    pub headers: HeaderMap,
+    /// The body, as much as was to be read.
+    pub body: Vec<u8>,
+}
+
+impl RawResponse {
+    /// The body as JSON; `Null` if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// A header's text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether the status says yes.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The seconds of `Retry-After`, where it has some.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
+    }
+
+    /// The body's first characters, for a person who looks for the fault.
+    pub fn excerpt(&self) -> String {
+        let text = String::from_utf8_lossy(self.body.get(..400).unwrap_or(&self.body)).into_owned();
+        format!("{} {text}", self.status)
+    }
+}
