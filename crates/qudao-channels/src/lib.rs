@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 
 mod signature;
-mod web;
+pub mod web;
 
 pub use web::WebChannel;
 

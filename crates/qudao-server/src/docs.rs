@@ -26,8 +26,10 @@ use crate::{
 };
 
 mod identity;
+mod widget;
 
 pub(crate) use identity::*;
+pub(crate) use widget::*;
 
 pub(crate) const LOCATION: &str = "Made; `Location` names its address.";
 

@@ -128,6 +128,12 @@ pub const TABLES: &[TableRule] = &[
     TableRule {
         contact: Some(Link::Conversation),
         of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        ..rule("ratings")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
         plain: &["state"],
         ..rule("delivery_pieces")
     },
