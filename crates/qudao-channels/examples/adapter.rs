@@ -25,7 +25,7 @@ use qudao_core::channel::{
     config::ChannelConfig,
     plan::{HttpPlan, Plan, RawResponse},
 };
-use qudao_domain::{ChannelId, TenantId, message::Message};
+use qudao_domain::{ChannelId, Clock as _, SystemClock, TenantId, message::Message};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
 }
 
 fn answer(adapter: &dyn ChannelAdapter, call: Call) -> Result<Value> {
-    let now = call.now.unwrap_or_else(Timestamp::now);
+    let now = call.now.unwrap_or_else(|| SystemClock.now());
     let config = ChannelConfig {
         tenant_id: TenantId::from_uuid(uuid::Uuid::nil()),
         channel_id: ChannelId::from_uuid(uuid::Uuid::nil()),
