@@ -3,16 +3,30 @@
 
 use std::sync::Arc;
 
-use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
+use qudao_core::{
+    Channel, Core,
+    channel::{adapter::ChannelAdapter, config::Manifest},
+};
 
+pub mod host;
+mod metrics;
 mod signature;
+pub mod telegram;
 pub mod web;
 
+pub use host::Host;
+pub use metrics::METRICS;
 pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
-    vec![]
+    vec![Arc::new(telegram::Telegram)]
+}
+
+/// Every kind of channel that a tenant can make, with its settings.
+pub fn manifests() -> Vec<&'static Manifest> {
+    let adapters = adapters();
+    std::iter::once(&web::MANIFEST).chain(adapters.iter().map(|one| one.manifest())).collect()
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers

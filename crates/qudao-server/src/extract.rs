@@ -70,7 +70,7 @@ pub(crate) async fn read_json(
     read_bytes(request, payload, limit).await
 }
 
-/// Reads a whole body of at most `limit` bytes, whatever it is.
+/// Reads a whole body of at most `limit` bytes, of whatever type.
 ///
 /// # Errors
 /// [`ApiError`] for an overlong or a stalled body, and `overloaded` while the memory for bodies is

@@ -173,6 +173,6 @@ pub(super) fn sender(visit: &Visit) -> Sender<'_> {
         channel_id: visit.door.channel_id,
         assistant_id: visit.door.assistant_id,
         peer: &visit.peer,
-        address: visit.address,
+        address: Some(visit.address),
     }
 }
