@@ -1,8 +1,7 @@
 //! What visitors of a web page leave beside messages: files, and how they liked it.
 
-use qudao_domain::{ChannelId, ConversationId};
+use qudao_domain::{ChannelId, ConversationId, MediaId};
 use sqlx::Row as _;
-use uuid::Uuid;
 
 use crate::{Result, Tx};
 
@@ -10,7 +9,7 @@ use crate::{Result, Tx};
 #[derive(Debug, Clone, Copy)]
 pub struct NewUpload<'a> {
     /// The same for the same file of the same message, so that sending it again changes nothing.
-    pub id: Uuid,
+    pub id: MediaId,
     /// Where it came in.
     pub channel_id: ChannelId,
     /// Where it was said.
@@ -72,7 +71,7 @@ impl Tx {
              ON CONFLICT (tenant_id, media_id) DO NOTHING",
         )
         .bind(self.tenant_id().as_uuid())
-        .bind(upload.id)
+        .bind(upload.id.as_uuid())
         .bind(upload.channel_id.as_uuid())
         .bind(upload.conversation_id.as_uuid())
         .bind(upload.mime)

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, dev::Payload, web};
 use qudao_domain::{
+    ConversationId, MediaId,
     message::{Media, Part},
     text::{ExternalId, MessageText},
 };
@@ -71,7 +72,7 @@ pub(crate) async fn upload(
     let sha256: [u8; 32] = Sha256::digest(&*bytes).into();
     let file_id = file_id(&visit, &external_id);
     let media = Media {
-        upload_id: Some(format!("upl_{}", file_id.simple())),
+        upload_id: Some(file_id.to_string()),
         mime: Some(mime.to_owned()),
         size: Some(bytes.len() as u64),
         sha256: Some(hex::encode(sha256)),
@@ -96,7 +97,7 @@ pub(crate) async fn upload(
 
 struct Kept {
     visit: Visit,
-    file_id: uuid::Uuid,
+    file_id: MediaId,
     mime: &'static str,
     name: String,
     sha256: [u8; 32],
@@ -106,7 +107,7 @@ struct Kept {
 async fn keep(
     state: &AppState,
     kept: Kept,
-    conversation_id: qudao_domain::ConversationId,
+    conversation_id: ConversationId,
 ) -> Result<(), ApiError> {
     let core = state.core.clone();
     state
@@ -155,7 +156,7 @@ async fn has_room(state: &AppState, visit: &Visit, more: u64) -> Result<(), ApiE
 const ROOM_AGAIN: std::time::Duration = std::time::Duration::from_secs(60 * 60);
 
 /// The same for the same message, so that a repetition keeps the file once.
-fn file_id(visit: &Visit, id: &ExternalId) -> uuid::Uuid {
+fn file_id(visit: &Visit, id: &ExternalId) -> MediaId {
     let channel = visit.door.channel_id.as_uuid();
     let hash = Sha256::new()
         .chain_update(channel.as_bytes())
@@ -164,7 +165,7 @@ fn file_id(visit: &Visit, id: &ExternalId) -> uuid::Uuid {
         .finalize();
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    MediaId::from_uuid(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
 /// A file's name without folders, line breaks and what turns the direction of words.
