@@ -212,6 +212,7 @@ mod tests {
             settings,
             secrets: BTreeMap::new(),
             inbound_url: String::new(),
+            account: None,
         })
     }
 

@@ -18,7 +18,7 @@ export function Banner({ client }: { client: ChatClient }): JSX.Element {
     <div class="banner-place" role="status">
       {say !== '' && (
         <p class={client.closedBy !== null ? 'banner closed' : `banner ${client.connection}`}>
-          <span>{say}</span>
+          <span dir="auto">{say}</span>
           {client.closedBy !== null && (
             <button type="button" onClick={() => client.reconnectNow()}>{words.retry}</button>
           )}

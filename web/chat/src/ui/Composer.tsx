@@ -93,7 +93,7 @@ export function Composer({ client, text, setText, submit, input, note, children 
           </button>
         )}
       </div>
-      <p id="composer-note" class={over > 0 ? 'note wrong' : 'note'} role={over > 0 ? 'alert' : undefined}>
+      <p id="composer-note" dir="auto" class={over > 0 ? 'note wrong' : 'note'} role={over > 0 ? 'alert' : undefined}>
         {over > 0 ? words.tooLong.replace('{n}', String(over)) : note}
       </p>
     </form>

@@ -74,7 +74,7 @@ export function Panel(props: WidgetProps): JSX.Element {
           </h2>
           <p class={`header-state ${client.connection}`}>
             <span class="dot" aria-hidden="true" />
-            {words.states[client.connection]}
+            <span dir="auto">{words.states[client.connection]}</span>
           </p>
         </div>
         {face.transcript && client.timeline.cursor !== '' && (

@@ -29,7 +29,7 @@ export function Rating({ client, shelf, channelKey, tongue }: WidgetProps): JSX.
   }
   return (
     <div class="rating" role="group" aria-label={words.rate}>
-      <span aria-live="polite">{score === null ? words.rate : words.thanks}</span>
+      <span dir="auto" aria-live="polite">{score === null ? words.rate : words.thanks}</span>
       <button type="button" aria-pressed={score === 5} onClick={() => void rate(5)}>{words.good}</button>
       <button type="button" aria-pressed={score === 1} onClick={() => void rate(1)}>{words.bad}</button>
     </div>
