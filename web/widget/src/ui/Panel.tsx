@@ -1,5 +1,5 @@
 import type { JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { Banner } from '../../../chat/src/ui/Banner';
 import { Composer } from '../../../chat/src/ui/Composer';
 import { useWords } from '../../../chat/src/ui/context';
@@ -24,7 +24,7 @@ export function Panel(props: WidgetProps): JSX.Element {
   const [text, setText] = useState('');
   const title = face.title || client.channel?.name || 'Qudao';
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     // A keyboard that opens by itself would hide the greeting on a phone.
     if (matchMedia('(pointer: fine)').matches) input.current?.focus();
     else panel.current?.focus();

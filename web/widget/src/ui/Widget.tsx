@@ -1,5 +1,5 @@
 import type { JSX } from 'preact';
-import { useEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import type { ChatClient } from '../../../chat/src/client';
 import type { Shelf } from '../../../chat/src/outbox';
 import { WordsContext } from '../../../chat/src/ui/context';
@@ -31,7 +31,8 @@ export function Widget(props: WidgetProps): JSX.Element {
   const style = own && { '--set-brand': own.brand, '--set-on-brand': own.onBrand, '--set-accent': own.accent, '--set-on-accent': own.onAccent };
   const right = (face.position === 'end') === (tongue.direction === 'ltr');
 
-  useEffect(() => {
+  // Before anything is painted: the focus is never nowhere.
+  useLayoutEffect(() => {
     // Whoever closes it is back where they opened it.
     if (wasOpen.current && !open) launcher.current?.focus();
     wasOpen.current = open;
