@@ -24,6 +24,7 @@ use crate::{
     access::Access,
     act::Action,
     admin::List,
+    chat::session::MAX_CLIENT_ID,
     code::Code,
     endpoints::Endpoint,
     error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
@@ -377,6 +378,12 @@ fn parameter(place: ParameterIn, name: &str, required: bool, words: &str) -> Par
         "limit" => {
             ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_PAGE))
         }
+        // The client's own id of a message.
+        "id" => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(MAX_CLIENT_ID))
+            .pattern(Some("^[!-~]+$")),
         "Idempotency-Key" => ObjectBuilder::new()
             .schema_type(Type::String)
             .min_length(Some(1))
