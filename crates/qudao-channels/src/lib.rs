@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 
+#[cfg(test)]
+mod fixture;
+mod lenient;
+mod press;
 mod signature;
+mod slack;
 mod web;
 
 pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
-    vec![]
+    vec![Arc::new(slack::Slack)]
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers
