@@ -12,7 +12,7 @@ use qudao_domain::{
     message::{Button, ButtonAction, Message, Part, Row, TextFormat},
     render,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// 2026-11-28 12:00 UTC.
 pub(crate) const NOW_S: i64 = 1_795_867_200;

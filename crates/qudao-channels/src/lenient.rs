@@ -133,6 +133,22 @@ pub(crate) fn is_fresh(signed: &str, now: Timestamp) -> bool {
     digits && at.duration_since(now).unsigned_abs() <= SKEW
 }
 
+/// Whether an address is over TLS and its host is one of these domains or below one.
+pub(crate) fn is_within(address: &str, domains: &[&str]) -> bool {
+    let Ok(address) = url::Url::parse(address) else { return false };
+    let host = address.host_str().unwrap_or_default();
+    let below = |domain: &&str| {
+        host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    address.scheme() == "https" && domains.iter().any(below)
+}
+
+/// Whether two addresses lead to the same server.
+pub(crate) fn same_origin(one: &str, other: &str) -> bool {
+    let origin = |address: &str| url::Url::parse(address).ok().map(|read| read.origin());
+    origin(one).is_some_and(|one| one.is_tuple() && Some(one) == origin(other))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -164,6 +180,19 @@ mod tests {
     fn the_character_that_no_text_may_hold_is_replaced() {
         let read = json(br#"{"a\u0000":["x\u0000y"]}"#).unwrap();
         assert_eq!(read, json!({ "a\u{fffd}": ["x\u{fffd}y"] }));
+    }
+
+    #[test]
+    fn a_token_goes_to_its_own_platform_alone() {
+        let known = |address: &str| is_within(address, &["slack.com"]);
+        assert!(known("https://files.slack.com/a"));
+        assert!(known("https://slack.com/a"));
+        for other in ["http://slack.com", "https://notslack.com", "https://slack.com.evil", "x"] {
+            assert!(!known(other), "{other}");
+        }
+        assert!(same_origin("http://127.0.0.1:80/a", "http://127.0.0.1/b"));
+        assert!(!same_origin("http://127.0.0.1:1", "http://127.0.0.1:12"));
+        assert!(!same_origin("data:x", "data:x"));
     }
 
     #[test]

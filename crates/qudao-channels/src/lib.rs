@@ -8,6 +8,7 @@ use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 #[cfg(test)]
 mod fixture;
 mod lenient;
+mod meta;
 mod press;
 mod signature;
 mod slack;
@@ -17,7 +18,12 @@ pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
-    vec![Arc::new(slack::Slack)]
+    vec![
+        Arc::new(slack::Slack),
+        Arc::new(meta::Meta::Whatsapp),
+        Arc::new(meta::Meta::Messenger),
+        Arc::new(meta::Meta::Instagram),
+    ]
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers

@@ -5,7 +5,7 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::Value;
 
 use crate::{
-    lenient::{id, list, made_id, owned, seconds, short, stored, text, unknown},
+    lenient::{id, is_within, list, made_id, owned, seconds, short, stored, text, unknown},
     press,
 };
 
@@ -227,12 +227,7 @@ fn message_id(channel: &str, ts: &str) -> String {
 
 /// Whether the token may be shown at this address.
 pub(super) fn is_slacks(address: &str) -> bool {
-    let Ok(address) = url::Url::parse(address) else { return false };
-    let host = address.host_str().unwrap_or_default();
-    let known = |domain: &str| {
-        host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    address.scheme() == "https" && (known("slack.com") || known("slack-files.com"))
+    is_within(address, &["slack.com", "slack-files.com"])
 }
 
 /// Slack's marks in plain words. The call of the bot by its name is left out.
