@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 
+mod discord;
 #[cfg(test)]
 mod fixture;
 mod lenient;
+mod line;
 mod meta;
 mod press;
 mod signature;
@@ -23,6 +25,8 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
         Arc::new(meta::Meta::Whatsapp),
         Arc::new(meta::Meta::Messenger),
         Arc::new(meta::Meta::Instagram),
+        Arc::new(line::Line),
+        Arc::new(discord::Discord),
     ]
 }
 
