@@ -186,7 +186,7 @@ fn command(body: &Value) -> Event {
     let name = text(body, "/command").unwrap_or_default();
     let words = text(body, "/text").unwrap_or(name);
     let trigger = id(body, "/trigger_id").unwrap_or_else(|| made_id(body));
-    let channel = id(body, "/channel_id").unwrap_or_default();
+    let Some(channel) = id(body, "/channel_id") else { return stored("command", body) };
     Event {
         id: trigger.clone(),
         thread: Thread { group: !channel.starts_with('D'), external_id: channel },
