@@ -16,7 +16,7 @@ use qudao_core::channel::{
 use qudao_domain::{capability::Capabilities, message::Media};
 use serde_json::{Value, json};
 
-use crate::lenient;
+use crate::wire;
 
 mod answer;
 mod event;
@@ -61,13 +61,13 @@ impl ChannelAdapter for Discord {
         now: Timestamp,
     ) -> Result<Parsed, Reject> {
         verify(config, request, now)?;
-        let body = lenient::json(&request.body)?;
+        let body = wire::json(&request.body)?;
         if body.get("event").is_some() || body.get("version").is_some() {
             // Events of the application itself: Discord wants no words in the answer.
             let answer = Answer { status: 204, ..Answer::ok() };
             let ping = body.get("type").and_then(Value::as_i64) == Some(0);
-            let name = lenient::text(&body, "/event/type").unwrap_or("application_event");
-            let events = if ping { Vec::new() } else { vec![lenient::stored(name, &body)] };
+            let name = wire::text(&body, "/event/type").unwrap_or("application_event");
+            let events = if ping { Vec::new() } else { vec![wire::stored(name, &body)] };
             return Ok(Parsed { events, answer, patience: None });
         }
         let kind = body.get("type").and_then(Value::as_i64).unwrap_or_default();
@@ -127,8 +127,8 @@ impl ChannelAdapter for Discord {
     /// Files are at addresses that need no token and do not last.
     fn fetch(&self, config: &ChannelConfig, media: &Media) -> Option<HttpPlan> {
         let address = media.external_id.as_deref()?;
-        let known = lenient::is_within(address, &["discordapp.com", "discordapp.net"])
-            || lenient::same_origin(address, &manifest::api(config));
+        let known = wire::is_within(address, &["discordapp.com", "discordapp.net"])
+            || wire::same_origin(address, &manifest::api(config));
         known.then(|| HttpPlan::get("file", address))
     }
 
@@ -173,7 +173,7 @@ fn verify(config: &ChannelConfig, request: &RawRequest, now: Timestamp) -> Resul
     let signed_at = signed_at.ok_or(Reject::Unauthorized("no x-signature-timestamp"))?;
     let given = request.header("x-signature-ed25519");
     let given = given.ok_or(Reject::Unauthorized("no x-signature-ed25519"))?;
-    if !lenient::is_fresh(signed_at, now) {
+    if !wire::is_fresh(signed_at, now) {
         return Err(Reject::Unauthorized("its time is too far from now"));
     }
     let mut signature = [0; 64];

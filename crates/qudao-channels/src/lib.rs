@@ -8,7 +8,7 @@ use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 mod discord;
 #[cfg(test)]
 mod fixture;
-mod lenient;
+mod wire;
 mod line;
 mod meta;
 mod press;

@@ -13,7 +13,7 @@ use serde_json::json;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
-    lenient,
+    wire,
     signature::{any, hmac_sha256},
 };
 
@@ -43,7 +43,7 @@ impl ChannelAdapter for Line {
         _now: Timestamp,
     ) -> Result<Parsed, Reject> {
         verify(config, request)?;
-        Ok(Parsed::events(event::read(&lenient::json(&request.body)?)))
+        Ok(Parsed::events(event::read(&wire::json(&request.body)?)))
     }
 
     fn render(&self, config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<Plan>, Failure> {

@@ -15,7 +15,7 @@ use qudao_domain::{capability::Capabilities, message::Media};
 use serde_json::{Value, json};
 
 use crate::{
-    lenient,
+    wire,
     signature::{any, hmac_sha256},
 };
 
@@ -77,14 +77,14 @@ impl ChannelAdapter for Meta {
             "GET" => challenge(config, request),
             "POST" => {
                 verify(config, request)?;
-                let body = lenient::json(&request.body)?;
-                let object = lenient::text(&body, "/object").unwrap_or("unnamed");
+                let body = wire::json(&request.body)?;
+                let object = wire::text(&body, "/object").unwrap_or("unnamed");
                 let events = match (self, object) {
                     (Self::Whatsapp, "whatsapp_business_account") => whatsapp::read(config, &body),
                     (Self::Messenger, "page") | (Self::Instagram, "instagram") => {
                         page::read(*self, config, &body)
                     }
-                    (_, other) => vec![lenient::stored(&format!("object_{other}"), &body)],
+                    (_, other) => vec![wire::stored(&format!("object_{other}"), &body)],
                 };
                 Ok(Parsed::events(events))
             }
@@ -142,7 +142,7 @@ impl ChannelAdapter for Meta {
     fn acknowledge(&self, config: &ChannelConfig, event: &Event) -> Option<HttpPlan> {
         let asks = matches!(event.body, EventBody::Message { .. } | EventBody::Pressed { .. });
         (*self == Self::Whatsapp && asks && config.flag("mark_read", true)).then_some(())?;
-        let id = lenient::text(&event.raw, "/messages/0/id")?;
+        let id = wire::text(&event.raw, "/messages/0/id")?;
         let token = config.secret("access_token").ok()?;
         let body = json!({ "messaging_product": "whatsapp", "status": "read", "message_id": id,
             "typing_indicator": { "type": "text" } });
@@ -159,8 +159,8 @@ impl ChannelAdapter for Meta {
             let url = format!("{}/{id}", manifest::graph(*self, config));
             return plain.then(|| HttpPlan::get("media", url).bearer(token));
         }
-        let known = lenient::is_within(id, FILE_HOSTS)
-            || lenient::same_origin(id, &manifest::graph(*self, config));
+        let known = wire::is_within(id, FILE_HOSTS)
+            || wire::same_origin(id, &manifest::graph(*self, config));
         known.then(|| HttpPlan::get("file", id))
     }
 
@@ -172,13 +172,13 @@ impl ChannelAdapter for Meta {
             return Fetched::Bytes;
         }
         let body = response.json();
-        if lenient::text(&body, "/messaging_product") != Some("whatsapp") {
+        if wire::text(&body, "/messaging_product") != Some("whatsapp") {
             return Fetched::Bytes;
         }
         // A person may send a file that looks like this answer: the token goes to Meta alone.
-        let Some(address) = lenient::text(&body, "/url") else { return Fetched::Bytes };
-        let known = lenient::is_within(address, FILE_HOSTS)
-            || lenient::same_origin(address, &manifest::graph(*self, config));
+        let Some(address) = wire::text(&body, "/url") else { return Fetched::Bytes };
+        let known = wire::is_within(address, FILE_HOSTS)
+            || wire::same_origin(address, &manifest::graph(*self, config));
         match config.secret("access_token") {
             Ok(token) if known => Fetched::Then(HttpPlan::get("file", address).bearer(token)),
             _ => Fetched::Bytes,

@@ -15,7 +15,7 @@ use qudao_domain::{capability::Capabilities, message::Media};
 use serde_json::Value;
 
 use crate::{
-    lenient,
+    wire,
     signature::{any, hmac_sha256},
 };
 
@@ -47,10 +47,10 @@ impl ChannelAdapter for Slack {
         verify(config, request, now)?;
         let body = match form(request)? {
             Some(command) => command,
-            None => lenient::json(&request.body)?,
+            None => wire::json(&request.body)?,
         };
-        if lenient::text(&body, "/type") == Some("url_verification") {
-            let challenge = lenient::text(&body, "/challenge");
+        if wire::text(&body, "/type") == Some("url_verification") {
+            let challenge = wire::text(&body, "/challenge");
             let challenge = challenge.ok_or(Reject::Malformed("there is no challenge"))?;
             return Ok(Parsed::answer(Answer::text(challenge)));
         }
@@ -91,7 +91,7 @@ impl ChannelAdapter for Slack {
     /// Events name the file's address, which only the app's token opens.
     fn fetch(&self, config: &ChannelConfig, media: &Media) -> Option<HttpPlan> {
         let address = media.external_id.as_deref()?;
-        let known = event::is_slacks(address) || lenient::same_origin(address, &send::api(config));
+        let known = event::is_slacks(address) || wire::same_origin(address, &send::api(config));
         let token = config.secret("bot_token").ok()?;
         known.then(|| HttpPlan::get("file", address).bearer(token))
     }
@@ -116,7 +116,7 @@ fn verify(config: &ChannelConfig, request: &RawRequest, now: Timestamp) -> Resul
     let signed_at = signed_at.ok_or(Reject::Unauthorized("no x-slack-request-timestamp"))?;
     let given = request.header("x-slack-signature");
     let given = given.ok_or(Reject::Unauthorized("no x-slack-signature"))?;
-    if !lenient::is_fresh(signed_at, now) {
+    if !wire::is_fresh(signed_at, now) {
         return Err(Reject::Unauthorized("its time is too far from now"));
     }
     let made = |secret: &str| {
@@ -139,7 +139,7 @@ fn form(request: &RawRequest) -> Result<Option<Value>, Reject> {
     let mut fields = serde_json::Map::new();
     for (name, value) in url::form_urlencoded::parse(&request.body) {
         if name == "payload" {
-            return lenient::json(value.as_bytes()).map(Some);
+            return wire::json(value.as_bytes()).map(Some);
         }
         let [name, value] = [name, value].map(|text| text.replace('\0', "\u{fffd}"));
         fields.insert(name, Value::String(value));

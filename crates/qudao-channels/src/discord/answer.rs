@@ -10,7 +10,7 @@ use qudao_core::channel::{
 use serde_json::Value;
 
 use super::send;
-use crate::lenient::{id, text};
+use crate::wire::{id, text};
 
 pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
     use FailureReason as Why;

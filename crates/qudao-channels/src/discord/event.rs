@@ -5,7 +5,7 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::{Value, json};
 
 use crate::{
-    lenient::{id, list, made_id, owned, short, stored, text, unknown},
+    wire::{id, list, made_id, owned, short, stored, text, unknown},
     press,
 };
 

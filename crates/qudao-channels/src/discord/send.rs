@@ -15,7 +15,7 @@ use qudao_domain::{
 use serde_json::{Map, Value, json};
 
 use super::manifest;
-use crate::{lenient, press, signature::sha256};
+use crate::{wire, press, signature::sha256};
 
 /// The most words of a message, and of what a button carries.
 const TEXT_MAX: usize = 2000;
@@ -86,11 +86,11 @@ fn message(
 
 /// An interaction within what is kept of it.
 fn interaction(raw: &Value) -> Option<&Value> {
-    let gateway = lenient::text(raw, "/t").is_some();
+    let gateway = wire::text(raw, "/t").is_some();
     let body = if gateway { raw.get("d")? } else { raw };
     let waits = [2, 3, 5].iter().any(|kind| body.get("type") == Some(&json!(kind)));
     // A message of the socket has a type as well, and no token.
-    (waits && is_token(lenient::text(body, "/token")?)).then_some(body)
+    (waits && is_token(wire::text(body, "/token")?)).then_some(body)
 }
 
 fn is_token(token: &str) -> bool {
@@ -104,9 +104,9 @@ fn follow_up(config: &ChannelConfig, out: &Outgoing<'_>, body: &Value) -> Option
     let answered = out.answered?;
     let young = out.now.duration_since(answered.at).unsigned_abs() < TOKEN_AGE;
     let asked = interaction(answered.raw)?;
-    let here = lenient::id(asked, "/channel_id").as_deref() == Some(out.thread);
-    let token = lenient::text(asked, "/token")?;
-    let app = lenient::id(asked, "/application_id").filter(|app| is_id(app))?;
+    let here = wire::id(asked, "/channel_id").as_deref() == Some(out.thread);
+    let token = wire::text(asked, "/token")?;
+    let app = wire::id(asked, "/application_id").filter(|app| is_id(app))?;
     (young && here).then_some(())?;
     let base = format!("{}/webhooks/{app}/{token}", manifest::api(config));
     let instead = format!("{}/{}", out.thread, nonce(out));
@@ -126,10 +126,10 @@ pub(super) fn instead(config: &ChannelConfig, answer: &HttpPlan) -> Option<HttpP
 }
 
 pub(super) fn acknowledge(config: &ChannelConfig, raw: &Value) -> Option<HttpPlan> {
-    lenient::text(raw, "/t")?;
+    wire::text(raw, "/t")?;
     let asked = interaction(raw)?;
-    let id = lenient::id(asked, "/id").filter(|id| is_id(id))?;
-    let token = lenient::text(asked, "/token")?;
+    let id = wire::id(asked, "/id").filter(|id| is_id(id))?;
+    let token = wire::text(asked, "/token")?;
     let url = format!("{}/interactions/{id}/{token}/callback", manifest::api(config));
     Some(HttpPlan::post_json("acknowledge", url, &json!({ "type": 5 })))
 }

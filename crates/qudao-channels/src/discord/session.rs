@@ -11,7 +11,7 @@ use qudao_core::channel::{
 use serde_json::{Value, json};
 
 use super::event;
-use crate::lenient::{id, text};
+use crate::wire::{id, text};
 
 /// Messages and reactions, in servers and directly.
 const INTENTS: u64 = 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13;

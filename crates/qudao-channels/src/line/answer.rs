@@ -7,7 +7,7 @@ use qudao_core::channel::{
 };
 
 use super::send;
-use crate::lenient::{id, text};
+use crate::wire::{id, text};
 
 pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
     let body = response.json();

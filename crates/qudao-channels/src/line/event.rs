@@ -5,7 +5,7 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::Value;
 
 use crate::{
-    lenient::{id, list, made_id, millis, owned, stored, text, unknown},
+    wire::{id, list, made_id, millis, owned, stored, text, unknown},
     press,
 };
 

@@ -15,7 +15,7 @@ use qudao_domain::{
 use serde_json::{Value, json};
 
 use super::manifest;
-use crate::{lenient, press, signature::sha256};
+use crate::{wire, press, signature::sha256};
 
 /// The longest words of one message, of a template, and of one with a picture or a title.
 const TEXT_MAX: usize = 5000;
@@ -52,10 +52,10 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
 fn reply_token<'a>(out: &Outgoing<'a>) -> Option<&'a str> {
     let answered = out.answered?;
     let young = out.now.duration_since(answered.at).unsigned_abs() < TOKEN_AGE;
-    let token = lenient::text(answered.raw, "/replyToken")?;
+    let token = wire::text(answered.raw, "/replyToken")?;
     // Of a conversation that only moved on to another person nothing may be told to the first.
     let here = ["/source/groupId", "/source/roomId", "/source/userId"].iter();
-    let here = here.clone().find_map(|at| lenient::text(answered.raw, at)) == Some(out.thread);
+    let here = here.clone().find_map(|at| wire::text(answered.raw, at)) == Some(out.thread);
     (young && here && out.piece == 0).then_some(token)
 }
 
@@ -101,7 +101,7 @@ pub(super) fn instead(config: &ChannelConfig, reply: &HttpPlan) -> Option<HttpPl
     let (to, key) = fragment.split_once('/')?;
     let body: Value = serde_json::from_slice(&reply.body).ok()?;
     let token = config.secret("access_token").ok()?;
-    Some(push_plan(config, token, to, key, lenient::list(&body, "/messages")))
+    Some(push_plan(config, token, to, key, wire::list(&body, "/messages")))
 }
 
 fn messages(out: &Outgoing<'_>) -> Result<Vec<Value>, Failure> {

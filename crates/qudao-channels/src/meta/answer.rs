@@ -9,7 +9,7 @@ use qudao_core::channel::{
 use serde_json::Value;
 
 use super::{Meta, manifest};
-use crate::lenient::{id, text};
+use crate::wire::{id, text};
 
 pub(super) fn classify(response: &RawResponse) -> Outcome {
     let body = response.json();

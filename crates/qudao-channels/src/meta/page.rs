@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Meta, manifest};
 use crate::{
-    lenient::{id, list, made_id, millis, owned, short, stored, text, unknown},
+    wire::{id, list, made_id, millis, owned, short, stored, text, unknown},
     press,
 };
 

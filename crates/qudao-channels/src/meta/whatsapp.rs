@@ -10,7 +10,7 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::{Value, json};
 
 use crate::{
-    lenient::{id, list, owned, seconds, short, stored, text, unknown},
+    wire::{id, list, owned, seconds, short, stored, text, unknown},
     press,
 };
 

@@ -6,7 +6,7 @@ use qudao_core::channel::{
 };
 use serde_json::Value;
 
-use crate::lenient::{id, short, text};
+use crate::wire::{id, short, text};
 
 pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
     let Plan::Http(plan) = plan else {

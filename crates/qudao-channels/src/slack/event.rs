@@ -5,7 +5,7 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::Value;
 
 use crate::{
-    lenient::{id, is_within, list, made_id, owned, seconds, short, stored, text, unknown},
+    wire::{id, is_within, list, made_id, owned, seconds, short, stored, text, unknown},
     press,
 };
 

@@ -15,7 +15,7 @@ use qudao_domain::{
 use serde_json::{Map, Value, json};
 
 use super::manifest::API;
-use crate::{lenient, press};
+use crate::{wire, press};
 
 /// The most of one text in a block that reads no Markdown.
 const SECTION_MAX: usize = 3000;
@@ -52,7 +52,7 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
     let (channel, ts) =
         out.thread.split_once('/').map_or((out.thread, None), |(a, b)| (a, Some(b)));
     // In a direct channel a person may ask within a thread.
-    let asked = out.answered.and_then(|answered| lenient::text(answered.raw, "/event/thread_ts"));
+    let asked = out.answered.and_then(|answered| wire::text(answered.raw, "/event/thread_ts"));
     body.insert("channel".to_owned(), json!(channel));
     if let Some(ts) = ts.or(asked) {
         body.insert("thread_ts".to_owned(), json!(ts));
@@ -67,9 +67,9 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
 
 fn command_address<'a>(out: &Outgoing<'a>) -> Option<&'a str> {
     let answered = out.answered?;
-    lenient::text(answered.raw, "/command")?;
+    wire::text(answered.raw, "/command")?;
     let young = out.now.duration_since(answered.at).unsigned_abs() < COMMAND_AGE;
-    let address = lenient::text(answered.raw, "/response_url")?;
+    let address = wire::text(answered.raw, "/response_url")?;
     (young && out.piece < COMMAND_USES).then_some(address)
 }
 
