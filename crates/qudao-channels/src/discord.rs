@@ -27,7 +27,7 @@ mod session;
 mod tests;
 
 /// The adapter.
-pub(crate) struct Discord;
+pub struct Discord;
 
 /// The kinds of interactions.
 const PING: i64 = 1;

@@ -31,6 +31,7 @@ pub(crate) fn config(settings: Value, secrets: &[(&str, &[&str])]) -> ChannelCon
         locale: "en".to_owned(),
         settings: settings.as_object().cloned().unwrap_or_default(),
         secrets: secrets.iter().map(owned).collect(),
+        account: None,
         inbound_url: "https://chat.example/v1/inbound/key".to_owned(),
     }
 }
@@ -112,7 +113,15 @@ pub(crate) fn sent(
     let mut plans = Vec::new();
     let pieces = render::render(message, &adapter.capabilities(config)).unwrap();
     for (piece, message) in (0..).zip(&pieces) {
-        let out = Outgoing { id: "out_1", piece, thread, message, answered, now: now() };
+        let out = Outgoing {
+            id: "out_1",
+            piece,
+            thread,
+            message,
+            answered,
+            preview_id: None,
+            now: now(),
+        };
         for plan in adapter.render(config, &out).unwrap() {
             let Plan::Http(plan) = plan else { panic!("not over HTTP") };
             plans.push(plan);

@@ -3,24 +3,33 @@
 
 use std::sync::Arc;
 
-use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
+use qudao_core::{
+    Channel, Core,
+    channel::{adapter::ChannelAdapter, config::Manifest},
+};
 
-mod discord;
+pub mod discord;
 #[cfg(test)]
 mod fixture;
-mod wire;
-mod line;
-mod meta;
+pub mod host;
+pub mod line;
+pub mod meta;
+mod metrics;
 mod press;
 mod signature;
-mod slack;
+pub mod slack;
+pub mod telegram;
 mod web;
+mod wire;
 
+pub use host::Host;
+pub use metrics::METRICS;
 pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
     vec![
+        Arc::new(telegram::Telegram),
         Arc::new(slack::Slack),
         Arc::new(meta::Meta::Whatsapp),
         Arc::new(meta::Meta::Messenger),
@@ -28,6 +37,12 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
         Arc::new(line::Line),
         Arc::new(discord::Discord),
     ]
+}
+
+/// Every kind of channel that a tenant can make, with its settings.
+pub fn manifests() -> Vec<&'static Manifest> {
+    let adapters = adapters();
+    std::iter::once(&web::MANIFEST).chain(adapters.iter().map(|one| one.manifest())).collect()
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers

@@ -13,8 +13,8 @@ use serde_json::json;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
-    wire,
     signature::{any, hmac_sha256},
+    wire,
 };
 
 mod answer;
@@ -25,7 +25,7 @@ mod send;
 mod tests;
 
 /// The adapter.
-pub(crate) struct Line;
+pub struct Line;
 
 impl ChannelAdapter for Line {
     fn manifest(&self) -> &'static Manifest {

@@ -15,8 +15,8 @@ use qudao_domain::{capability::Capabilities, message::Media};
 use serde_json::{Value, json};
 
 use crate::{
-    wire,
     signature::{any, hmac_sha256},
+    wire,
 };
 
 mod answer;
@@ -31,7 +31,7 @@ mod whatsapp;
 
 /// The adapters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meta {
+pub enum Meta {
     /// A number of the WhatsApp Business Platform.
     Whatsapp,
     /// A page's Messenger.

@@ -15,8 +15,8 @@ use qudao_domain::{capability::Capabilities, message::Media};
 use serde_json::Value;
 
 use crate::{
-    wire,
     signature::{any, hmac_sha256},
+    wire,
 };
 
 mod answer;
@@ -27,7 +27,7 @@ mod send;
 mod tests;
 
 /// The adapter.
-pub(crate) struct Slack;
+pub struct Slack;
 
 impl ChannelAdapter for Slack {
     fn manifest(&self) -> &'static Manifest {
@@ -61,8 +61,8 @@ impl ChannelAdapter for Slack {
         send::render(config, out)
     }
 
-    fn classify(&self, _config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
-        answer::classify(plan, response)
+    fn classify(&self, config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
+        answer::classify(config, plan, response)
     }
 
     fn connect(&self, config: &ChannelConfig) -> Vec<HttpPlan> {
@@ -141,8 +141,7 @@ fn form(request: &RawRequest) -> Result<Option<Value>, Reject> {
         if name == "payload" {
             return wire::json(value.as_bytes()).map(Some);
         }
-        let [name, value] = [name, value].map(|text| text.replace('\0', "\u{fffd}"));
-        fields.insert(name, Value::String(value));
+        fields.insert(name.into_owned(), Value::String(value.into_owned()));
     }
     if fields.is_empty() {
         Err(Reject::Malformed("the form is empty"))

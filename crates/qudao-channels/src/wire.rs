@@ -17,32 +17,12 @@ const ID_MAX: usize = 200;
 /// How far a platform's clock may be from this one in what it signs.
 const SKEW: Duration = Duration::from_secs(300);
 
-/// The body as JSON, without the character that Postgres keeps in no text.
+/// The body as JSON.
 ///
 /// # Errors
 /// [`Reject::Malformed`].
 pub(crate) fn json(body: &[u8]) -> Result<Value, Reject> {
-    let mut value =
-        serde_json::from_slice(body).map_err(|_| Reject::Malformed("it is not JSON"))?;
-    if body.windows(6).any(|six| six == br"\u0000") {
-        without_nul(&mut value);
-    }
-    Ok(value)
-}
-
-fn without_nul(value: &mut Value) {
-    match value {
-        Value::String(text) => *text = text.replace('\0', "\u{fffd}"),
-        Value::Array(items) => items.iter_mut().for_each(without_nul),
-        Value::Object(fields) => {
-            let old = std::mem::take(fields);
-            for (name, mut field) in old {
-                without_nul(&mut field);
-                fields.insert(name.replace('\0', "\u{fffd}"), field);
-            }
-        }
-        _ => {}
-    }
+    serde_json::from_slice(body).map_err(|_| Reject::Malformed("it is not JSON"))
 }
 
 /// The text at a JSON pointer; `None` if it is empty.
@@ -174,12 +154,6 @@ mod tests {
         assert_ne!(short(&long), short(&"é".repeat(501)));
         assert_eq!(kind("page.view-1\u{202e}"), "page_view_1_");
         assert_eq!(kind(""), "unnamed");
-    }
-
-    #[test]
-    fn the_character_that_no_text_may_hold_is_replaced() {
-        let read = json(br#"{"a\u0000":["x\u0000y"]}"#).unwrap();
-        assert_eq!(read, json!({ "a\u{fffd}": ["x\u{fffd}y"] }));
     }
 
     #[test]

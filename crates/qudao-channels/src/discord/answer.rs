@@ -29,9 +29,14 @@ pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawRespon
     if response.status >= 500 {
         return Outcome::retry(said);
     }
+    if plan.purpose == "withdraw" {
+        // Whatever became of it, the answer is there.
+        return Outcome::Sent { external_id: None };
+    }
     let answers = ["original", "follow_up"].contains(&plan.purpose);
+    let gone = plan.purpose == "edit" && response.status == 404;
     // The interaction's token is not valid any more, or was never acknowledged.
-    if answers && matches!(response.status, 401 | 403 | 404) {
+    if gone || answers && matches!(response.status, 401 | 403 | 404) {
         return match send::instead(config, plan) {
             Some(message) => Outcome::Then(vec![Plan::Http(message)]),
             None => Outcome::failed(Why::Expired, said),

@@ -5,8 +5,8 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::{Value, json};
 
 use crate::{
-    wire::{id, list, made_id, owned, short, stored, text, unknown},
     press,
+    wire::{id, list, made_id, owned, short, stored, text, unknown},
 };
 
 /// An interaction. `raw` is what of it is kept.

@@ -6,7 +6,7 @@ use qudao_core::channel::config::{ChannelConfig, Field, FieldForm, Manifest};
 use qudao_domain::{
     capability::{
         ButtonsCapability, Capabilities, EditCapability, Level, ListCapability, MediaCapability,
-        RateCapability, TextCapability, TypingCapability, Unit,
+        RateCapability, Streaming, TextCapability, TypingCapability, Unit,
     },
     state::ChannelKind,
 };
@@ -62,7 +62,8 @@ pub(super) fn capabilities() -> Capabilities {
         list: ListCapability { level: Level::Native, max_rows: 25 },
         card: Level::Native,
         reply_to: Level::Native,
-        edit: EditCapability { level: Level::Native, min_interval_ms: 1200, max_age_s: None },
+        edit: EditCapability { level: Level::Native, min_interval_ms: 1500, max_age_s: None },
+        stream: Streaming::Edit,
         typing: TypingCapability { level: Level::Native, ttl_s: 10 },
         rate: RateCapability { per_s: Some(50.0), per_conversation_per_s: Some(1.0) },
         ..Capabilities::default()

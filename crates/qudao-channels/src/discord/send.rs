@@ -15,7 +15,7 @@ use qudao_domain::{
 use serde_json::{Map, Value, json};
 
 use super::manifest;
-use crate::{wire, press, signature::sha256};
+use crate::{press, signature::sha256, wire};
 
 /// The most words of a message, and of what a button carries.
 const TEXT_MAX: usize = 2000;
@@ -49,17 +49,32 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
         return Err(Failure { reason: FailureReason::RecipientUnknown, detail });
     }
     let body = content(out)?;
-    let plan = match follow_up(config, out, &body) {
-        Some(plan) => plan,
+    let shown = out.preview_id.filter(|id| out.piece == 0 && is_id(id));
+    if let Some(answer) = follow_up(config, out, &body) {
+        // What showed it growing stands beside the answer, and is taken back.
+        let path = |id| format!("channels/{}/messages/{id}", out.thread);
+        let shown = shown.and_then(|id| as_bot(config, "withdraw", &path(id), None));
+        let shown = shown.map(|plan| plan.method("DELETE"));
+        return Ok(std::iter::once(answer).chain(shown).map(Plan::Http).collect());
+    }
+    let plan = match shown {
+        Some(id) => edit(config, out, id, &body),
         None => {
             let reply_to = out.message.reply_to.as_deref();
-            message(config, out.thread, &nonce(out), body, reply_to).ok_or_else(|| Failure {
-                reason: FailureReason::Auth,
-                detail: "the bot token is not set".to_owned(),
-            })?
+            message(config, out.thread, &nonce(out), body, reply_to)
         }
     };
+    let plan = plan.ok_or_else(|| Failure {
+        reason: FailureReason::Auth,
+        detail: "the bot token is not set".to_owned(),
+    })?;
     Ok(vec![Plan::Http(plan)])
+}
+
+/// The answer in the place of what showed it while it grew.
+fn edit(config: &ChannelConfig, out: &Outgoing<'_>, id: &str, body: &Value) -> Option<HttpPlan> {
+    let path = format!("channels/{}/messages/{id}#{}/{}", out.thread, out.thread, nonce(out));
+    as_bot(config, "edit", &path, Some(body)).map(|plan| plan.method("PATCH"))
 }
 
 /// The same whenever the same piece is sent again: Discord takes it once within some minutes.

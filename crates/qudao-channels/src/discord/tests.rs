@@ -371,6 +371,7 @@ fn discord_is_sent_what_it_can_show() {
         thread,
         message: &message,
         answered: None,
+        preview_id: None,
         now: now(),
     };
     let nowhere = Discord.render(&ours(), &out("55/../56")).unwrap_err();
@@ -422,4 +423,43 @@ fn connecting_says_what_is_wrong() {
     assert!(
         says(200, json!({ "id": "900", "verify_key": "00" })).unwrap_err().contains("public key")
     );
+}
+
+#[test]
+fn the_answer_takes_the_place_of_what_showed_it_growing() {
+    let grown = |message_id: Option<&str>| {
+        let preview = Preview { draft: 1, text: "Grow", message_id };
+        Discord.preview(&ours(), "55", &preview)
+    };
+    assert_eq!(grown(None).unwrap().method, "POST");
+    assert_eq!(grown(Some("77")).unwrap().method, "PATCH");
+    assert!(grown(Some("77/../78")).is_none());
+
+    let message = markdown("Done");
+    let raw = interaction(json!({ "type": 2, "data": { "name": "ask" } }));
+    let plans = |asked: bool| {
+        let answered = Answered { external_id: "101", raw: &raw, at: now() };
+        let out = Outgoing {
+            id: "o",
+            piece: 0,
+            thread: "55",
+            message: &message,
+            answered: asked.then_some(answered),
+            preview_id: Some("77"),
+            now: now(),
+        };
+        Discord.render(&ours(), &out).unwrap()
+    };
+    let [Plan::Http(edit)] = &plans(false)[..] else { panic!() };
+    assert_eq!((edit.method, edit.purpose), ("PATCH", "edit"));
+    let gone = response(404, &json!({ "code": 10_008 }));
+    let Outcome::Then(anew) = Discord.classify(&ours(), &plans(false)[0], &gone) else { panic!() };
+    let [Plan::Http(anew)] = anew.as_slice() else { panic!() };
+    assert_eq!((anew.method, &sent_json(anew)["content"]), ("POST", &json!("Done")));
+    // An interaction has its own place: there the growing message is taken back.
+    let asked = plans(true);
+    let [Plan::Http(answer), Plan::Http(withdraw)] = &asked[..] else { panic!() };
+    assert_eq!((answer.purpose, withdraw.method), ("original", "DELETE"));
+    let done = Discord.classify(&ours(), &asked[1], &gone);
+    assert_eq!(done, Outcome::Sent { external_id: None });
 }

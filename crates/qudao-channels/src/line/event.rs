@@ -5,8 +5,8 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::Value;
 
 use crate::{
-    wire::{id, list, made_id, millis, owned, stored, text, unknown},
     press,
+    wire::{id, list, made_id, millis, owned, stored, text, unknown},
 };
 
 /// The events of a body that was verified: none if LINE only tries the address.

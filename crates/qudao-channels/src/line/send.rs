@@ -15,7 +15,7 @@ use qudao_domain::{
 use serde_json::{Value, json};
 
 use super::manifest;
-use crate::{wire, press, signature::sha256};
+use crate::{press, signature::sha256, wire};
 
 /// The longest words of one message, of a template, and of one with a picture or a title.
 const TEXT_MAX: usize = 5000;

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::{Meta, manifest};
 use crate::{
-    wire::{id, list, made_id, millis, owned, short, stored, text, unknown},
     press,
+    wire::{id, list, made_id, millis, owned, short, stored, text, unknown},
 };
 
 pub(super) fn read(kind: Meta, config: &ChannelConfig, body: &Value) -> Vec<Event> {

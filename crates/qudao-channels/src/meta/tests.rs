@@ -416,8 +416,15 @@ fn files_go_out_by_their_address() {
     );
     assert_eq!(sent_json(&plans[1])["message"]["text"], "See");
     let nowhere = Message { parts: vec![Part::Image(Media::default())], reply_to: None };
-    let out =
-        Outgoing { id: "o", piece: 0, thread: "77", message: &nowhere, answered: None, now: now() };
+    let out = Outgoing {
+        id: "o",
+        piece: 0,
+        thread: "77",
+        message: &nowhere,
+        answered: None,
+        preview_id: None,
+        now: now(),
+    };
     for kind in [Meta::Whatsapp, Meta::Messenger] {
         assert_eq!(kind.render(&ours(), &out).unwrap_err().reason, FailureReason::MediaRejected);
     }
@@ -474,6 +481,7 @@ fn nothing_is_sent_when_the_window_has_closed() {
                 thread: "7",
                 message: &pieces[0],
                 answered,
+                preview_id: None,
                 now: now(),
             };
             kind.render(&ours(), &out).map_err(|failure| failure.reason)

@@ -10,8 +10,8 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::{Value, json};
 
 use crate::{
-    wire::{id, list, owned, seconds, short, stored, text, unknown},
     press,
+    wire::{id, list, owned, seconds, short, stored, text, unknown},
 };
 
 pub(super) fn read(config: &ChannelConfig, body: &Value) -> Vec<Event> {

@@ -2,13 +2,15 @@
 
 use qudao_core::channel::{
     adapter::{FailureReason, Outcome},
+    config::ChannelConfig,
     plan::{HttpPlan, Plan, RawResponse},
 };
 use serde_json::Value;
 
+use super::send;
 use crate::wire::{id, short, text};
 
-pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
+pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
     let Plan::Http(plan) = plan else {
         return Outcome::failed(FailureReason::Unsupported, "Slack is asked over HTTP alone");
     };
@@ -31,6 +33,13 @@ pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
         };
         return Outcome::Sent { external_id };
     }
+    let gone = ["message_not_found", "cant_update_message", "edit_window_closed"];
+    if plan.purpose == "edit"
+        && gone.contains(&error)
+        && let Some(plan) = send::anew(config, plan)
+    {
+        return Outcome::Then(vec![Plan::Http(plan)]);
+    }
     if let Some(plain) = without_blocks(plan, error) {
         return Outcome::Then(vec![Plan::Http(plain)]);
     }
@@ -39,7 +48,7 @@ pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
 
 /// The same as words, if Slack did not take the blocks: a picture that it cannot fetch, say.
 fn without_blocks(plan: &HttpPlan, error: &str) -> Option<HttpPlan> {
-    if plan.purpose != "send" || !error.starts_with("invalid_blocks") {
+    if plan.purpose == "plain" || !error.starts_with("invalid_blocks") {
         return None;
     }
     let mut body: Value = serde_json::from_slice(&plan.body).ok()?;

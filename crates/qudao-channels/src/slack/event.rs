@@ -5,8 +5,8 @@ use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::Value;
 
 use crate::{
-    wire::{id, is_within, list, made_id, owned, seconds, short, stored, text, unknown},
     press,
+    wire::{id, is_within, list, made_id, owned, seconds, short, stored, text, unknown},
 };
 
 /// The events of a body that was verified.

@@ -6,7 +6,7 @@ use qudao_core::channel::config::{Field, FieldForm, Manifest};
 use qudao_domain::{
     capability::{
         ButtonsCapability, Capabilities, EditCapability, Level, ListCapability, MediaCapability,
-        RateCapability, TextCapability, Unit,
+        RateCapability, Streaming, TextCapability, Unit,
     },
     state::ChannelKind,
 };
@@ -61,7 +61,8 @@ pub(super) fn capabilities() -> Capabilities {
         buttons: ButtonsCapability { level: Level::Native, max: 25, label_max: 75 },
         list: ListCapability { level: Level::Native, max_rows: 100 },
         card: Level::Native,
-        edit: EditCapability { level: Level::Native, min_interval_ms: 1200, max_age_s: None },
+        edit: EditCapability { level: Level::Native, min_interval_ms: 1500, max_age_s: None },
+        stream: Streaming::Edit,
         rate: RateCapability { per_s: None, per_conversation_per_s: Some(1.0) },
         ..Capabilities::default()
     }

@@ -15,7 +15,7 @@ use qudao_domain::{
 use serde_json::{Map, Value, json};
 
 use super::manifest::API;
-use crate::{wire, press};
+use crate::{press, wire};
 
 /// The most of one text in a block that reads no Markdown.
 const SECTION_MAX: usize = 3000;
@@ -41,6 +41,9 @@ pub(super) fn call(
 
 pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<Plan>, Failure> {
     let mut body = content(out.message)?;
+    if let Some(plan) = instead_of_preview(config, out, &body) {
+        return Ok(vec![Plan::Http(plan)]);
+    }
     if let Some(address) = command_address(out) {
         body.insert("response_type".to_owned(), json!("in_channel"));
         if let Some(text) = body.remove("markdown_text") {
@@ -63,6 +66,34 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
         detail: "the bot token is not set".to_owned(),
     })?;
     Ok(vec![Plan::Http(plan)])
+}
+
+/// The answer in the place of what showed it while it grew. Where it would go otherwise stands in
+/// the address's fragment, which is never sent.
+fn instead_of_preview(
+    config: &ChannelConfig,
+    out: &Outgoing<'_>,
+    body: &Map<String, Value>,
+) -> Option<HttpPlan> {
+    let (channel, ts) = out.preview_id.filter(|_| out.piece == 0)?.split_once(':')?;
+    let mut body = body.clone();
+    ["unfurl_links", "mrkdwn"].iter().for_each(|name| drop(body.remove(*name)));
+    body.insert("channel".to_owned(), json!(channel));
+    body.insert("ts".to_owned(), json!(ts));
+    let mut plan = call(config, "chat.update", "edit", &Value::Object(body))?;
+    plan.url = format!("{}#{}", plan.url, out.thread);
+    Some(plan)
+}
+
+/// The same as a message of its own, if what is to be changed cannot be.
+pub(super) fn anew(config: &ChannelConfig, edit: &HttpPlan) -> Option<HttpPlan> {
+    let (_, thread) = edit.url.split_once('#')?;
+    let mut body: Map<String, Value> = serde_json::from_slice(&edit.body).ok()?;
+    body.remove("ts");
+    if let Some((_, ts)) = thread.split_once('/') {
+        body.insert("thread_ts".to_owned(), json!(ts));
+    }
+    call(config, "chat.postMessage", "send", &Value::Object(body))
 }
 
 fn command_address<'a>(out: &Outgoing<'a>) -> Option<&'a str> {

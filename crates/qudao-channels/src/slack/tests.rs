@@ -361,3 +361,47 @@ fn connecting_says_what_is_wrong() {
     let bad = response(200, &json!({ "ok": false, "error": "invalid_auth" }));
     assert!(says(&bad).unwrap_err().contains("xoxb-"));
 }
+
+#[test]
+fn the_answer_takes_the_place_of_what_showed_it_growing() {
+    let grown = |message_id: Option<&str>, thread: &str| {
+        let preview = Preview { draft: 1, text: "Grow", message_id };
+        Slack.preview(&ours(), thread, &preview).unwrap()
+    };
+    let first = grown(None, "C1/4.0");
+    assert!(first.url.ends_with("/chat.postMessage"));
+    assert_eq!(sent_json(&first)["thread_ts"], "4.0");
+    let next = grown(Some("C1:9.1"), "C1/4.0");
+    assert!(next.url.ends_with("/chat.update"));
+    assert_eq!(sent_json(&next), json!({ "channel": "C1", "ts": "9.1", "markdown_text": "Grow" }));
+
+    let message = markdown("**Done**");
+    let mut out = Outgoing {
+        id: "o",
+        piece: 0,
+        thread: "C1/4.0",
+        message: &message,
+        answered: None,
+        preview_id: Some("C1:9.1"),
+        now: now(),
+    };
+    let plan = |out: &Outgoing<'_>| match Slack.render(&ours(), out).unwrap().remove(0) {
+        Plan::Http(plan) => plan,
+        other => panic!("{other:?}"),
+    };
+    let edit = plan(&out);
+    assert_eq!(edit.url, "https://slack.com/api/chat.update#C1/4.0");
+    assert_eq!(
+        sent_json(&edit),
+        json!({ "channel": "C1", "ts": "9.1", "markdown_text": "**Done**" })
+    );
+    let gone = response(200, &json!({ "ok": false, "error": "message_not_found" }));
+    let Outcome::Then(plans) = Slack.classify(&ours(), &Plan::Http(edit), &gone) else { panic!() };
+    let [Plan::Http(anew)] = plans.as_slice() else { panic!() };
+    assert_eq!(
+        sent_json(anew),
+        json!({ "channel": "C1", "thread_ts": "4.0", "markdown_text": "**Done**" })
+    );
+    out.piece = 1;
+    assert!(plan(&out).url.ends_with("/chat.postMessage"));
+}

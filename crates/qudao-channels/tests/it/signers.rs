@@ -20,6 +20,8 @@ pub(crate) struct Platform {
     pub(crate) kind: ChannelKind,
     /// What its settings must be beside those that its manifest asks for.
     pub(crate) settings: fn() -> Value,
+    /// The signature is made of the body, so that no other body goes with it.
+    pub(crate) covers_body: bool,
     /// A request with this body, signed at this second with this secret.
     pub(crate) sign: fn(&[u8], i64, &str) -> RawRequest,
     /// What it sends on a good day, to be spoiled.
@@ -32,8 +34,17 @@ pub(crate) struct Platform {
 pub(crate) fn platforms() -> Vec<Platform> {
     vec![
         Platform {
+            kind: ChannelKind::Telegram,
+            settings: none,
+            covers_body: false,
+            sign: telegram,
+            samples: TELEGRAM,
+            is_nothing: |_| false,
+        },
+        Platform {
             kind: ChannelKind::Slack,
             settings: none,
+            covers_body: true,
             sign: slack,
             samples: SLACK,
             is_nothing: |body| body["type"] == "url_verification",
@@ -44,6 +55,7 @@ pub(crate) fn platforms() -> Vec<Platform> {
         Platform {
             kind: ChannelKind::Line,
             settings: none,
+            covers_body: true,
             sign: line,
             samples: LINE,
             is_nothing: |body| body["events"].as_array().is_some_and(Vec::is_empty),
@@ -51,6 +63,7 @@ pub(crate) fn platforms() -> Vec<Platform> {
         Platform {
             kind: ChannelKind::Discord,
             settings: || json!({ "public_key": hex::encode(discord_key(SECRET).verifying_key()) }),
+            covers_body: true,
             sign: discord,
             samples: DISCORD,
             is_nothing: |body| body["type"] == 1 || body["type"] == 0,
@@ -64,7 +77,7 @@ fn none() -> Value {
 
 fn meta(kind: ChannelKind, samples: &'static [&'static str]) -> Platform {
     let settings = || json!({ "phone_number_id": "1061", "page_id": "2001", "account_id": "3001" });
-    Platform { kind, settings, sign: hub, samples, is_nothing: |_| false }
+    Platform { kind, settings, covers_body: true, sign: hub, samples, is_nothing: |_| false }
 }
 
 /// A request without a signature.
@@ -81,6 +94,12 @@ fn mac(secret: &str, parts: &[&[u8]]) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     parts.iter().for_each(|part| mac.update(part));
     mac.finalize().into_bytes().to_vec()
+}
+
+fn telegram(body: &[u8], _second: i64, secret: &str) -> RawRequest {
+    let config = crate::hostile::channel(json!({}), Default::default());
+    let made = qudao_channels::telegram::webhook_secret(&config, secret);
+    post(&[("x-telegram-bot-api-secret-token", made)], body)
 }
 
 fn slack(body: &[u8], second: i64, secret: &str) -> RawRequest {
@@ -118,6 +137,13 @@ fn discord(body: &[u8], second: i64, secret: &str) -> RawRequest {
         [("x-signature-timestamp", at), ("x-signature-ed25519", hex::encode(made.to_bytes()))];
     post(&headers, body)
 }
+
+const TELEGRAM: &[&str] = &[
+    r#"{"update_id":1,"message":{"message_id":2,"date":1795867200,"chat":{"id":7,"type":"private"},"from":{"id":7,"first_name":"Ada","language_code":"en"},"text":"/start spring","entities":[{"type":"bot_command","offset":0,"length":6}],"reply_to_message":{"message_id":1}}}"#,
+    r#"{"update_id":2,"message":{"message_id":3,"chat":{"id":-7,"type":"supergroup"},"from":{"id":7,"first_name":"A"},"photo":[{"file_id":"f","file_unique_id":"u","file_size":7}],"caption":"c","message_thread_id":4,"media_group_id":"g"}}"#,
+    r#"{"update_id":3,"callback_query":{"id":"9","from":{"id":7,"first_name":"A"},"data":"x","message":{"message_id":2,"chat":{"id":7,"type":"private"},"date":0}}}"#,
+    r#"{"update_id":4,"my_chat_member":{"chat":{"id":7,"type":"private"},"from":{"id":7},"new_chat_member":{"status":"kicked"}}}"#,
+];
 
 const SLACK: &[&str] = &[
     r#"{"type":"event_callback","team_id":"T1","event_id":"Ev1","event_time":1795867200,"authorizations":[{"user_id":"UB","is_bot":true}],"event":{"type":"message","channel":"D1","user":"U1","ts":"17.1","thread_ts":"17.0","text":"<@UB> hi &amp; <https://a.example|b>","files":[{"id":"F1","mimetype":"image/png","url_private_download":"https://files.slack.com/f"}],"attachments":[{"text":"q"}]}}"#,
