@@ -51,6 +51,12 @@ impl ChannelAdapter for Discord {
         if !id.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(("application_id", "the application's id has digits alone".to_owned()));
         }
+        let command = manifest::command(config);
+        let plain = |letter: char| letter == '-' || letter == '_' || letter.is_alphanumeric();
+        if 32 < command.chars().count() || !command.chars().all(plain) {
+            let why = "a command has at most 32 letters and digits, and no spaces".to_owned();
+            return Err(("command", why));
+        }
         Ok(())
     }
 
@@ -91,18 +97,31 @@ impl ChannelAdapter for Discord {
         answer::classify(config, plan, response)
     }
 
+    /// Who the bot is; its command, which is made anew or stays as it is; and where Discord sends
+    /// interactions, which it tries at once.
     fn connect(&self, config: &ChannelConfig) -> Vec<HttpPlan> {
-        let plan = send::as_bot(config, "connect", "applications/@me", None);
-        plan.into_iter().collect()
+        let known = send::as_bot(config, "connect", "applications/@me", None);
+        let id = config.setting("application_id").unwrap_or_default();
+        let command = json!({ "name": manifest::command(config), "type": 1,
+            "description": "Ask the assistant", "description_localizations": { "zh-CN": "向助手提问" },
+            "options": [{ "type": 3, "name": "question", "description": "What you want to know",
+                "description_localizations": { "zh-CN": "您想知道什么" }, "required": true }] });
+        let path = format!("applications/{id}/commands");
+        let command = send::as_bot(config, "command", &path, Some(&command));
+        let address = json!({ "interactions_endpoint_url": config.inbound_url });
+        let address = send::as_bot(config, "endpoint", "applications/@me", Some(&address));
+        // Discord takes an address over TLS alone.
+        let address = address.filter(|_| config.inbound_url.starts_with("https://"));
+        known.into_iter().chain(command).chain(address.map(|plan| plan.method("PATCH"))).collect()
     }
 
     fn connected(
         &self,
         config: &ChannelConfig,
-        _plan: &HttpPlan,
+        plan: &HttpPlan,
         response: &RawResponse,
     ) -> Result<Option<String>, String> {
-        answer::connected(config, response)
+        answer::connected(config, plan, response)
     }
 
     fn typing(&self, config: &ChannelConfig, thread: &str) -> Option<HttpPlan> {

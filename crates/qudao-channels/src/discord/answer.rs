@@ -5,7 +5,7 @@ use std::time::Duration;
 use qudao_core::channel::{
     adapter::{FailureReason, Outcome},
     config::ChannelConfig,
-    plan::{Plan, RawResponse},
+    plan::{HttpPlan, Plan, RawResponse},
 };
 use serde_json::Value;
 
@@ -70,6 +70,7 @@ fn wait(body: &Value, response: &RawResponse) -> Option<Duration> {
 /// As whom the bot speaks, or what is wrong with its settings.
 pub(super) fn connected(
     config: &ChannelConfig,
+    plan: &HttpPlan,
     response: &RawResponse,
 ) -> Result<Option<String>, String> {
     let body = response.json();
@@ -80,7 +81,16 @@ pub(super) fn connected(
     }
     if !response.is_success() {
         let said = text(&body, "/message").map_or_else(|| response.excerpt(), str::to_owned);
-        return Err(format!("Discord answers: {said}"));
+        return Err(match plan.purpose {
+            "endpoint" => {
+                format!("Discord tried this channel's address and it did not pass: {said}")
+            }
+            "command" => format!("Discord does not take the command: {said}"),
+            _ => format!("Discord answers: {said}"),
+        });
+    }
+    if plan.purpose != "connect" {
+        return Ok(None);
     }
     let own = config.setting("application_id").unwrap_or_default();
     if let Some(told) = id(&body, "/id")

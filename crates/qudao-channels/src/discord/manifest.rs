@@ -22,6 +22,9 @@ pub(super) static MANIFEST: Manifest = Manifest {
             .help("On the same page; requests are checked with it."),
         Field::secret("bot_token", "Bot token", "机器人令牌")
             .help("discord.com/developers/applications, your app, Bot, Reset Token."),
+        Field::text("command", "Command", "命令")
+            .help("What people write after the slash to ask in a server; ask if empty.")
+            .optional(),
         Field::text("read_all", "Read what is not said to the bot", "读取所有消息")
             .help(
                 "Needs the privileged Message Content intent, Bot page; without it the bot reads \
@@ -39,6 +42,11 @@ pub(super) static MANIFEST: Manifest = Manifest {
 
 pub(super) fn api(config: &ChannelConfig) -> String {
     config.address("api_url", "https://discord.com/api/v10")
+}
+
+/// What people write after the slash.
+pub(super) fn command(config: &ChannelConfig) -> String {
+    config.setting("command").unwrap_or("ask").trim_start_matches('/').to_lowercase()
 }
 
 /// As documented for messages and components.

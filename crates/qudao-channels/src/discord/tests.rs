@@ -411,9 +411,20 @@ fn connecting_says_what_is_wrong() {
     assert_eq!(Discord.check(&ours()), Ok(()));
     let odd = config(json!({ "application_id": "900", "public_key": "xyz" }), &[]);
     assert_eq!(Discord.check(&odd).unwrap_err().0, "public_key");
-    let plan = Discord.connect(&ours()).remove(0);
+    let plans = Discord.connect(&ours());
+    let did: Vec<_> = plans.iter().map(|plan| (plan.method, plan.purpose)).collect();
+    assert_eq!(did, [("GET", "connect"), ("POST", "command"), ("PATCH", "endpoint")]);
+    assert_eq!(sent_json(&plans[1])["name"], "ask");
+    let address = "https://chat.example/v1/inbound/key";
+    assert_eq!(sent_json(&plans[2]), json!({ "interactions_endpoint_url": address }));
+    let refused = response(400, &json!({ "message": "Invalid Form Body" }));
+    let why = Discord.connected(&ours(), &plans[2], &refused).unwrap_err();
+    assert!(why.contains("address"));
+    let named = config(json!({ "command": "/Ask us" }), &[]);
+    assert_eq!(Discord.check(&named).unwrap_err().0, "command");
+    let plan = &plans[0];
     let says =
-        |status: u16, body: Value| Discord.connected(&ours(), &plan, &response(status, &body));
+        |status: u16, body: Value| Discord.connected(&ours(), plan, &response(status, &body));
     let key = ours().setting("public_key").unwrap().to_owned();
     let known =
         json!({ "id": "900", "verify_key": key, "name": "App", "bot": { "username": "acme" } });
