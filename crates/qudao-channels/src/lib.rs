@@ -8,11 +8,19 @@ use qudao_core::{
     channel::{adapter::ChannelAdapter, config::Manifest},
 };
 
+pub mod discord;
+#[cfg(test)]
+mod fixture;
 pub mod host;
+pub mod line;
+pub mod meta;
 mod metrics;
+mod press;
 mod signature;
+pub mod slack;
 pub mod telegram;
 mod web;
+mod wire;
 
 pub use host::Host;
 pub use metrics::METRICS;
@@ -20,7 +28,15 @@ pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
-    vec![Arc::new(telegram::Telegram)]
+    vec![
+        Arc::new(telegram::Telegram),
+        Arc::new(slack::Slack),
+        Arc::new(meta::Meta::Whatsapp),
+        Arc::new(meta::Meta::Messenger),
+        Arc::new(meta::Meta::Instagram),
+        Arc::new(line::Line),
+        Arc::new(discord::Discord),
+    ]
 }
 
 /// Every kind of channel that a tenant can make, with its settings.
