@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("qudao-identity", &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage"]),
-    ("qudao-channels", &["qudao-core", "qudao-domain", "qudao-storage"]),
+    ("qudao-channels", &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage"]),
     (
         "qudao-server",
         &[
@@ -126,6 +126,11 @@ const OWNED: &[(&str, &[&str])] = &[
     ("redis", &["qudao-storage"]),
     ("libloading", &["qudao-plugin-host"]),
     ("teloxide", &["qudao-channels"]),
+    ("async-imap", &["qudao-channels"]),
+    ("lettre", &["qudao-channels"]),
+    ("mail-builder", &["qudao-channels"]),
+    ("mail-parser", &["qudao-channels"]),
+    ("quick-xml", &["qudao-channels"]),
     ("chacha20poly1305", &["qudao-vault"]),
     ("candle-core", &["qudao-plugin-candle-llm"]),
     ("candle-nn", &["qudao-plugin-candle-llm"]),

@@ -5,14 +5,22 @@ use std::sync::Arc;
 
 use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 
+mod ciphers;
+pub mod email;
+pub mod feishu;
+mod lenient;
+mod markup;
+pub mod matrix;
 mod signature;
+#[cfg(test)]
+mod stand;
 mod web;
 
 pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
-    vec![]
+    vec![Arc::new(email::Email), Arc::new(matrix::Matrix), Arc::new(feishu::Feishu)]
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers
