@@ -6,6 +6,7 @@ use std::sync::Arc;
 use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 
 mod ciphers;
+pub mod dingtalk;
 pub mod email;
 pub mod feishu;
 mod lenient;
@@ -15,12 +16,20 @@ mod signature;
 #[cfg(test)]
 mod stand;
 mod web;
+pub mod wechat;
 
 pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
-    vec![Arc::new(email::Email), Arc::new(matrix::Matrix), Arc::new(feishu::Feishu)]
+    vec![
+        Arc::new(email::Email),
+        Arc::new(matrix::Matrix),
+        Arc::new(feishu::Feishu),
+        Arc::new(wechat::Wecom),
+        Arc::new(wechat::Wechat),
+        Arc::new(dingtalk::Dingtalk),
+    ]
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers
