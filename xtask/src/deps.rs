@@ -31,7 +31,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("qudao-identity", &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage"]),
-    ("qudao-channels", &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage"]),
+    (
+        "qudao-channels",
+        &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage", "qudao-telemetry"],
+    ),
     (
         "qudao-server",
         &[

@@ -37,6 +37,7 @@ struct Call {
     settings: Map<String, Value>,
     #[serde(default)]
     secrets: BTreeMap<String, Vec<String>>,
+    account: Option<String>,
     #[serde(default)]
     inbound_url: String,
     now: Option<Timestamp>,
@@ -98,6 +99,7 @@ fn answer(adapter: &dyn ChannelAdapter, call: Call) -> Result<Value> {
         locale: "en".to_owned(),
         settings: call.settings,
         secrets: call.secrets,
+        account: call.account,
         inbound_url: call.inbound_url,
     };
     let request = call.request.map(raw_request).transpose()?;
@@ -108,6 +110,7 @@ fn answer(adapter: &dyn ChannelAdapter, call: Call) -> Result<Value> {
         thread: &call.thread,
         message: &message,
         answered: None,
+        preview_id: None,
         now,
     };
     match call.op.as_str() {

@@ -13,8 +13,8 @@ use qudao_core::channel::{
 };
 use qudao_domain::{
     capability::{
-        ButtonsCapability, Capabilities, EditCapability, Level, RateCapability, TextCapability,
-        Unit,
+        ButtonsCapability, Capabilities, EditCapability, Level, RateCapability, Streaming,
+        TextCapability, Unit,
     },
     message::Media,
     state::ChannelKind,
@@ -85,6 +85,7 @@ impl ChannelAdapter for Feishu {
                 min_interval_ms: 500,
                 max_age_s: Some(14 * 86_400),
             },
+            stream: Streaming::Edit,
             receipts: vec!["read".to_owned()],
             rate: RateCapability { per_s: Some(50.0), per_conversation_per_s: Some(5.0) },
             ..Capabilities::default()
@@ -115,8 +116,8 @@ impl ChannelAdapter for Feishu {
         write::message(config, out)
     }
 
-    fn classify(&self, _config: &ChannelConfig, _plan: &Plan, response: &RawResponse) -> Outcome {
-        write::classify(response)
+    fn classify(&self, _config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
+        write::classify(plan, response)
     }
 
     fn token(&self, config: &ChannelConfig) -> Option<HttpPlan> {
@@ -184,6 +185,12 @@ impl ChannelAdapter for Feishu {
         let plan = HttpPlan { answer_max: 50 << 20, ..HttpPlan::get("media", url) };
         Some(plan.within(std::time::Duration::from_secs(60)).bearer(ACCESS_TOKEN))
     }
+}
+
+/// The bot's own id: as it was set, or as the platform named it when the channel was connected.
+fn own_id(config: &ChannelConfig) -> Option<&str> {
+    let named = || config.account.as_deref()?.rsplit_once('(')?.1.strip_suffix(')');
+    config.setting("bot_open_id").or_else(named).filter(|id| !id.is_empty())
 }
 
 /// A path of the open platform's API.

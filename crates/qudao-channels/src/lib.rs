@@ -3,26 +3,35 @@
 
 use std::sync::Arc;
 
-use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
+use qudao_core::{
+    Channel, Core,
+    channel::{adapter::ChannelAdapter, config::Manifest},
+};
 
 mod ciphers;
 pub mod dingtalk;
 pub mod email;
 pub mod feishu;
+pub mod host;
 mod lenient;
 mod markup;
 pub mod matrix;
+mod metrics;
 mod signature;
 #[cfg(test)]
 mod stand;
+pub mod telegram;
 mod web;
 pub mod wechat;
 
+pub use host::Host;
+pub use metrics::METRICS;
 pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
     vec![
+        Arc::new(telegram::Telegram),
         Arc::new(email::Email),
         Arc::new(matrix::Matrix),
         Arc::new(feishu::Feishu),
@@ -30,6 +39,12 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
         Arc::new(wechat::Wechat),
         Arc::new(dingtalk::Dingtalk),
     ]
+}
+
+/// Every kind of channel that a tenant can make, with its settings.
+pub fn manifests() -> Vec<&'static Manifest> {
+    let adapters = adapters();
+    std::iter::once(&web::MANIFEST).chain(adapters.iter().map(|one| one.manifest())).collect()
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers

@@ -100,7 +100,7 @@ impl ChannelAdapter for Matrix {
             location: Level::Native,
             reply_to: Level::Native,
             edit: EditCapability { level: Level::Native, min_interval_ms: 1500, max_age_s: None },
-            stream: Streaming::None,
+            stream: Streaming::Edit,
             typing: TypingCapability { level: Level::Native, ttl_s: 20 },
             receipts: vec!["read".to_owned()],
             rate: RateCapability { per_s: Some(10.0), per_conversation_per_s: Some(2.0) },

@@ -32,6 +32,7 @@ pub(crate) fn config(settings: Value, secrets: Value) -> ChannelConfig {
         locale: "en".to_owned(),
         settings: settings.as_object().unwrap().clone(),
         secrets: secrets.collect(),
+        account: None,
         inbound_url: "https://qudao.example/v1/inbound/key".to_owned(),
     }
 }
@@ -86,7 +87,7 @@ pub(crate) fn out<'a>(
     answered: Option<(&'a str, &'a Value)>,
 ) -> Outgoing<'a> {
     let answered = answered.map(|(external_id, raw)| Answered { external_id, raw, at: now() });
-    Outgoing { id: "out_1", piece: 0, thread, message, answered, now: now() }
+    Outgoing { id: "out_1", piece: 0, thread, message, answered, preview_id: None, now: now() }
 }
 
 /// The one request of a plan, with its body.

@@ -2,9 +2,15 @@
 //! that there is something to read; those who do not watch find it when they come back.
 
 use async_trait::async_trait;
-use qudao_core::{Channel, DeliverError, PreviewEvent};
+use qudao_core::{Channel, DeliverError, PreviewEvent, channel::config::Manifest};
 use qudao_domain::state::ChannelKind;
 use qudao_storage::{Bus, OutboxClaim, Topic};
+
+/// The web chat's settings.
+pub(crate) const MANIFEST: Manifest =
+    Manifest {
+        kind: ChannelKind::Web, name: "Web", name_zh: "网页", fields: &[], webhook: false
+    };
 
 /// The web chat as the outbox sees it.
 #[derive(Clone)]

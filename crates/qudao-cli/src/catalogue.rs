@@ -33,6 +33,7 @@ pub(crate) fn all() -> Vec<Metric> {
         qudao_plugin_host::METRICS,
         qudao_egress::METRICS,
         qudao_core::METRICS,
+        qudao_channels::METRICS,
         qudao_server::METRICS,
         qudao_worker::METRICS,
     ]

@@ -103,6 +103,7 @@ id_type!(/** A member who is signed in. */ SessionId, "ses");
 id_type!(/** A role that a tenant made up. */ RoleId, "rol");
 id_type!(/** A service that a tenant lets its members sign in with. */ IdentityProviderId, "idp");
 id_type!(/** One message on its way out. */ OutboxId, "out");
+id_type!(/** A copy of a file that came in or goes out. */ MediaId, "upl");
 id_type!(/** A group of ledger entries that sums to zero. */ LedgerTxnId, "txn");
 id_type!(/** One line of the ledger. */ EntryId, "ent");
 id_type!(/** Credits that a node reserved to spend from in memory. */ BlockId, "blk");

@@ -131,6 +131,9 @@ codes! {
     ContentFiltered = "content_filtered", 422, "The provider refused the content",
         openai(400, "invalid_request_error", Some("content_filter")),
         "Change the messages. Another model of the route may have other rules.";
+    ChannelRefused = "channel_refused", 422, "The messaging platform refused the channel",
+        openai(422, "invalid_request_error", None),
+        "Mend what `detail` names in the channel's settings or secrets, and connect again.";
     RateLimited = "rate_limited", 429, "Too many requests",
         openai(429, "requests", Some("rate_limit_exceeded")),
         "Wait for as many seconds as `Retry-After` says.";

@@ -7,7 +7,7 @@ use crate::{
         assistants::{AssistantBody, CreateAssistant},
         audit::AuditBody,
         books::{Entry, Usage},
-        channels::{ChannelBody, CreateChannel, UpdateChannel},
+        channels::{ChannelBody, ChannelKindList, Connected, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
         people::{ContactBody, ContactDetail, EraseTenant, Erasure, UpdateTenant},
         plugins::{PluginList, Reloaded},
@@ -178,14 +178,52 @@ pub(crate) fn get_channel() -> Doc {
 }
 
 pub(crate) fn update_channel() -> Doc {
-    Doc::new("Channels", "Close or reopen a channel")
+    Doc::new("Channels", "Change a channel")
         .act("channel.update")
         .about(
             "A closed channel takes no messages and starts no chats. What was said before can be \
-             read, and what was accepted is answered.",
+             read, and what was accepted is answered. A secret that gets another value stays valid \
+             beside it for a while.",
         )
         .body::<UpdateChannel>(json!({ "open": false }))
         .returns::<ChannelBody>(200, "The channel as it is now.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn connect_channel() -> Doc {
+    Doc::new("Channels", "Try a channel's credentials")
+        .act("channel.connect")
+        .once()
+        .about(
+            "Asks the platform whether it accepts the credentials, and tells it where to send \
+             messages. What came of it stays with the channel.",
+        )
+        .returns::<Connected>(200, "The platform accepts them.")
+        .fails(&[Code::ChannelRefused])
+}
+
+pub(crate) fn list_channel_kinds() -> Doc {
+    Doc::new("Channels", "List the kinds of channels")
+        .about("With the settings and secrets that each kind has.")
+        .returns::<ChannelKindList>(200, "The kinds.")
+}
+
+pub(crate) fn inbound() -> Doc {
+    Doc::new("Inbound", "Take what happened on a channel")
+        .about(
+            "For messaging platforms: the address that a channel's `inbound_path` names. What is \
+             genuine is durable before it is acknowledged; the answer's form is the platform's.",
+        )
+        .returns_text(200, "text/plain", "What the platform wants to read.")
+        .fails(&[
+            Code::BadRequest,
+            Code::InvalidCredentials,
+            Code::MethodNotAllowed,
+            Code::BodyTooLarge,
+            Code::RateLimited,
+            Code::Unavailable,
+            Code::Overloaded,
+        ])
 }
 
 pub(crate) fn list_conversations() -> Doc {

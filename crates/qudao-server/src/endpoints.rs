@@ -54,6 +54,15 @@ impl Endpoints {
         self.add(Method::POST, path, access, handler, Some(doc));
     }
 
+    pub(crate) fn put<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
+    where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.add(Method::PUT, path, access, handler, Some(doc));
+    }
+
     pub(crate) fn patch<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
     where
         F: Handler<A>,

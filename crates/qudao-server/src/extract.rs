@@ -64,10 +64,23 @@ impl Deref for Text {
 /// memory for bodies is taken.
 pub(crate) async fn read_json(
     request: &HttpRequest,
-    mut payload: Payload,
+    payload: Payload,
     limit: usize,
 ) -> Result<Text, ApiError> {
     check_media_type(request.headers())?;
+    read_bytes(request, payload, limit).await
+}
+
+/// Reads a whole body of at most `limit` bytes, of whatever type.
+///
+/// # Errors
+/// [`ApiError`] for an overlong or a stalled body, and `overloaded` while the memory for bodies is
+/// taken.
+pub(crate) async fn read_bytes(
+    request: &HttpRequest,
+    mut payload: Payload,
+    limit: usize,
+) -> Result<Text, ApiError> {
     let too_large =
         || ApiError::new(Code::BodyTooLarge, format!("the body may have {limit} bytes at most"));
     let announced = content_length(request.headers());

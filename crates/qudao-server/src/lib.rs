@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use actix_web::{App, HttpServer, dev::ServerHandle as ActixHandle, middleware::from_fn, web};
+use qudao_channels::Host;
 use qudao_core::Core;
 use qudao_domain::access::Scope;
 use qudao_identity::Identity;
@@ -26,6 +27,7 @@ mod extract;
 mod failure;
 mod gate;
 mod handle;
+mod inbound;
 mod meter;
 mod metrics;
 mod oidc;
@@ -86,6 +88,12 @@ fn endpoints() -> Endpoints {
     api.post("/v1/web/{key}/stop", Visitor, chat::requests::stop, docs::stop());
     api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
     api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
+
+    for path in ["/v1/inbound/{key}", "/v1/inbound/{key}/{tail:.+}"] {
+        api.get(path, Public, inbound::take, docs::inbound());
+        api.post(path, Public, inbound::take, docs::inbound());
+        api.put(path, Public, inbound::take, docs::inbound());
+    }
 
     operations_endpoints(&mut api);
     api.get("/openapi.json", Public, operations::openapi, docs::openapi());
@@ -150,6 +158,10 @@ fn tenant_endpoints(api: &mut Endpoints) {
     let channel = "/v1/tenants/{tenant_id}/channels/{channel_id}";
     api.get(channel, read, admin::channels::get, docs::get_channel());
     api.patch(channel, write, admin::channels::update, docs::update_channel());
+    let connect = "/v1/tenants/{tenant_id}/channels/{channel_id}/connect";
+    api.post(connect, write, admin::channels::connect, docs::connect_channel());
+    let kinds = "/v1/tenants/{tenant_id}/channel-kinds";
+    api.get(kinds, read, admin::channels::kinds, docs::list_channel_kinds());
 
     let read = Tenant(Scope::ConversationsRead);
     let conversations = "/v1/tenants/{tenant_id}/conversations";
@@ -283,8 +295,12 @@ pub async fn run(
     metrics::register_endpoints(doors);
     let identity =
         Identity::new(Arc::clone(&core), settings.egress.clone(), settings.identity.clone());
+    let channels = settings.channels.clone().unwrap_or_else(|| {
+        Host::new(Arc::clone(&core), settings.egress.clone(), qudao_channels::adapters())
+    });
     let state = web::Data::new(AppState {
         core,
+        channels,
         identity: Arc::new(identity),
         settings,
         bodies: Budget::new(limits.bodies_bytes),

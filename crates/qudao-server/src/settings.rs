@@ -1,7 +1,8 @@
 //! What the composition root decides about the HTTP server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use qudao_channels::Host;
 use qudao_domain::key::SecretHash;
 use qudao_egress::Egress;
 use qudao_identity::IdentitySettings;
@@ -31,6 +32,8 @@ pub struct ServerSettings {
     pub egress: Option<Egress>,
     /// Bounds of sessions and invitations.
     pub identity: IdentitySettings,
+    /// The adapters of other platforms; the server makes a host of them of its own if there is none.
+    pub channels: Option<Arc<Host>>,
 }
 
 impl ServerSettings {
@@ -48,6 +51,7 @@ impl ServerSettings {
             public_url: None,
             egress: None,
             identity: IdentitySettings::default(),
+            channels: None,
         }
     }
 }

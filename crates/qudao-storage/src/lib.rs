@@ -10,6 +10,7 @@ mod admin;
 mod audit;
 mod block;
 mod bus;
+mod channel;
 mod check;
 mod claim;
 mod depths;
@@ -34,8 +35,8 @@ pub use accept::{Accept, Inbound, MessageBody, ReplyBody};
 pub use admin::{
     api_keys::{ApiKeyRecord, KeyHolder, NewApiKey},
     assistants::{Assistant, NewAssistant, NewRoute, Route},
-    channel_setups::{ChannelChange, ChannelSetup},
-    channels::{ChannelDoor, ChannelRecord, NewChannel},
+    channel_setups::ChannelSetup,
+    channels::{ChannelChange, ChannelDoor, ChannelRecord, NewChannel, SealedSecrets},
     identity_providers::{IdentityProvider, NewIdentityProvider},
     invitations::{Invitation, NewInvitation},
     members::{Lock, Member, NewMember},
@@ -48,6 +49,7 @@ pub use audit::{
 };
 pub use block::{Extend, Settle, Swept, UsageLine};
 pub use bus::{Bus, BusEvent, Subscription, Topic};
+pub use channel::{AnsweredMessage, ChannelEvent, MediaFile, NewMedia, Poll, SentPiece};
 pub use check::{Finding, Scope, UNCHECKED, Unchecked};
 pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, TurnContext};
 pub use error::{BusUrlError, StorageError};
@@ -55,7 +57,7 @@ pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
 pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
-pub use outbox::{OutboxClaim, OutboxKind};
+pub use outbox::{OutboxClaim, OutboxKind, PassiveReply};
 pub use page::{Listing, Page};
 pub use people::{
     Contact, Erase, Export, ExportOf, ExportedRows, Fence, Identity, Link, TABLES, TableRule,

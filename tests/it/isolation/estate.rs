@@ -77,6 +77,29 @@ impl Probe {
              FROM identity_providers p JOIN members m USING (tenant_id) LIMIT 1");
         sql("INSERT INTO recovery_codes (tenant_id, member_id, code_hash) \
              SELECT tenant_id, member_id, decode(repeat('00', 32), 'hex') FROM members LIMIT 1");
+        sql("INSERT INTO channel_events (tenant_id, channel_id, event_id, kind, thread, body) \
+             SELECT tenant_id, channel_id, 'e', 'edited', peer, '{}' FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql(
+            "INSERT INTO delivery_pieces (tenant_id, outbox_id, piece, channel_id, conversation_id, \
+             external_id) SELECT o.tenant_id, o.outbox_id, 0, c.channel_id, c.conversation_id, 'x' \
+             FROM outbox o JOIN conversations c USING (tenant_id, conversation_id) \
+             WHERE o.tenant_id = '$tenant' LIMIT 1",
+        );
+        sql("INSERT INTO channel_previews (tenant_id, turn_id, conversation_id, external_id) \
+             SELECT tenant_id, gen_random_uuid(), conversation_id, 'x' FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO attributions (tenant_id, contact_id, channel_id, body) \
+             SELECT tenant_id, contact_id, channel_id, '{\"ref\": \"r\"}' FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO channel_polls (tenant_id, channel_id, cursor, owner, lease_until) \
+             SELECT tenant_id, channel_id, '{}', gen_random_uuid(), 'infinity' FROM channels \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql(
+            "INSERT INTO media (tenant_id, media_id, channel_id, mime, name, size, sha256, bytes) \
+             SELECT tenant_id, gen_random_uuid(), channel_id, 'text/plain', 'n', 1, \
+             decode(repeat('00', 32), 'hex'), 'x' FROM channels WHERE tenant_id = '$tenant' LIMIT 1",
+        );
         let first = |table: &str, column: &str, prefix: &str| {
             let query = format!(
                 "SELECT replace({column}::text, '-', '') FROM {table} WHERE tenant_id = '$tenant' LIMIT 1"

@@ -89,7 +89,7 @@ fn message(config: &ChannelConfig, event: &Value) -> Option<Found> {
     let what = text(event, "/message/message_type");
     let content: Value = serde_json::from_str(&text(event, "/message/content")).unwrap_or_default();
     let mentions = list(event, "/message/mentions");
-    let parts = parts(&what, &id, &content, mentions, config.setting("bot_open_id"));
+    let parts = parts(&what, &id, &content, mentions, super::own_id(config));
     let body = match parts {
         _ if id.is_empty() || chat.is_empty() => unknown("message_without_id"),
         None => unknown(&format!("message_{what}")),
@@ -114,7 +114,7 @@ fn message(config: &ChannelConfig, event: &Value) -> Option<Found> {
 /// Whether a group's message names the bot. A bot whose own id is not set hears only what names it,
 /// unless it was given more rights than it needs.
 fn is_meant(config: &ChannelConfig, mentions: &[Value]) -> bool {
-    match config.setting("bot_open_id") {
+    match super::own_id(config) {
         Some(own) => mentions.iter().any(|mention| text(mention, "/id/open_id") == own),
         None => !mentions.is_empty(),
     }

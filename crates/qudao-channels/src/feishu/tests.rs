@@ -127,7 +127,7 @@ fn in_a_group_only_what_names_the_bot_is_answered() {
     assert_eq!(heard(&message("text", &text("hi"), "group", json!([]))).body, EventBody::Overheard);
 
     let mut knows = config();
-    knows.settings.insert("bot_open_id".to_owned(), json!("ou_bot"));
+    knows.account = Some("Shop (24h) (ou_bot)".to_owned());
     let others =
         message("text", &text("@_user_1 hi"), "group", at(&[("@_user_1", "Bob", "ou_bob")]));
     assert_eq!(only(parse(&Feishu, &knows, &sealed(&others))).body, EventBody::Overheard);
@@ -281,6 +281,17 @@ fn a_message_goes_out_as_text_or_card_under_one_uuid() {
     lark.settings.insert("region".to_owned(), json!("lark"));
     let plans = Feishu.render(&lark, &out("oc_1", &plain, None)).unwrap();
     assert!(http(&plans).0.url.starts_with("https://open.larksuite.com/"));
+    let shown = qudao_core::channel::adapter::Outgoing {
+        preview_id: Some("om_7"),
+        ..out("oc_1", &plain, None)
+    };
+    let plans = Feishu.render(&config(), &shown).unwrap();
+    let (plan, _) = http(&plans);
+    assert_eq!((plan.method, plan.url.rsplit('/').next()), ("PATCH", Some("om_7")));
+    let done = response(200, &json!({"code": 0, "data": {}}));
+    let sent = Outcome::Sent { external_id: Some("om_7".to_owned()) };
+    assert_eq!(Feishu.classify(&config(), &plans[0], &done), sent);
+
     let first = Feishu
         .preview(&config(), "oc_1", &Preview { draft: 1, text: "a", message_id: None })
         .unwrap();

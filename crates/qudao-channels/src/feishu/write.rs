@@ -16,6 +16,11 @@ use crate::lenient;
 /// The request that sends a message. The platform sends one with a `uuid` that it has seen within
 /// the hour only once.
 pub(super) fn message(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<Plan>, Failure> {
+    let shown = out.preview_id.filter(|id| out.piece == 0 && is_message_id(id));
+    if let Some(id) = shown {
+        let plan = patch(config, "send", id, &card(elements(out.message)));
+        return Ok(vec![Plan::Http(plan)]);
+    }
     let (kind, content) = content(out.message);
     let piece = out.piece.to_be_bytes();
     let uuid = &lenient::hash(&[out.id.as_bytes(), b"\0", &piece])[..32];
@@ -46,23 +51,28 @@ pub(super) fn message(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<
 
 /// The request that shows an answer so far: a card first, then its changes.
 pub(super) fn preview(config: &ChannelConfig, thread: &str, preview: &Preview<'_>) -> HttpPlan {
-    let content = card(vec![json!({"tag": "markdown", "content": preview.text})]).to_string();
+    let text = without_tags(preview.text);
+    let content = card(vec![json!({"tag": "markdown", "content": text})]);
     match preview.message_id.filter(|id| is_message_id(id)) {
-        Some(id) => {
-            let url = api(config, &format!("im/v1/messages/{id}"));
-            HttpPlan::post_json("preview", url, &json!({"content": content})).method("PATCH")
-        }
+        Some(id) => patch(config, "preview", id, &content),
         None => {
+            let content = content.to_string();
             let (chat, _) = place(thread);
             let path = format!("im/v1/messages?receive_id_type={}", id_type(chat));
             let uuid = format!("preview.{}", preview.draft);
             let body = json!({
                 "receive_id": chat, "msg_type": "interactive", "content": content, "uuid": uuid,
             });
-            HttpPlan::post_json("preview", api(config, &path), &body)
+            HttpPlan::post_json("preview", api(config, &path), &body).bearer(ACCESS_TOKEN)
         }
     }
-    .bearer(ACCESS_TOKEN)
+}
+
+/// The request that puts a card in the place of another.
+fn patch(config: &ChannelConfig, purpose: &'static str, id: &str, card: &Value) -> HttpPlan {
+    let url = api(config, &format!("im/v1/messages/{id}"));
+    let body = json!({"content": card.to_string()});
+    HttpPlan::post_json(purpose, url, &body).method("PATCH").bearer(ACCESS_TOKEN)
 }
 
 /// A conversation's chat and thread.
@@ -85,6 +95,11 @@ fn content(message: &Message) -> (&'static str, Value) {
     if let [Part::Text { format: TextFormat::Plain, text }] = message.parts.as_slice() {
         return ("text", json!({"text": without_tags(text)}));
     }
+    ("interactive", card(elements(message)))
+}
+
+/// The parts of a card.
+fn elements(message: &Message) -> Vec<Value> {
     let elements = message.parts.iter().flat_map(|part| match part {
         Part::Text { format: TextFormat::Markdown, text } => {
             vec![json!({"tag": "markdown", "content": without_tags(text)})]
@@ -95,7 +110,7 @@ fn content(message: &Message) -> (&'static str, Value) {
             vec![json!({"tag": "div", "text": text})]
         }
     });
-    ("interactive", card(elements.collect()))
+    elements.collect()
 }
 
 /// Words in which nothing is a tag: a model that writes one would ring everybody in a group.
@@ -123,7 +138,7 @@ fn button(button: &Button) -> Value {
 }
 
 /// What the platform's answer means, by its own codes.
-pub(super) fn classify(response: &RawResponse) -> Outcome {
+pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
     let body = response.json();
     let detail = response.excerpt();
     let reset = response.header("x-ogw-ratelimit-reset").and_then(|text| text.trim().parse().ok());
@@ -137,7 +152,10 @@ pub(super) fn classify(response: &RawResponse) -> Outcome {
         };
     };
     match code {
-        0 => Outcome::Sent { external_id: lenient::some_text(&body, "/data/message_id") },
+        0 => {
+            let made = lenient::some_text(&body, "/data/message_id");
+            Outcome::Sent { external_id: made.or_else(|| edited(plan)) }
+        }
         99_991_400 | 230_020 | 230_049 | 11_232 | 11_233 => Outcome::Retry { after, detail },
         99_991_661 | 99_991_663 | 99_991_664 | 99_991_665 | 99_991_668 | 99_991_671 => {
             Outcome::TokenExpired
@@ -157,4 +175,11 @@ pub(super) fn classify(response: &RawResponse) -> Outcome {
         _ if response.status == 429 || response.status >= 500 => Outcome::Retry { after, detail },
         _ => Outcome::failed(FailureReason::ProviderError, detail),
     }
+}
+
+/// The message that a plan changes: the answer does not name it.
+fn edited(plan: &Plan) -> Option<String> {
+    let Plan::Http(plan) = plan else { return None };
+    let id = plan.url.rsplit('/').next().filter(|id| plan.method == "PATCH" && is_message_id(id));
+    id.map(str::to_owned)
 }

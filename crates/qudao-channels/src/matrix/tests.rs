@@ -289,6 +289,16 @@ fn an_answer_goes_to_its_room_and_thread_under_one_transaction_id() {
     let gone = Matrix.render(&config(), &out("nowhere", &message, None));
     assert_eq!(gone.unwrap_err().reason, FailureReason::RecipientUnknown);
 
+    // What showed it growing becomes the answer itself.
+    let shown = qudao_core::channel::adapter::Outgoing {
+        preview_id: Some("$p"),
+        ..out("!room:hs.example $root", &message, None)
+    };
+    let plans = Matrix.render(&config(), &shown).unwrap();
+    let (_, body) = http(&plans);
+    assert_eq!(body["m.relates_to"], json!({"rel_type": "m.replace", "event_id": "$p"}));
+    assert_eq!(body["m.new_content"]["body"], "It left.");
+
     let first = Matrix
         .preview(&config(), "!r:x", &Preview { draft: 9, text: "It", message_id: None })
         .unwrap();

@@ -24,12 +24,15 @@ pub(super) fn message(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<
         let detail = "the conversation names no room".to_owned();
         return Err(Failure { reason: FailureReason::RecipientUnknown, detail });
     }
+    let shown = out.preview_id.filter(|_| out.piece == 0);
     let contents = contents(out.message);
     let plans = contents.into_iter().enumerate().map(|(at, mut content)| {
-        if at == 0 {
-            relate(&mut content, out.thread, out.message.reply_to.as_deref());
-        } else {
-            relate(&mut content, out.thread, None);
+        match shown.filter(|_| at == 0) {
+            Some(id) => content = edit(content, id),
+            None => {
+                let reply_to = out.message.reply_to.as_deref().filter(|_| at == 0);
+                relate(&mut content, out.thread, reply_to);
+            }
         }
         let txn = format!("{}.{}.{at}", out.id, out.piece);
         Plan::Http(send(config, "send", room, &txn, &content))
@@ -45,14 +48,7 @@ pub(super) fn preview(config: &ChannelConfig, thread: &str, preview: &Preview<'_
     let txn = format!("preview.{}.{}", preview.draft, preview.text.len());
     match preview.message_id {
         None => relate(&mut content, thread, None),
-        Some(id) => {
-            content = json!({
-                "msgtype": "m.text",
-                "body": format!("* {}", lenient::text(&content, "/body")),
-                "m.new_content": content,
-                "m.relates_to": {"rel_type": "m.replace", "event_id": id},
-            });
-        }
+        Some(id) => content = edit(content, id),
     }
     send(config, "preview", room, &txn, &content)
 }
@@ -67,6 +63,17 @@ fn send(
     let path = format!("rooms/{}/send/m.room.message/{}", encoded(room), encoded(txn));
     let plan = HttpPlan::post_json(purpose, client(config, &path), content).method("PUT");
     signed(config, plan)
+}
+
+/// What puts new words in the place of a message.
+fn edit(content: Value, id: &str) -> Value {
+    json!({
+        "msgtype": content["msgtype"],
+        "body": format!("* {}", lenient::text(&content, "/body")),
+        "m.mentions": {},
+        "m.new_content": content,
+        "m.relates_to": {"rel_type": "m.replace", "event_id": id},
+    })
 }
 
 /// A conversation's room and the root of its thread.

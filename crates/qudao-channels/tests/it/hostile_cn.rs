@@ -258,6 +258,7 @@ fn config() -> ChannelConfig {
         locale: "en".to_owned(),
         settings: settings.as_object().unwrap().clone(),
         secrets,
+        account: None,
         inbound_url: String::new(),
     }
 }
@@ -387,6 +388,7 @@ fn attack(kind: &str, sign: Sign, golden: &'static [&'static str], xml: bool) {
                 thread: &event.thread.external_id,
                 message: &reply,
                 answered: Some(answered),
+                preview_id: None,
                 now,
             };
             let _ = adapter.render(&config, &out);

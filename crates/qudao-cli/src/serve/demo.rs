@@ -9,7 +9,7 @@ use qudao_domain::{
     AssistantId, Currency, InvitationId, Micros, TenantId,
     access::{Role, Scopes},
     key::{ApiKey, Ticket, TicketKind, random_secret},
-    state::{ChannelKind, FairCharging},
+    state::FairCharging,
     text::{IdempotencyKey, Name, SystemPrompt},
 };
 use qudao_services::Services;
@@ -210,13 +210,7 @@ async fn make(store: &Store, before: Option<&Demo>, wanted: &Wanted<'_>) -> anyh
     };
     let assistant_id = tx.create_assistant(&assistant).await?.id;
     let public_key = format!("wk_{}", &random_secret()[..22]);
-    let channel = NewChannel {
-        name: name.clone(),
-        kind: ChannelKind::Web,
-        public_key: Some(public_key.clone()),
-        assistant_id,
-        locale: "en".to_owned(),
-    };
+    let channel = NewChannel::web(name.clone(), public_key.clone(), assistant_id, "en".to_owned());
     tx.create_channel(&channel).await?;
     let api_key = match kept {
         Some(demo) => demo.api_key.clone(),

@@ -66,11 +66,22 @@ pub(crate) async fn known_door(
     state: &AppState,
     request: &HttpRequest,
 ) -> Result<Arc<ChannelDoor>, ApiError> {
+    of_the_web(Some(find(state, request).await?))
+}
+
+/// The channel that the path names, of whatever kind, as it was a second ago at the earliest.
+///
+/// # Errors
+/// `not_found` for an unknown key.
+pub(crate) async fn find(
+    state: &AppState,
+    request: &HttpRequest,
+) -> Result<Arc<ChannelDoor>, ApiError> {
     let (core, key) = (Arc::clone(&state.core), public_key(request)?);
     let found = state.on_runtime(async move {
         core.door(&key).await.map_err(|error| ApiError::from(error.as_ref()))
     });
-    of_the_web(found.await?)
+    found.await?.ok_or_else(|| ApiError::not_found("channel"))
 }
 
 fn public_key(request: &HttpRequest) -> Result<String, ApiError> {
@@ -189,7 +200,7 @@ pub(crate) async fn accept(
         channel_id: visit.door.channel_id,
         assistant_id: visit.door.assistant_id,
         peer: &visit.peer,
-        address: visit.address,
+        address: Some(visit.address),
     };
     let standings = state.within(state.core.may_write(sender)).await?;
     let internal = |_| ApiError::new(Code::Internal, "the message could not be stored");

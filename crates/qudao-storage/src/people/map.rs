@@ -92,7 +92,7 @@ pub const TABLES: &[TableRule] = &[
             ("account", "NULL"),
             ("fault", "NULL"),
         ]),
-        plain: &["kind", "locale"],
+        plain: &["kind", "locale", "secret_names"],
         hidden: &["secrets_sealed"],
         ..rule("channels")
     },
@@ -116,20 +116,36 @@ pub const TABLES: &[TableRule] = &[
         of_contact: Erase::Steps(&["external_id", "name", "locale"]),
         ..rule("identities")
     },
-    TableRule { contact: Some(Link::Contact), of_contact: Erase::Delete, ..rule("attributions") },
+    TableRule {
+        contact: Some(Link::Contact),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        ..rule("attributions")
+    },
     TableRule {
         contact: Some(Link::Thread),
-        of_contact: Erase::Steps(&["event_id", "thread", "body"]),
+        of_contact: Erase::Keep("goes with the first step of an erasure"),
         of_tenant: Erase::Delete,
-        plain: &["kind"],
         ..rule("channel_events")
     },
-    TableRule { contact: Some(Link::Conversation), of_contact: Erase::Delete, ..rule("media") },
     TableRule {
         contact: Some(Link::Conversation),
         of_contact: Erase::Delete,
-        plain: &["state"],
+        of_tenant: Erase::Delete,
+        ..rule("media")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
         ..rule("delivery_pieces")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        exported: false,
+        ..rule("channel_previews")
     },
     TableRule { of_tenant: Erase::Delete, exported: false, ..rule("channel_polls") },
     TableRule {

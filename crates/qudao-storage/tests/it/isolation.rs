@@ -10,8 +10,8 @@ use qudao_domain::{
     text::{IdempotencyKey, Name},
 };
 use qudao_storage::{
-    AddKey, AuditSigner, KeptReply, MemberRole, NewIdentityProvider, NewInvitation, NewMember,
-    NewSession, Once, SignIn, SignedHead, StorageError, Tx, WrappedKey,
+    AddKey, AuditSigner, ChannelChange, KeptReply, MemberRole, NewIdentityProvider, NewInvitation,
+    NewMember, NewSession, Once, SignIn, SignedHead, StorageError, Tx, WrappedKey,
 };
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _, error::DatabaseError,
@@ -34,6 +34,25 @@ async fn two_full_tenants() -> (World, TenantId) {
     let rival = std::mem::replace(&mut world.tenant, first);
     (world, rival.id)
 }
+
+/// What channels of other platforms leave, for every tenant that has a conversation.
+const CHANNELS: &str = "\
+    INSERT INTO channel_events (tenant_id, channel_id, event_id, kind, thread, body) \
+        SELECT tenant_id, channel_id, 'e', 'edited', peer, '{}' FROM conversations \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO delivery_pieces (tenant_id, outbox_id, piece, channel_id, conversation_id) \
+        SELECT o.tenant_id, o.outbox_id, 0, c.channel_id, c.conversation_id \
+        FROM outbox o JOIN conversations c USING (tenant_id, conversation_id) \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO channel_previews (tenant_id, turn_id, conversation_id, external_id) \
+        SELECT tenant_id, gen_random_uuid(), conversation_id, 'x' FROM conversations; \
+    INSERT INTO attributions (tenant_id, contact_id, channel_id, body) \
+        SELECT tenant_id, contact_id, channel_id, '{}' FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO channel_polls (tenant_id, channel_id) \
+        SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO media (tenant_id, media_id, channel_id, mime, size, sha256) \
+        SELECT tenant_id, gen_random_uuid(), channel_id, 'text/plain', 1, \
+            decode(repeat('00', 32), 'hex') FROM conversations";
 
 async fn fill(world: &World) {
     let mut platform = world.store.begin_platform().await.unwrap();
@@ -59,6 +78,7 @@ async fn fill(world: &World) {
     tx.add_audit_signer(&signer).await.unwrap();
     employ(&mut tx).await;
     tx.commit().await.unwrap();
+    world.db.psql(CHANNELS);
     let mut platform = world.store.begin_platform().await.unwrap();
     for head in platform.unsigned_heads().await.unwrap() {
         let signed_at = Default::default();
@@ -269,7 +289,8 @@ async fn another_tenants_ids_are_unknown_ids() {
     assert_eq!(tx.find_route(world.tenant.route_id).await.unwrap(), None);
     assert_eq!(tx.find_channel(world.tenant.channel_id).await.unwrap(), None);
     assert!(!tx.revoke_api_key(world.tenant.api_key.id()).await.unwrap());
-    assert!(!tx.set_channel_open(world.tenant.channel_id, false).await.unwrap());
+    let close = ChannelChange { open: Some(false), ..ChannelChange::default() };
+    assert!(tx.change_channel(world.tenant.channel_id, 0, &close).await.unwrap().is_none());
     assert!(!tx.heartbeat(claim.conversation_id, claim.epoch, LEASE).await.unwrap());
     let usage = world.usage(qudao_domain::TurnId::new(), world.tenant.channel_id, 0);
     let error = tx.absorb_calls(&[usage]).await.unwrap_err();
