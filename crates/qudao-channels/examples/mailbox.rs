@@ -5,6 +5,7 @@
 //! ```json
 //! {"op": "fetch", "settings": {}, "secrets": {}, "cursor": null}
 //! {"op": "answer", "settings": {}, "secrets": {}, "event": 0, "text": "**Hi**"}
+//! {"op": "probe", "settings": {}, "secrets": {}}
 //! ```
 //!
 //! `event` counts the messages that were fetched so far. Servers on this machine may be dialled.
@@ -101,6 +102,12 @@ async fn answer(dialer: &Dialer, call: Call, heard: &mut Vec<Event>) -> Result<V
                 "message_id": mail.message_id, "response": response.excerpt(),
                 "outcome": format!("{outcome:?}"),
             }))
+        }
+        "probe" => {
+            let poller = MailPoller::new(dialer.clone());
+            let faults = [smtp::probe(dialer, &config).await, poller.probe(&config).await];
+            let faults: Vec<_> = faults.into_iter().filter_map(Result::err).collect();
+            Ok(json!({ "faults": faults }))
         }
         other => bail!("there is no op called {other}"),
     }

@@ -109,8 +109,8 @@ class Channel:
         self.process = subprocess.Popen([program], stdin=pipe, stdout=pipe, text=True, env=environment)
         self.cursor, self.heard = None, 0
 
-    def ask(self, settings, **call):
-        secrets = {"smtp_password": [PASSWORD], "imap_password": [PASSWORD]}
+    def ask(self, settings, password=PASSWORD, **call):
+        secrets = {"smtp_password": [password], "imap_password": [password]}
         line = {"settings": settings, "secrets": secrets, **call}
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
@@ -160,6 +160,11 @@ def mails_of(server, who):
 def talk(program):
     server = Server()
     channel, settings = Channel(program), settings_of(server)
+
+    # Settings can be tried before they are kept: each fault by its server.
+    is_true(channel.ask(settings, op="probe") == {"faults": []})
+    faults = channel.ask({**settings, "imap_folder": "Nowhere", "smtp_port": free_port()}, op="probe")["faults"]
+    is_true(len(faults) == 2 and "SMTP" in faults[0] and "Nowhere" in faults[1], faults)
 
     # What lay there before the channel was connected is not answered.
     send(server, "old", "long ago")
@@ -246,6 +251,8 @@ def with_tls(program):
             is_true(len(events) == 1, events)
             sent = trusting.answer(secure, "**Hi**")
             is_true(sent["outcome"].startswith("Sent"), mode, sent)
+            wrong = trusting.ask(secure, op="probe", password="wrong")["faults"]
+            is_true(len(wrong) == 2 and "535" in wrong[0] and "password" in wrong[1], wrong)
 
         # Whoever does not know the authority says nothing, and sends no password.
         wary = Channel(program)

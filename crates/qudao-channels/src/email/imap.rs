@@ -67,6 +67,21 @@ impl MailPoller {
         timeout(WHOLE, work).await.map_err(|_| "the IMAP server took too long".to_owned())?
     }
 
+    /// Whether the server takes the name and the password and has the folder.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the tenant.
+    pub async fn probe(&self, config: &ChannelConfig) -> Result<(), String> {
+        let work = async {
+            let mut session = self.sign_in(config).await?;
+            let folder = config.setting("imap_folder").unwrap_or("INBOX");
+            let opened = session.examine(folder).await.map(|_| ());
+            let _ = session.logout().await;
+            opened.map_err(|error| format!("the folder {folder} cannot be opened: {error}"))
+        };
+        timeout(WHOLE, work).await.map_err(|_| "the IMAP server took too long".to_owned())?
+    }
+
     /// Whether a mailbox of these settings may be fetched at all.
     pub fn is_set_up(config: &ChannelConfig) -> bool {
         config.setting("imap_host").is_some()

@@ -12,11 +12,15 @@ use lettre::{
 };
 use qudao_core::channel::{
     adapter::{FailureReason, Outcome},
+    config::ChannelConfig,
     plan::{MailPlan, MailSecurity, Plan, RawResponse},
 };
 use tokio::time::timeout;
 
-use super::dial::{DialError, Dialer};
+use super::{
+    dial::{DialError, Dialer},
+    write,
+};
 
 /// Until the server has the mail. Servers may think about its last line for minutes (RFC 5321,
 /// section 4.5.3.2); a lane does not wait that long.
@@ -66,6 +70,33 @@ async fn exchange(dialer: &Dialer, plan: &MailPlan) -> Result<String, SendError>
     let to = plan.to.iter().map(|address| read(address)).collect::<Result<_, _>>()?;
     let envelope = Envelope::new(Some(read(&plan.from)?), to)
         .map_err(|error| SendError::Address(error.to_string()))?;
+    let mut server = sign_in(dialer, plan).await?;
+    let response = server.send(&envelope, &plan.message).await?;
+    // It has the mail, whatever becomes of the good-bye.
+    let _ = server.quit().await;
+    Ok(response.message().collect::<Vec<_>>().join(" "))
+}
+
+/// Whether the server takes the name and the password of a channel. Nothing is sent.
+///
+/// # Errors
+/// What is wrong, in words for the tenant.
+pub async fn probe(dialer: &Dialer, config: &ChannelConfig) -> Result<(), String> {
+    let plan = write::envelope(config);
+    let work = async {
+        let mut server = sign_in(dialer, &plan).await?;
+        let _ = server.quit().await;
+        Ok(())
+    };
+    match timeout(WHOLE, work).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(SendError::Smtp(error))) => Err(format!("the SMTP server: {}", words(&error))),
+        Ok(Err(error)) => Err(format!("the SMTP server: {error}")),
+        Err(_) => Err("the SMTP server took too long".to_owned()),
+    }
+}
+
+async fn sign_in(dialer: &Dialer, plan: &MailPlan) -> Result<AsyncSmtpConnection, SendError> {
     let mut wire = dialer.plain(&plan.host, plan.port).await?;
     if plan.security == MailSecurity::Tls {
         wire = dialer.secure(wire, &plan.host).await?;
@@ -79,10 +110,7 @@ async fn exchange(dialer: &Dialer, plan: &MailPlan) -> Result<String, SendError>
         let credentials = Credentials::new(user.clone(), password.clone());
         server.auth(&[Mechanism::Plain, Mechanism::Login], &credentials).await?;
     }
-    let response = server.send(&envelope, &plan.message).await?;
-    // It has the mail, whatever becomes of the good-bye.
-    let _ = server.quit().await;
-    Ok(response.message().collect::<Vec<_>>().join(" "))
+    Ok(server)
 }
 
 /// What the server said, which the library keeps beneath its own words.

@@ -36,10 +36,21 @@ pub(super) fn mail(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<MailPla
     let message_id = message_id::make(config, at, out.id, out.piece, to);
     let message = compose(config, out, from, to, &message_id)
         .map_err(|error| fail(FailureReason::ProviderError, &error.to_string()))?;
+    Ok(MailPlan {
+        to: vec![to.to_owned()],
+        message,
+        message_id: format!("<{message_id}>"),
+        ..envelope(config)
+    })
+}
+
+/// A channel's server and sender, and nothing to send yet.
+pub(super) fn envelope(config: &ChannelConfig) -> MailPlan {
+    let from = config.setting("address").unwrap_or_default();
     let security = security(config, "smtp_security");
     let port = config.number("smtp_port").and_then(|port| u16::try_from(port).ok());
     let password = config.secret("smtp_password").ok();
-    Ok(MailPlan {
+    MailPlan {
         host: config.setting("smtp_host").unwrap_or_default().to_owned(),
         port: port.unwrap_or(if security == MailSecurity::Tls { 465 } else { 587 }),
         security,
@@ -47,10 +58,10 @@ pub(super) fn mail(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<MailPla
             (config.setting("smtp_user").unwrap_or(from).to_owned(), password.to_owned())
         }),
         from: from.to_owned(),
-        to: vec![to.to_owned()],
-        message,
-        message_id: format!("<{message_id}>"),
-    })
+        to: Vec::new(),
+        message: Vec::new(),
+        message_id: String::new(),
+    }
 }
 
 /// How a connection is protected: TLS unless a setting says otherwise.
