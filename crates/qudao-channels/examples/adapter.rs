@@ -132,25 +132,7 @@ fn answer(adapter: &dyn ChannelAdapter, call: Call) -> Result<Value> {
     match call.op.as_str() {
         "parse" => {
             let request = request.context("parse needs a request")?;
-            Ok(match adapter.verify_and_parse(&config, &request, now) {
-                Ok(parsed) => {
-                    let events: Vec<_> = parsed
-                        .events
-                        .iter()
-                        .map(|event| {
-                            json!({
-                                "id": event.id, "thread": event.thread.external_id,
-                                "group": event.thread.group, "sender": event.sender,
-                                "body": format!("{:?}", event.body),
-                                "acknowledge":
-                                    adapter.acknowledge(&config, event).map(Plan::Http).as_ref().map(plan_json),
-                            })
-                        })
-                        .collect();
-                    json!({ "events": events, "answer": answer_json(&parsed.answer) })
-                }
-                Err(reject) => json!({ "reject": reject.to_string() }),
-            })
+            Ok(parsed_json(adapter, &config, &request, now))
         }
         "render" => Ok(match adapter.render(&config, &out) {
             Ok(plans) => json!({ "plans": plans.iter().map(plan_json).collect::<Vec<_>>() }),
@@ -215,6 +197,33 @@ fn answer_json(answer: &Answer) -> Value {
         "status": answer.status, "content_type": answer.content_type,
         "body": String::from_utf8_lossy(&answer.body),
     })
+}
+
+fn parsed_json(
+    adapter: &dyn ChannelAdapter,
+    config: &ChannelConfig,
+    request: &RawRequest,
+    now: Timestamp,
+) -> Value {
+    match adapter.verify_and_parse(config, request, now) {
+        Ok(parsed) => {
+            let events: Vec<_> = parsed
+                        .events
+                        .iter()
+                        .map(|event| {
+                            json!({
+                                "id": event.id, "thread": event.thread.external_id,
+                                "group": event.thread.group, "sender": event.sender,
+                                "body": format!("{:?}", event.body),
+                                "acknowledge":
+                                    adapter.acknowledge(config, event).map(Plan::Http).as_ref().map(plan_json),
+                            })
+                        })
+                        .collect();
+            json!({ "events": events, "answer": answer_json(&parsed.answer) })
+        }
+        Err(reject) => json!({ "reject": reject.to_string() }),
+    }
 }
 
 fn requests_json(plans: impl IntoIterator<Item = HttpPlan>) -> Value {

@@ -127,7 +127,7 @@ fn body(
     if !words.is_empty() {
         parts.push(Part::Text { format: TextFormat::Plain, text: words });
     }
-    parts.extend(files(mail, own_id));
+    parts.extend(files(mail));
     if parts.is_empty() {
         return unknown("empty");
     }
@@ -259,10 +259,9 @@ fn plain_id(id: &str) -> Option<&str> {
 }
 
 /// The files of a mail. Their bytes go along as `data:` addresses: nobody can ask for them again.
-fn files(mail: &Mail<'_>, own_id: &str) -> Vec<Part> {
+fn files(mail: &Mail<'_>) -> Vec<Part> {
     let mut left = FILES_BYTES_MAX;
-    let attached = mail.attachments().take(FILES_MAX).enumerate();
-    let part = |(at, part): (usize, &MessagePart<'_>)| {
+    let part = |part: &MessagePart<'_>| {
         let bytes = part.contents();
         let mime = part.content_type().map(|kind| {
             let subtype = kind.subtype().unwrap_or("octet-stream");
@@ -273,7 +272,6 @@ fn files(mail: &Mail<'_>, own_id: &str) -> Vec<Part> {
         left -= if fits { bytes.len() } else { 0 };
         let media = Media {
             url: fits.then(|| format!("data:{mime};base64,{}", STANDARD.encode(bytes))),
-            external_id: Some(lenient::id(&format!("{own_id}#{at}"))),
             size: u64::try_from(bytes.len()).ok(),
             name: part.attachment_name().map(|name| name.chars().take(200).collect()),
             mime: Some(mime.clone()),
@@ -286,7 +284,7 @@ fn files(mail: &Mail<'_>, own_id: &str) -> Vec<Part> {
             _ => Part::File(media),
         }
     };
-    attached.map(part).collect()
+    mail.attachments().take(FILES_MAX).map(part).collect()
 }
 
 /// `support+spring24@…` says how somebody came here.
