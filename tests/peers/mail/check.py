@@ -314,6 +314,7 @@ def make_certificates(folder):
         "-extfile", "names")
 
 
-talk(sys.argv[1])
-with_tls(sys.argv[1])
-print(f"mail: {checks} checks with mail-devel over SMTP and IMAP, plain and with TLS")
+if __name__ == "__main__":
+    talk(sys.argv[1])
+    with_tls(sys.argv[1])
+    print(f"mail: {checks} checks with mail-devel over SMTP and IMAP, plain and with TLS")

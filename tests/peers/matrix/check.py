@@ -166,7 +166,7 @@ def start_synapse(folder, port, inbound):
     subprocess.run([*python, "--server-name", "test.local", "--config-path", config, "--generate-config",
                     "--report-stats=no"], check=True, capture_output=True, cwd=folder)
     registration = {
-        "id": "qudao", "url": f"http://127.0.0.1:{inbound}", "as_token": AS_TOKEN, "hs_token": HS_TOKEN,
+        "id": "qudao", "url": inbound, "as_token": AS_TOKEN, "hs_token": HS_TOKEN,
         "sender_localpart": "ai_support", "rate_limited": False, "receive_ephemeral": True,
         "namespaces": {"users": [{"exclusive": True, "regex": "@ai_support:test\\.local"}], "aliases": [], "rooms": []},
     }
@@ -319,7 +319,7 @@ def main(program):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", inbound), Inbound)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        synapse = start_synapse(folder, port, inbound)
+        synapse = start_synapse(folder, port, f"http://127.0.0.1:{inbound}")
         try:
             connect(adapter)
             ada = Person(base, "ada")
@@ -332,4 +332,5 @@ def main(program):
     print(f"matrix: {checks} checks with Synapse")
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])
