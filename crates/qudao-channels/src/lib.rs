@@ -8,11 +8,29 @@ use qudao_core::{
     channel::{adapter::ChannelAdapter, config::Manifest},
 };
 
+mod ciphers;
+pub mod dingtalk;
+pub mod discord;
+pub mod email;
+pub mod feishu;
+#[cfg(test)]
+mod fixture;
 pub mod host;
+mod lenient;
+pub mod line;
+mod markup;
+pub mod matrix;
+pub mod meta;
 mod metrics;
+mod press;
 mod signature;
+pub mod slack;
+#[cfg(test)]
+mod stand;
 pub mod telegram;
 pub mod web;
+pub mod wechat;
+mod wire;
 
 pub use host::Host;
 pub use metrics::METRICS;
@@ -20,7 +38,21 @@ pub use web::WebChannel;
 
 /// Every adapter of another platform.
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
-    vec![Arc::new(telegram::Telegram)]
+    vec![
+        Arc::new(telegram::Telegram),
+        Arc::new(slack::Slack),
+        Arc::new(meta::Meta::Whatsapp),
+        Arc::new(meta::Meta::Messenger),
+        Arc::new(meta::Meta::Instagram),
+        Arc::new(line::Line),
+        Arc::new(discord::Discord),
+        Arc::new(email::Email),
+        Arc::new(matrix::Matrix),
+        Arc::new(feishu::Feishu),
+        Arc::new(wechat::Wecom),
+        Arc::new(wechat::Wechat),
+        Arc::new(dingtalk::Dingtalk),
+    ]
 }
 
 /// Every kind of channel that a tenant can make, with its settings.
