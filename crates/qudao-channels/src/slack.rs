@@ -38,6 +38,16 @@ impl ChannelAdapter for Slack {
         manifest::capabilities()
     }
 
+    fn check(&self, config: &ChannelConfig) -> Result<(), (&'static str, String)> {
+        let token = config.secret("bot_token").unwrap_or_default();
+        // An app has tokens of several kinds, and an emulator its own.
+        if !token.is_empty() && !token.starts_with("xoxb-") && config.setting("api_url").is_none() {
+            let why = "this is another kind of token: the bot's begins with xoxb-".to_owned();
+            return Err(("bot_token", why));
+        }
+        Ok(())
+    }
+
     fn verify_and_parse(
         &self,
         config: &ChannelConfig,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use qudao_core::channel::{
     adapter::{Failure, FailureReason, Outgoing},
     config::ChannelConfig,
@@ -51,7 +52,10 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
 /// The token of what is answered, while it is valid and was not used by an earlier piece.
 fn reply_token<'a>(out: &Outgoing<'a>) -> Option<&'a str> {
     let answered = out.answered?;
-    let young = out.now.duration_since(answered.at).unsigned_abs() < TOKEN_AGE;
+    // LINE sends again what it could not deliver, with the token that it had.
+    let born = wire::millis(answered.raw, "/timestamp").unwrap_or(answered.at);
+    let young = |at: Timestamp| out.now.duration_since(at).unsigned_abs() < TOKEN_AGE;
+    let young = young(answered.at) && young(born);
     let token = wire::text(answered.raw, "/replyToken")?;
     // Of a conversation that only moved on to another person nothing may be told to the first.
     let here = ["/source/groupId", "/source/roomId", "/source/userId"].iter();

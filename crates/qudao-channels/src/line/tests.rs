@@ -306,3 +306,18 @@ fn connecting_sets_the_webhook_and_says_what_is_wrong() {
     let waiting = Line.fetched(&ours(), &response(202, &Value::Null));
     assert!(matches!(waiting, Fetched::Failed(_)));
 }
+
+#[test]
+fn what_line_sends_again_is_the_same_event_and_its_old_token_is_not_used() {
+    let sent_on = |redelivered: bool| {
+        read(json!({ "type": "message", "deliveryContext": { "isRedelivery": redelivered },
+            "message": { "id": "m1", "type": "text", "text": "x" } }))
+    };
+    let (first, again) = (sent_on(false), sent_on(true));
+    assert_eq!((&first.id, &first.body), (&again.id, &again.body));
+    // Accepted late, by the platform's own word: the token is as old as the event.
+    let mut old = again.raw;
+    old["timestamp"] = json!((now().as_second() - 120) * 1000);
+    let plan = sent(&Line, &ours(), "U1", &markdown("x"), answered(&old, 5)).remove(0);
+    assert_eq!(plan.purpose, "push");
+}

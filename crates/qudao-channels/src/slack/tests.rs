@@ -358,6 +358,9 @@ fn connecting_says_what_is_wrong() {
     assert_eq!(says(&good).unwrap().as_deref(), Some("qudao in Acme"));
     good.headers.insert("x-oauth-scopes", "im:history,app_mentions:read".parse().unwrap());
     assert!(says(&good).unwrap_err().contains("chat:write"));
+    assert_eq!(Slack.check(&ours()), Ok(()));
+    let other = config(json!({}), &[("bot_token", &["xapp-1"])]);
+    assert_eq!(Slack.check(&other).unwrap_err().0, "bot_token");
     let bad = response(200, &json!({ "ok": false, "error": "invalid_auth" }));
     assert!(says(&bad).unwrap_err().contains("xoxb-"));
 }
@@ -404,4 +407,18 @@ fn the_answer_takes_the_place_of_what_showed_it_growing() {
     );
     out.piece = 1;
     assert!(plan(&out).url.ends_with("/chat.postMessage"));
+}
+
+#[test]
+fn what_slack_repeats_is_the_same_event() {
+    let body = callback(
+        json!({ "type": "message", "channel": "D1", "user": "U1", "ts": "1.1", "text": "x" }),
+    );
+    let first = one(parse(&body));
+    // Signed anew a minute later, with a word on why.
+    let mut again = signed_at(NOW_S + 60, SECRET, &body.to_string());
+    again.headers.insert("x-slack-retry-num", "1".parse().unwrap());
+    again.headers.insert("x-slack-retry-reason", "http_timeout".parse().unwrap());
+    let later = now() + Duration::from_secs(60);
+    assert_eq!(one(Slack.verify_and_parse(&ours(), &again, later)), first);
 }
