@@ -6,7 +6,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    bot_api::{BotApi, Fault, TOKEN},
+    bot_api::{BotApi, Call, Fault, TOKEN},
     platform::{Platform, SLOW, Wanted},
 };
 
@@ -171,11 +171,15 @@ async fn answers_are_seen_growing_and_a_blocked_bot_learns_it() {
     // In a group the message that grew becomes the answer.
     send(&api, &api.message(-7, "what we say among ourselves")).await;
     send(&api, &api.message(-7, &format!("@shop_bot {long} {long} {long}"))).await;
-    let edits = api.await_calls("editMessageText", 2).await;
+    let is_last =
+        |edits: &[Call]| edits.last().is_some_and(|edit| edit.body["parse_mode"] == "HTML");
+    let mut edits = api.await_calls("editMessageText", 2).await;
+    while !is_last(&edits) {
+        edits = api.await_calls("editMessageText", edits.len() + 1).await;
+    }
     let sent = api.calls("sendMessage");
     assert_eq!(sent.len(), 2, "{sent:?}");
     let last = edits.last().unwrap();
-    assert_eq!(last.body["parse_mode"], "HTML", "{edits:?}");
     assert!(last.body["text"].as_str().unwrap().contains("thirteen"));
     assert!(edits.windows(2).all(|two| two[0].at <= two[1].at));
 

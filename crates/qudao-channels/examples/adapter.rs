@@ -10,7 +10,9 @@
 //! `body_base64` may stand for `body`. `parse` answers `{"events": […], "answer": {…}}` or
 //! `{"reject": "…"}`; `render` takes `{"thread": "…", "message": {"parts": […]}}` and answers
 //! `{"plans": […]}`; `passive` takes both `request` and `message`; `classify` takes `plan_purpose`
-//! and `response` and answers `{"outcome": "…"}`.
+//! and `response` and answers `{"outcome": "…"}`. `connect`, `token`, `typing`, `fetch` (of an
+//! `external_id`) and `preview` (of a `text`, and of the `preview_id` from the second time on) answer
+//! `{"plans": […]}` too. `id` is the outbox id.
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +23,14 @@ use anyhow::{Context as _, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use qudao_core::channel::{
-    adapter::{Answer, ChannelAdapter, Outgoing, RawRequest},
+    adapter::{Answer, ChannelAdapter, Outgoing, Preview, RawRequest},
     config::ChannelConfig,
     plan::{HttpPlan, Plan, RawResponse},
 };
-use qudao_domain::{ChannelId, Clock as _, SystemClock, TenantId, message::Message};
+use qudao_domain::{
+    ChannelId, Clock as _, SystemClock, TenantId,
+    message::{Media, Message},
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -42,12 +47,19 @@ struct Call {
     inbound_url: String,
     now: Option<Timestamp>,
     request: Option<Request>,
+    #[serde(default = "outbox_id")]
+    id: String,
     #[serde(default)]
     thread: String,
     message: Option<Message>,
     #[serde(default)]
     plan_purpose: String,
     response: Option<Response>,
+    #[serde(default)]
+    external_id: String,
+    #[serde(default)]
+    text: String,
+    preview_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +84,10 @@ struct Response {
     headers: BTreeMap<String, String>,
     #[serde(default)]
     body: String,
+}
+
+fn outbox_id() -> String {
+    "out_00000000000000000000000000000001".to_owned()
 }
 
 fn post() -> String {
@@ -105,34 +121,18 @@ fn answer(adapter: &dyn ChannelAdapter, call: Call) -> Result<Value> {
     let request = call.request.map(raw_request).transpose()?;
     let message = call.message.unwrap_or_default();
     let out = Outgoing {
-        id: "out_00000000000000000000000000000001",
+        id: &call.id,
         piece: 0,
         thread: &call.thread,
         message: &message,
         answered: None,
-        preview_id: None,
+        preview_id: call.preview_id.as_deref(),
         now,
     };
     match call.op.as_str() {
         "parse" => {
             let request = request.context("parse needs a request")?;
-            Ok(match adapter.verify_and_parse(&config, &request, now) {
-                Ok(parsed) => {
-                    let events: Vec<_> = parsed
-                        .events
-                        .iter()
-                        .map(|event| {
-                            json!({
-                                "id": event.id, "thread": event.thread.external_id,
-                                "group": event.thread.group, "sender": event.sender,
-                                "body": format!("{:?}", event.body),
-                            })
-                        })
-                        .collect();
-                    json!({ "events": events, "answer": answer_json(&parsed.answer) })
-                }
-                Err(reject) => json!({ "reject": reject.to_string() }),
-            })
+            Ok(parsed_json(adapter, &config, &request, now))
         }
         "render" => Ok(match adapter.render(&config, &out) {
             Ok(plans) => json!({ "plans": plans.iter().map(plan_json).collect::<Vec<_>>() }),
@@ -149,6 +149,18 @@ fn answer(adapter: &dyn ChannelAdapter, call: Call) -> Result<Value> {
             let plan = Plan::Http(HttpPlan::get(purpose, ""));
             let outcome = adapter.classify(&config, &plan, &raw_response(response)?);
             Ok(json!({ "outcome": format!("{outcome:?}") }))
+        }
+        "connect" => Ok(requests_json(adapter.connect(&config))),
+        "token" => Ok(requests_json(adapter.token(&config))),
+        "typing" => Ok(requests_json(adapter.typing(&config, &call.thread))),
+        "fetch" => {
+            let media = Media { external_id: Some(call.external_id), ..Media::default() };
+            Ok(requests_json(adapter.fetch(&config, &media)))
+        }
+        "preview" => {
+            let message_id = call.preview_id.as_deref();
+            let preview = Preview { draft: 1, text: &call.text, message_id };
+            Ok(requests_json(adapter.preview(&config, &call.thread, &preview)))
         }
         other => bail!("there is no op called {other}"),
     }
@@ -185,6 +197,38 @@ fn answer_json(answer: &Answer) -> Value {
         "status": answer.status, "content_type": answer.content_type,
         "body": String::from_utf8_lossy(&answer.body),
     })
+}
+
+fn parsed_json(
+    adapter: &dyn ChannelAdapter,
+    config: &ChannelConfig,
+    request: &RawRequest,
+    now: Timestamp,
+) -> Value {
+    match adapter.verify_and_parse(config, request, now) {
+        Ok(parsed) => {
+            let events: Vec<_> = parsed
+                        .events
+                        .iter()
+                        .map(|event| {
+                            json!({
+                                "id": event.id, "thread": event.thread.external_id,
+                                "group": event.thread.group, "sender": event.sender,
+                                "body": format!("{:?}", event.body),
+                                "acknowledge":
+                                    adapter.acknowledge(config, event).map(Plan::Http).as_ref().map(plan_json),
+                            })
+                        })
+                        .collect();
+            json!({ "events": events, "answer": answer_json(&parsed.answer) })
+        }
+        Err(reject) => json!({ "reject": reject.to_string() }),
+    }
+}
+
+fn requests_json(plans: impl IntoIterator<Item = HttpPlan>) -> Value {
+    let plans: Vec<_> = plans.into_iter().map(|plan| plan_json(&Plan::Http(plan))).collect();
+    json!({ "plans": plans })
 }
 
 fn plan_json(plan: &Plan) -> Value {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 mod connect;
 mod deliver;
 mod files;
+mod mail;
 mod poll;
 mod preview;
 mod receive;
@@ -29,6 +30,8 @@ pub use connect::ConnectError;
 pub use deliver::HostedChannel;
 pub use receive::{ReceiveError, Received};
 
+use crate::email::Dialer;
+
 /// How many access tokens a node remembers.
 const TOKENS: u64 = 20_000;
 
@@ -36,6 +39,8 @@ const TOKENS: u64 = 20_000;
 pub struct Host {
     core: Arc<Core>,
     egress: Option<Egress>,
+    /// For mail servers.
+    dialer: Option<Dialer>,
     adapters: HashMap<ChannelKind, Arc<dyn ChannelAdapter>>,
     limiter: Limiter,
     /// Access tokens by channel and the revision of its secrets.
@@ -83,6 +88,7 @@ impl Host {
         let limiter = Limiter::new(&core.bus, LimiterSettings::default());
         Arc::new(Self {
             core,
+            dialer: mail::dialer(egress.as_ref()),
             egress,
             adapters,
             limiter,

@@ -11,18 +11,28 @@ use qudao_core::{
     },
 };
 
+mod ciphers;
+pub mod dingtalk;
 pub mod discord;
+pub mod email;
+pub mod feishu;
 #[cfg(test)]
 mod fixture;
 pub mod host;
+mod lenient;
 pub mod line;
+mod markup;
+pub mod matrix;
 pub mod meta;
 mod metrics;
 mod press;
 mod signature;
 pub mod slack;
+#[cfg(test)]
+mod stand;
 pub mod telegram;
 mod web;
+pub mod wechat;
 mod wire;
 
 pub use host::Host;
@@ -39,6 +49,12 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
         Arc::new(meta::Meta::Instagram),
         Arc::new(line::Line),
         Arc::new(discord::Discord),
+        Arc::new(email::Email),
+        Arc::new(matrix::Matrix),
+        Arc::new(feishu::Feishu),
+        Arc::new(wechat::Wecom),
+        Arc::new(wechat::Wechat),
+        Arc::new(dingtalk::Dingtalk),
     ]
 }
 

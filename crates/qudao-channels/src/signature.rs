@@ -22,7 +22,6 @@ pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// SHA-1 of the parts, one after the other.
-#[cfg_attr(not(test), expect(dead_code, reason = "for adapters that follow"))]
 pub(crate) fn sha1(parts: &[&[u8]]) -> [u8; 20] {
     let mut hash = Sha1::new();
     parts.iter().for_each(|part| hash.update(part));

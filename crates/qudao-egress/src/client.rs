@@ -104,6 +104,12 @@ impl Egress {
         Self { limits: Limits { connect, ..limits }, ..self.clone() }
     }
 
+    /// What this client may request, for whoever dials by the same rules and speaks no HTTP.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// Reads an address by this client's rules.
     ///
     /// # Errors

@@ -12,8 +12,16 @@ use crate::{
     state::AppState,
 };
 
-/// The largest body that is taken, in bytes. Platforms send files by reference.
-pub(crate) const MAX_BODY: usize = 1 << 20;
+/// The largest body that is taken, in bytes. Most platforms send files by reference; a mail holds
+/// them, and a homeserver of Matrix repeats a transaction of up to a hundred events of 64 KB until
+/// it is taken.
+const fn max_body(kind: ChannelKind) -> usize {
+    match kind {
+        ChannelKind::Email => 30 << 20,
+        ChannelKind::Matrix => 8 << 20,
+        _ => 1 << 20,
+    }
+}
 
 pub(crate) async fn take(
     state: web::Data<AppState>,
@@ -30,7 +38,7 @@ pub(crate) async fn take(
         tail: request.match_info().get("tail").unwrap_or_default().to_owned(),
         query: request.query_string().to_owned(),
         headers: headers(&request),
-        body: read_bytes(&request, payload.into_inner(), MAX_BODY).await?.to_vec(),
+        body: read_bytes(&request, payload.into_inner(), max_body(door.kind)).await?.to_vec(),
     };
     let (host, origin) = (state.channels.clone(), RequestContext::of(&request).trace);
     let received = state.on_runtime(async move {

@@ -62,8 +62,8 @@ pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind, PassiveReply};
 pub use page::{Listing, Page};
 pub use people::{
-    Contact, Erase, Export, ExportOf, ExportedRows, Fence, Identity, Link, TABLES, TableRule,
-    Unfinished,
+    Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link, Merge, Merged,
+    NewMerge, TABLES, TableRule, Unfinished,
 };
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};

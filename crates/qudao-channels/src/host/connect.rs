@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use qudao_core::channel::{adapter::ChannelAdapter, setup::OpenChannel};
-use qudao_domain::{ChannelId, TenantId};
+use qudao_domain::{ChannelId, TenantId, state::ChannelKind};
 use qudao_storage::StorageError;
 
-use super::{Host, HostError, requests::NoAnswer};
+use super::{Host, HostError, mail, requests::NoAnswer};
 
 /// Why a channel is not connected.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,8 @@ impl Host {
         let outcome = tried.as_ref().map(Option::as_deref).map_err(String::as_str);
         tx.record_channel_connection(channel_id, outcome).await?;
         if tried.is_ok() {
-            let polled = adapter.poll(&channel.config, None).is_some();
+            let asked = adapter.poll(&channel.config, None).is_some();
+            let polled = asked || mail::is_fetched(&channel);
             tx.set_polled(channel_id, polled).await?;
         }
         tx.commit().await?;
@@ -61,6 +62,10 @@ impl Host {
         let config = &channel.config;
         adapter.check(config).map_err(|(field, fault)| format!("{field}: {fault}"))?;
         let mut account = None;
+        if channel.kind == ChannelKind::Email {
+            self.try_mailbox(config).await?;
+            account = config.setting("address").map(str::to_owned);
+        }
         for plan in adapter.connect(config) {
             let response =
                 self.request(channel, &**adapter, &plan).await.map_err(|error| match error {

@@ -210,7 +210,7 @@ impl Delivery<'_> {
     async fn answer_to(&self, plan: &Plan) -> Result<RawResponse, NoAnswer> {
         match plan {
             Plan::Http(plan) => self.host.request(self.channel, self.adapter, plan).await,
-            Plan::Mail(_) => Err(NoAnswer::Impossible("no mail can be sent yet".to_owned())),
+            Plan::Mail(mail) => self.host.send_mail(mail).await,
             Plan::Passive => Ok(RawResponse::default()),
         }
     }

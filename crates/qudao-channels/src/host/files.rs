@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use metrics::counter;
 use qudao_core::{
     Accepted,
@@ -12,7 +13,7 @@ use qudao_core::{
         setup::OpenChannel,
     },
 };
-use qudao_domain::message::{Media, Message};
+use qudao_domain::message::{Media, Message, Part};
 use qudao_storage::{NewMedia, StorageError};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -26,6 +27,27 @@ const STEPS: usize = 4;
 /// The waits before each further try.
 const AGAIN: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
+
+/// A file that came within a message, at one of its parts.
+pub(super) struct Inline {
+    place: usize,
+    bytes: Vec<u8>,
+}
+
+/// A message without the files in it, which stand there as `data:` addresses in base64, and those
+/// files. What is no such file or too large is left out: an address of this kind is kept nowhere.
+pub(super) fn without_inline(message: &Message) -> (Message, Vec<Inline>) {
+    let (mut message, mut inline) = (message.clone(), Vec::new());
+    for (place, part) in message.parts.iter_mut().enumerate() {
+        let Some(media) = part.media_mut() else { continue };
+        let Some(url) = media.url.take_if(|url| url.starts_with("data:")) else { continue };
+        let Some((_, encoded)) = url.split_once(";base64,") else { continue };
+        if let Some(bytes) = STANDARD.decode(encoded).ok().filter(|it| it.len() < MOST_BYTES) {
+            inline.push(Inline { place, bytes });
+        }
+    }
+    (message, inline)
+}
 
 impl Host {
     /// Begins to copy the files of a message that was accepted.
@@ -53,6 +75,28 @@ impl Host {
                 .increment(1);
             };
             self.core.tasks.spawn_on(work, &self.runtime);
+        }
+    }
+
+    /// Keeps the files that came within a message. Nobody can ask for them again, so the platform's
+    /// request waits until they are kept.
+    pub(super) async fn keep_inline(
+        &self,
+        channel: &OpenChannel,
+        accepted: Accepted,
+        message: &Message,
+        inline: Vec<Inline>,
+    ) {
+        for Inline { place, bytes } in inline {
+            let Some(media) = message.parts.get(place).and_then(Part::media) else { continue };
+            let file = RawResponse { status: 200, body: bytes, ..RawResponse::default() };
+            let kept = self.keep_file(channel, accepted, place, media, &file).await;
+            let outcome = if kept.is_ok() { "copied" } else { "failed" };
+            counter!(
+                "qudao_channel_files_total",
+                "channel" => channel.kind.as_str(), "outcome" => outcome
+            )
+            .increment(1);
         }
     }
 
@@ -139,5 +183,27 @@ impl Host {
         });
         tx.attach_media(accepted.conversation_id, accepted.seq, place, &known).await?;
         tx.commit().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_within_a_message_are_taken_out_of_it() {
+        let part = |url: &str| Part::File(Media { url: Some(url.to_owned()), ..Media::default() });
+        let parts = vec![
+            part("data:text/plain;base64,QUJD"),
+            part("https://a.example/b"),
+            part("data:text/plain,ABC"),
+            part("data:text/plain;base64,%%%"),
+        ];
+        let (message, inline) = without_inline(&Message { parts, reply_to: None });
+        let urls = message.parts.iter().map(|part| part.media().unwrap().url.as_deref());
+        let urls: Vec<_> = urls.collect();
+        assert_eq!(urls, [None, Some("https://a.example/b"), None, None]);
+        let files: Vec<_> = inline.iter().map(|file| (file.place, &file.bytes[..])).collect();
+        assert_eq!(files, [(0, &b"ABC"[..])]);
     }
 }

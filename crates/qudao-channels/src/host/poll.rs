@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use qudao_core::channel::{
-    adapter::{ChannelAdapter, Outcome, Polled},
+    adapter::{ChannelAdapter, FailureReason, Outcome, Polled},
     setup::OpenChannel,
 };
 use qudao_domain::{ChannelId, TenantId};
@@ -14,7 +14,7 @@ use rand::RngExt as _;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::Host;
+use super::{Host, mail};
 
 /// How often a node looks for channels that nobody asks for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -102,6 +102,16 @@ impl Host {
         };
         if !channel.open {
             return Err(Ended::Lost);
+        }
+        if mail::is_fetched(&channel) {
+            self.keep(tenant_id, channel_id, None, mail::LOOK + MARGIN).await?;
+            return Ok(match self.look_into_mailbox(&channel, cursor).await {
+                Ok(polled) => self.take_polled(&channel, adapter, polled).await,
+                Err(detail) => {
+                    let reason = FailureReason::ProviderError;
+                    Err(self.refused(&channel, Outcome::failed(reason, detail)).await)
+                }
+            });
         }
         let Some(plan) = adapter.poll(&channel.config, cursor) else {
             self.keep(tenant_id, channel_id, None, FIRST).await?;

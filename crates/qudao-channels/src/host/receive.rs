@@ -15,7 +15,7 @@ use qudao_core::{
 use qudao_domain::{
     AssistantId, ChannelId, ConversationId, Micros, TenantId,
     key::SecretHash,
-    message::{Message, TextFormat},
+    message::{Message, Part, TextFormat},
     render::render,
     text::{ExternalId, IdempotencyKey, MessageText},
 };
@@ -27,7 +27,7 @@ use qudao_telemetry::Trace;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Host, HostError};
+use super::{Host, HostError, files::without_inline};
 
 /// How much of an event's raw form is kept, in bytes of JSON. More is left out, and said so.
 const RAW_MAX: usize = 256 << 10;
@@ -191,6 +191,8 @@ impl Host {
         let Some(assistant_id) = channel.assistant_id else {
             return Ok((self.note(channel, event, "no_assistant").await?, None));
         };
+        let (message, inline) = without_inline(message);
+        let message = &message;
         let Some(inbound) = inbound(channel, event, external_id, message) else {
             return Ok((self.note(channel, event, "empty").await?, None));
         };
@@ -214,6 +216,7 @@ impl Host {
         };
         if !accepted.duplicate {
             self.meet(channel, event).await?;
+            self.keep_inline(channel, accepted, message, inline).await;
             self.copy_files(channel, accepted, message);
         }
         Ok((!accepted.duplicate, Some(accepted)))
@@ -400,10 +403,7 @@ fn inbound(
     if text.is_empty() {
         return None;
     }
-    let plain = matches!(
-        &message.parts[..],
-        [qudao_domain::message::Part::Text { format: TextFormat::Plain, .. }]
-    );
+    let plain = matches!(message.parts[..], [Part::Text { format: TextFormat::Plain, .. }]);
     let mut parts = if plain { Vec::new() } else { message.parts.clone() };
     scrub_parts(&mut parts);
     let sender = &event.sender;
