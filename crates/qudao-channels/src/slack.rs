@@ -103,7 +103,7 @@ impl ChannelAdapter for Slack {
         let address = media.external_id.as_deref()?;
         let known = event::is_slacks(address) || wire::same_origin(address, &send::api(config));
         let token = config.secret("bot_token").ok()?;
-        known.then(|| HttpPlan::get("file", address).bearer(token))
+        known.then(|| HttpPlan::get("file", address).file().bearer(token))
     }
 
     /// Without the scope `files:read` Slack leads to a page for signing in.

@@ -72,8 +72,7 @@ fn retry_key(out: &Outgoing<'_>, at: usize) -> String {
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
 }
 
-/// A reply. To whom it goes and under which key stands in the address's fragment, which is never
-/// sent: with it a refused reply becomes a push.
+/// A reply. To whom it goes and under which key is noted: with it a refused reply becomes a push.
 fn reply_plan(
     config: &ChannelConfig,
     token: &str,
@@ -82,9 +81,9 @@ fn reply_plan(
     key: &str,
     messages: &[Value],
 ) -> HttpPlan {
-    let url = format!("{}/v2/bot/message/reply#{to}/{key}", manifest::api(config));
+    let url = format!("{}/v2/bot/message/reply", manifest::api(config));
     let body = json!({ "replyToken": reply, "messages": messages });
-    HttpPlan::post_json("reply", url, &body).bearer(token)
+    HttpPlan::post_json("reply", url, &body).bearer(token).note(format!("{to}/{key}"))
 }
 
 fn push_plan(
@@ -101,8 +100,7 @@ fn push_plan(
 
 /// The push that says what a reply could not.
 pub(super) fn instead(config: &ChannelConfig, reply: &HttpPlan) -> Option<HttpPlan> {
-    let (_, fragment) = reply.url.split_once('#')?;
-    let (to, key) = fragment.split_once('/')?;
+    let (to, key) = reply.note.split_once('/')?;
     let body: Value = serde_json::from_slice(&reply.body).ok()?;
     let token = config.secret("access_token").ok()?;
     Some(push_plan(config, token, to, key, wire::list(&body, "/messages")))

@@ -142,6 +142,7 @@ fn a_direct_message_is_read_with_its_files() {
     let Part::Image(image) = &message.parts[1] else { panic!() };
     let plan = Slack.fetch(&ours(), image).unwrap();
     assert_eq!(header(&plan, "authorization"), Some("Bearer xoxb-1"));
+    assert_eq!(plan.answer_max, 25 << 20, "a file is larger than an answer");
     let Part::Audio(voice) = &message.parts[2] else { panic!() };
     assert!(voice.voice);
     assert!(Slack.fetch(&ours(), voice).is_none(), "the token goes to Slack alone");
@@ -393,7 +394,7 @@ fn the_answer_takes_the_place_of_what_showed_it_growing() {
         other => panic!("{other:?}"),
     };
     let edit = plan(&out);
-    assert_eq!(edit.url, "https://slack.com/api/chat.update#C1/4.0");
+    assert_eq!(edit.url, "https://slack.com/api/chat.update");
     assert_eq!(
         sent_json(&edit),
         json!({ "channel": "C1", "ts": "9.1", "markdown_text": "**Done**" })

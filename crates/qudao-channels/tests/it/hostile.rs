@@ -14,13 +14,14 @@ use qudao_core::channel::{
     },
     config::{ChannelConfig, FieldForm},
     event::{Event, EventBody},
-    plan::RawResponse,
+    plan::{Plan, RawResponse},
 };
 use qudao_domain::{
     ChannelId, TenantId,
     message::{Message, TextFormat},
     state::ChannelKind,
 };
+use qudao_egress::{PublicUrl, Rules};
 use serde_json::{Map, Value, json};
 
 use crate::signers::{FRAMES, NOW_S, Platform, SECRET, platforms, post};
@@ -401,33 +402,31 @@ fn ensure(holds: bool, what: &str) -> Result<(), String> {
 
 /// What is true of every event.
 fn is_sound(event: &Event) -> Result<(), String> {
-    {
-        let fits = |id: &str| id.chars().count() <= 200;
-        ensure(!event.id.is_empty() && fits(&event.id), "the event's id")?;
-        ensure(fits(&event.thread.external_id), "the thread's id")?;
-        ensure(fits(&event.sender.external_id), "the sender's id")?;
-        match &event.body {
-            EventBody::Message { external_id, message } => {
-                ensure(!external_id.is_empty() && fits(external_id), "the message's id")?;
-                ensure(!event.thread.external_id.is_empty(), "a message from nowhere")?;
-                ensure(!message.parts.is_empty(), "a message without parts")?;
-            }
-            EventBody::Pressed { value } => {
-                ensure(!value.is_empty(), "a press that says nothing")?;
-                ensure(!event.thread.external_id.is_empty(), "a press from nowhere")?;
-            }
-            EventBody::Edited { external_id, .. }
-            | EventBody::Deleted { external_id }
-            | EventBody::Reaction { external_id, .. }
-            | EventBody::Receipt { external_id, .. } => {
-                ensure(!external_id.is_empty() && fits(external_id), "what it is about")?;
-            }
-            EventBody::Unknown { kind } => {
-                let plain = kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-                ensure(plain && !kind.is_empty(), "the kind's name")?;
-            }
-            _ => {}
+    let fits = |id: &str| id.chars().count() <= 200;
+    ensure(!event.id.is_empty() && fits(&event.id), "the event's id")?;
+    ensure(fits(&event.thread.external_id), "the thread's id")?;
+    ensure(fits(&event.sender.external_id), "the sender's id")?;
+    match &event.body {
+        EventBody::Message { external_id, message } => {
+            ensure(!external_id.is_empty() && fits(external_id), "the message's id")?;
+            ensure(!event.thread.external_id.is_empty(), "a message from nowhere")?;
+            ensure(!message.parts.is_empty(), "a message without parts")?;
         }
+        EventBody::Pressed { value } => {
+            ensure(!value.is_empty(), "a press that says nothing")?;
+            ensure(!event.thread.external_id.is_empty(), "a press from nowhere")?;
+        }
+        EventBody::Edited { external_id, .. }
+        | EventBody::Deleted { external_id }
+        | EventBody::Reaction { external_id, .. }
+        | EventBody::Receipt { external_id, .. } => {
+            ensure(!external_id.is_empty() && fits(external_id), "what it is about")?;
+        }
+        EventBody::Unknown { kind } => {
+            let plain = kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            ensure(plain && !kind.is_empty(), "the kind's name")?;
+        }
+        _ => {}
     }
     Ok(())
 }
@@ -446,6 +445,11 @@ fn answers(adapter: &dyn ChannelAdapter, config: &ChannelConfig, event: &Event) 
         now: now(),
     };
     for plan in adapter.render(config, &out).unwrap_or_default() {
+        if let Plan::Http(plan) = &plan {
+            // The host asks no address that does not pass.
+            let passed = PublicUrl::parse(&plan.url, &Rules::default());
+            assert!(passed.is_ok(), "{}: {passed:?}", plan.url);
+        }
         for status in [200, 400, 404] {
             let body = event.raw.to_string().into_bytes();
             let response = RawResponse { status, body, ..RawResponse::default() };
