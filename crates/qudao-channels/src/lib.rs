@@ -10,19 +10,27 @@ use qudao_core::{
 
 mod ciphers;
 pub mod dingtalk;
+pub mod discord;
 pub mod email;
 pub mod feishu;
+#[cfg(test)]
+mod fixture;
 pub mod host;
 mod lenient;
+pub mod line;
 mod markup;
 pub mod matrix;
+pub mod meta;
 mod metrics;
+mod press;
 mod signature;
+pub mod slack;
 #[cfg(test)]
 mod stand;
 pub mod telegram;
 mod web;
 pub mod wechat;
+mod wire;
 
 pub use host::Host;
 pub use metrics::METRICS;
@@ -32,6 +40,12 @@ pub use web::WebChannel;
 pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
     vec![
         Arc::new(telegram::Telegram),
+        Arc::new(slack::Slack),
+        Arc::new(meta::Meta::Whatsapp),
+        Arc::new(meta::Meta::Messenger),
+        Arc::new(meta::Meta::Instagram),
+        Arc::new(line::Line),
+        Arc::new(discord::Discord),
         Arc::new(email::Email),
         Arc::new(matrix::Matrix),
         Arc::new(feishu::Feishu),

@@ -3,8 +3,40 @@
 use qudao_telemetry::{Label, Metric};
 
 const CHANNEL: Label = Label { name: "channel", values: &[] };
-const KIND: Label = Label { name: "kind", values: &[] };
-const REASON: Label = Label { name: "reason", values: &[] };
+const KIND: Label = Label {
+    name: "kind",
+    values: &[
+        "message",
+        "overheard",
+        "edited",
+        "deleted",
+        "pressed",
+        "reaction",
+        "typing",
+        "receipt",
+        "unreachable",
+        "reachable",
+        "moved",
+        "paid",
+        "refunded",
+        "unknown",
+    ],
+};
+const REASON: Label = Label {
+    name: "reason",
+    values: &[
+        "blocked",
+        "window_closed",
+        "unsupported",
+        "too_long",
+        "recipient_unknown",
+        "media_rejected",
+        "auth",
+        "policy",
+        "provider_error",
+        "expired",
+    ],
+};
 
 /// All of them.
 pub const METRICS: &[Metric] = &[

@@ -113,8 +113,15 @@ fn own(config: &ChannelConfig) -> Own<'_> {
 fn polls(config: &ChannelConfig) -> bool {
     match config.setting("receive") {
         Some(receive) => receive == "poll",
-        None => !config.inbound_url.starts_with("https://"),
+        None => !is_reachable(config),
     }
+}
+
+/// Whether messages can be sent to this server: Telegram itself takes https alone, a Bot API server
+/// of one's own takes both.
+fn is_reachable(config: &ChannelConfig) -> bool {
+    let own_server = config.setting("api_url").is_some();
+    config.inbound_url.starts_with("https://") || (own_server && !config.inbound_url.is_empty())
 }
 
 /// The address of a method of the API.
@@ -180,7 +187,7 @@ impl ChannelAdapter for Telegram {
                 "is not a bot's token, which looks like 123456:ABC-DEF; copy it from @BotFather";
             return Err(("bot_token", fault.to_owned()));
         }
-        if !polls(config) && !config.inbound_url.starts_with("https://") {
+        if !polls(config) && !is_reachable(config) {
             let fault = "Telegram sends to https addresses only: set server.public_url, or receive \
                          to poll";
             return Err(("receive", fault.to_owned()));

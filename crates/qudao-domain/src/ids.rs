@@ -94,6 +94,7 @@ id_type!(/** A messaging surface of a tenant. */ ChannelId, "chn");
 id_type!(/** A tenant's persona. */ AssistantId, "ast");
 id_type!(/** Which models may serve, in which order. */ RouteId, "rte");
 id_type!(/** An end user. */ ContactId, "cnt");
+id_type!(/** Two contacts that turned out to be one person. */ MergeId, "mrg");
 id_type!(/** One thread of a contact on a channel. */ ConversationId, "cnv");
 id_type!(/** One or more unanswered messages and the reply to them; the unit of charge. */ TurnId, "trn");
 id_type!(/** A credential of a tenant for the HTTP API. */ ApiKeyId, "key");

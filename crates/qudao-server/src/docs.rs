@@ -9,6 +9,7 @@ use crate::{
         books::{Entry, Usage},
         channels::{ChannelBody, ChannelKindList, Connected, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
+        merges::{MergeBody, MergeContacts, MergeList, Subscription},
         people::{ContactBody, ContactDetail, EraseTenant, Erasure, UpdateTenant},
         plugins::{PluginList, Reloaded},
         routes::{CreateRoute, RouteBody},
@@ -208,22 +209,42 @@ pub(crate) fn list_channel_kinds() -> Doc {
         .returns::<ChannelKindList>(200, "The kinds.")
 }
 
-pub(crate) fn inbound() -> Doc {
-    Doc::new("Inbound", "Take what happened on a channel")
+pub(crate) fn merge_contacts() -> Doc {
+    Doc::new("Contacts", "Make two contacts one")
+        .act("contact.merge")
+        .once()
         .about(
-            "For messaging platforms: the address that a channel's `inbound_path` names. What is \
-             genuine is durable before it is acknowledged; the answer's form is the platform's.",
+            "One person on several channels: the conversations and identities of the other contact go \
+             over to this one, with what the person agreed to. It can be undone.",
         )
-        .returns_text(200, "text/plain", "What the platform wants to read.")
-        .fails(&[
-            Code::BadRequest,
-            Code::InvalidCredentials,
-            Code::MethodNotAllowed,
-            Code::BodyTooLarge,
-            Code::RateLimited,
-            Code::Unavailable,
-            Code::Overloaded,
-        ])
+        .body::<MergeContacts>(json!({
+            "from": "cnt_0198c0de00007000800000000000a002",
+            "consent": "said on the telephone that both are theirs",
+        }))
+        .returns::<MergeBody>(201, LOCATION)
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn list_merges() -> Doc {
+    Doc::new("Contacts", "List the merges of a contact")
+        .returns::<MergeList>(200, "The merges, the newest first.")
+}
+
+pub(crate) fn undo_merge() -> Doc {
+    Doc::new("Contacts", "Take a merge back")
+        .act("contact.unmerge")
+        .once()
+        .about("What moved then and is still there goes home.")
+        .returns::<MergeBody>(200, "The merge as it is now.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn subscribe_contact() -> Doc {
+    Doc::new("Contacts", "Say whether a person wants messages on a channel")
+        .act("contact.subscribe")
+        .about("Answers are always sent; this is about messages that the person did not ask for.")
+        .body::<Subscription>(json!({ "subscribed": false }))
+        .returns_nothing(204, "Kept.")
 }
 
 pub(crate) fn list_conversations() -> Doc {

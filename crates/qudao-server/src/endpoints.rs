@@ -54,13 +54,17 @@ impl Endpoints {
         self.add(Method::POST, path, access, handler, Some(doc));
     }
 
-    pub(crate) fn put<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
+    /// Where messaging platforms send what they want in the form that they want. No part of the API
+    /// description: what comes there is proven by a signature in it.
+    pub(crate) fn hook<F, A>(&mut self, path: &'static str, handler: F)
     where
-        F: Handler<A>,
+        F: Handler<A> + Clone,
         A: FromRequest + 'static,
         F::Output: Responder + 'static,
     {
-        self.add(Method::PUT, path, access, handler, Some(doc));
+        for method in [Method::GET, Method::POST, Method::PUT] {
+            self.add(method, path, Access::Public, handler.clone(), None);
+        }
     }
 
     pub(crate) fn patch<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)

@@ -15,7 +15,7 @@ use futures_util::{
 };
 use qudao_domain::{
     ApiKeyId, AssistantId, ChannelId, ContactId, ConversationId, IdentityProviderId, InvitationId,
-    MemberId, RoleId, RouteId, SessionId, TenantId,
+    MemberId, MergeId, RoleId, RouteId, SessionId, TenantId,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -240,6 +240,7 @@ path_ids! {
     SessionId, "session_id", "session";
     IdentityProviderId, "identity_provider_id", "identity provider";
     ContactId, "contact_id", "contact";
+    MergeId, "merge_id", "merge";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.

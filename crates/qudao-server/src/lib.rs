@@ -89,11 +89,8 @@ fn endpoints() -> Endpoints {
     api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
     api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
 
-    for path in ["/v1/inbound/{key}", "/v1/inbound/{key}/{tail:.+}"] {
-        api.get(path, Public, inbound::take, docs::inbound());
-        api.post(path, Public, inbound::take, docs::inbound());
-        api.put(path, Public, inbound::take, docs::inbound());
-    }
+    api.hook("/v1/inbound/{key}", inbound::take);
+    api.hook("/v1/inbound/{key}/{tail:.+}", inbound::take);
 
     operations_endpoints(&mut api);
     api.get("/openapi.json", Public, operations::openapi, docs::openapi());
@@ -258,6 +255,14 @@ fn people_endpoints(api: &mut Endpoints) {
     api.get(contact, read, admin::people::get, docs::get_contact());
     let export = "/v1/tenants/{tenant_id}/contacts/{contact_id}/export";
     api.get(export, read, admin::people::export_contact, docs::export_contact());
+    let write = Tenant(Scope::ContactsWrite);
+    let merges = "/v1/tenants/{tenant_id}/contacts/{contact_id}/merges";
+    api.post(merges, write, admin::merges::create, docs::merge_contacts());
+    api.get(merges, read, admin::merges::list, docs::list_merges());
+    let undo = "/v1/tenants/{tenant_id}/contacts/{contact_id}/merges/{merge_id}/undo";
+    api.post(undo, write, admin::merges::undo, docs::undo_merge());
+    let identity = "/v1/tenants/{tenant_id}/contacts/{contact_id}/channels/{channel_id}";
+    api.patch(identity, write, admin::merges::subscribe, docs::subscribe_contact());
     let erase = "/v1/tenants/{tenant_id}/contacts/{contact_id}/erase";
     api.post(
         erase,

@@ -17,6 +17,7 @@ mod depths;
 mod error;
 mod keys;
 mod limiter;
+mod media;
 mod metrics;
 mod once;
 mod outbox;
@@ -49,19 +50,20 @@ pub use audit::{
 };
 pub use block::{Extend, Settle, Swept, UsageLine};
 pub use bus::{Bus, BusEvent, Subscription, Topic};
-pub use channel::{AnsweredMessage, ChannelEvent, MediaFile, NewMedia, Poll, SentPiece};
+pub use channel::{AnsweredMessage, ChannelEvent, Poll, SentPiece};
 pub use check::{Finding, Scope, UNCHECKED, Unchecked};
 pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, TurnContext};
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
+pub use media::{MediaFile, NewMedia};
 pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind, PassiveReply};
 pub use page::{Listing, Page};
 pub use people::{
-    Contact, Erase, Export, ExportOf, ExportedRows, Fence, Identity, Link, TABLES, TableRule,
-    Unfinished,
+    Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link, Merge, Merged,
+    NewMerge, TABLES, TableRule, Unfinished,
 };
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};

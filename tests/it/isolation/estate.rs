@@ -92,6 +92,16 @@ impl Probe {
         sql("INSERT INTO attributions (tenant_id, contact_id, channel_id, body) \
              SELECT tenant_id, contact_id, channel_id, '{\"ref\": \"r\"}' FROM conversations \
              WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
+             SELECT tenant_id, 'customer', decode(repeat('00', 32), 'hex'), contact_id \
+             FROM conversations WHERE tenant_id = '$tenant' LIMIT 1");
+        sql(
+            "INSERT INTO contact_merges (tenant_id, merge_id, into_contact, from_contact, evidence, \
+             made_by, consent, conversations, identities) \
+             SELECT a.tenant_id, gen_random_uuid(), a.contact_id, b.contact_id, 'member', 'm', 'c', \
+             '{}', '[]' FROM contacts a JOIN contacts b USING (tenant_id) \
+             WHERE a.contact_id < b.contact_id AND a.tenant_id = '$tenant' LIMIT 1",
+        );
         sql("INSERT INTO channel_polls (tenant_id, channel_id, cursor, owner, lease_until) \
              SELECT tenant_id, channel_id, '{}', gen_random_uuid(), 'infinity' FROM channels \
              WHERE tenant_id = '$tenant' LIMIT 1");
@@ -118,6 +128,7 @@ impl Probe {
             ("channel_id", first("channels", "channel_id", "chn")),
             ("conversation_id", first("conversations", "conversation_id", "cnv")),
             ("contact_id", first("contacts", "contact_id", "cnt")),
+            ("merge_id", first("contact_merges", "merge_id", "mrg")),
             ("member_id", first("members", "member_id", "mbr")),
             ("session_id", first("sessions", "session_id", "ses")),
             ("identity_provider_id", first("identity_providers", "identity_provider_id", "idp")),

@@ -6,6 +6,8 @@ use qudao_core::channel::event::{Attribution, Event, EventBody, Payment, Person,
 use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::Value;
 
+use crate::wire;
+
 /// Who the bot is, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Own<'a> {
@@ -30,7 +32,7 @@ pub(super) fn read_update(update: &Value, own: Own<'_>) -> Event {
         "my_chat_member" => read_membership(inner),
         "message_reaction" => read_reaction(inner),
         "channel_post" | "edited_channel_post" => elsewhere(inner, EventBody::Overheard),
-        _ => elsewhere(inner, EventBody::Unknown { kind: kind.to_owned() }),
+        _ => elsewhere(inner, wire::unknown(kind)),
     };
     event.id = format!("u{id}");
     event.raw = update.clone();
@@ -129,8 +131,7 @@ fn spoken(message: &Value, own: Own<'_>) -> EventBody {
     }
     let message_of = compose(message, &without_mention(text, own));
     if message_of.parts.is_empty() {
-        let kind = unread_kind(message);
-        return EventBody::Unknown { kind };
+        return wire::unknown(&unread_kind(message));
     }
     EventBody::Message { external_id: message_id(message), message: message_of }
 }
@@ -336,7 +337,7 @@ fn read_membership(change: &Value) -> Event {
     let body = match change["new_chat_member"]["status"].as_str() {
         Some("kicked" | "left") => EventBody::Unreachable,
         Some("member" | "administrator" | "creator") => EventBody::Reachable,
-        other => EventBody::Unknown { kind: format!("member_{}", other.unwrap_or("unknown")) },
+        other => wire::unknown(&format!("member_{}", other.unwrap_or("unknown"))),
     };
     elsewhere(change, body)
 }

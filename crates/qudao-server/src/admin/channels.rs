@@ -320,6 +320,12 @@ impl UpdateChannel {
         channel: &ChannelRecord,
     ) -> Result<(ChannelChange, BTreeMap<String, String>, Duration), ApiError> {
         let mut check = FieldCheck::default();
+        if matches!(
+            self,
+            Self { name: None, open: None, assistant_id: None, settings: None, secrets: None, .. }
+        ) {
+            check.refuse("", "names nothing to change");
+        }
         let name = check.take_optional("/name", self.name.as_deref().map(Name::parse));
         let assistant_id = self.assistant_id.as_deref().map(str::parse::<AssistantId>);
         let assistant_id = check.take_optional("/assistant_id", assistant_id);

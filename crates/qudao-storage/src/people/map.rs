@@ -9,6 +9,8 @@ pub enum Link {
     Conversation,
     /// By its `channel_id` and what the channel calls the contact's conversation, its `thread`.
     Thread,
+    /// By its `into_contact` or `from_contact`.
+    Merged,
     /// By the contact's id as the `target` of an act.
     Target,
 }
@@ -147,6 +149,19 @@ pub const TABLES: &[TableRule] = &[
         exported: false,
         ..rule("channel_previews")
     },
+    TableRule {
+        contact: Some(Link::Merged),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        ..rule("contact_merges")
+    },
+    TableRule {
+        contact: Some(Link::Contact),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        hidden: &["value_hash"],
+        ..rule("contact_claims")
+    },
     TableRule { of_tenant: Erase::Delete, exported: false, ..rule("channel_polls") },
     TableRule {
         contact: Some(Link::Contact),
@@ -271,6 +286,7 @@ impl TableRule {
                 "(t.channel_id, t.thread) IN (SELECT v.channel_id, v.peer FROM conversations v \
                  WHERE v.tenant_id = $1 AND v.contact_id = $2)"
             }
+            Link::Merged => "(t.into_contact = $2 OR t.from_contact = $2)",
             Link::Target => "t.target = 'cnt_' || replace($2::text, '-', '')",
         }
     }

@@ -48,6 +48,16 @@ const CHANNELS: &str = "\
         SELECT tenant_id, gen_random_uuid(), conversation_id, 'x' FROM conversations; \
     INSERT INTO attributions (tenant_id, contact_id, channel_id, body) \
         SELECT tenant_id, contact_id, channel_id, '{}' FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
+        SELECT tenant_id, 'customer', decode(repeat('00', 32), 'hex'), contact_id \
+        FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO contacts (tenant_id, contact_id) \
+        SELECT tenant_id, gen_random_uuid() FROM conversations; \
+    INSERT INTO contact_merges (tenant_id, merge_id, into_contact, from_contact, evidence, made_by, \
+            consent, conversations, identities) \
+        SELECT c.tenant_id, gen_random_uuid(), c.contact_id, d.contact_id, 'member', 'm', 'c', \
+            '{}', '[]' \
+        FROM conversations c JOIN contacts d USING (tenant_id) WHERE d.contact_id <> c.contact_id; \
     INSERT INTO channel_polls (tenant_id, channel_id) \
         SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
     INSERT INTO media (tenant_id, media_id, channel_id, mime, size, sha256) \
