@@ -28,7 +28,7 @@ pub mod slack;
 #[cfg(test)]
 mod stand;
 pub mod telegram;
-mod web;
+pub mod web;
 pub mod wechat;
 mod wire;
 

@@ -1,16 +1,14 @@
 //! The web chat. Its visitors read from the database, so delivering means telling those who watch
 //! that there is something to read; those who do not watch find it when they come back.
 
+mod widget;
+
+pub use widget::{MANIFEST, Origin, Side, WidgetSettings};
+
 use async_trait::async_trait;
-use qudao_core::{Channel, DeliverError, PreviewEvent, channel::config::Manifest};
+use qudao_core::{Channel, DeliverError, PreviewEvent};
 use qudao_domain::state::ChannelKind;
 use qudao_storage::{Bus, OutboxClaim, Topic};
-
-/// The web chat's settings.
-pub(crate) const MANIFEST: Manifest =
-    Manifest {
-        kind: ChannelKind::Web, name: "Web", name_zh: "网页", fields: &[], webhook: false
-    };
 
 /// The web chat as the outbox sees it.
 #[derive(Clone)]

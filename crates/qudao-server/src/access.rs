@@ -30,6 +30,7 @@ use crate::{
     rate::Standings,
     site,
     state::AppState,
+    widget::token,
 };
 
 /// What an endpoint asks of its caller.
@@ -47,6 +48,8 @@ pub enum Access {
     Member,
     /// The secret that a visitor's browser made up.
     Visitor,
+    /// The token of a widget, from the site to which it was given.
+    Widget,
 }
 
 /// The visitor's token as the browser keeps it: `vt_` and 43 random characters.
@@ -164,6 +167,12 @@ async fn admit(access: Access, request: &HttpRequest) -> Result<Option<Caller>, 
         Access::Visitor => {
             let peer = visitor_peer(bearer(request)?).ok_or_else(invalid)?;
             Ok(Some(Caller::Visitor(peer.into())))
+        }
+        Access::Widget => {
+            let pass = token::admit(request, bearer(request)?).await?;
+            let peer = Rc::clone(&pass.peer);
+            request.extensions_mut().insert(pass);
+            Ok(Some(Caller::Visitor(peer)))
         }
         Access::Operator => match credentials(request).await? {
             Caller::Operator => Ok(Some(Caller::Operator)),

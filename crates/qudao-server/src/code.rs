@@ -91,7 +91,7 @@ codes! {
         "Use a key with the scope that `detail` names.";
     OriginRefused = "origin_refused", 403, "Another web site sent this",
         openai(403, "invalid_request_error", None),
-        "Open the page on this server, and let a proxy in front of it keep the header `Host`.";
+        "Open the page on this server, and let a proxy in front of it keep the header `Host`. A page with the widget has to be listed under `origins` in the channel's settings.";
     CsrfTokenInvalid = "csrf_token_invalid", 403, "The token against forged requests is missing or wrong",
         openai(403, "invalid_request_error", None),
         "Read `csrf_token` with `GET /v1/session` and send it in the header `X-CSRF-Token`.";

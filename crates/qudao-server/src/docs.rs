@@ -27,8 +27,10 @@ use crate::{
 };
 
 mod identity;
+mod widget;
 
 pub(crate) use identity::*;
+pub(crate) use widget::*;
 
 pub(crate) const LOCATION: &str = "Made; `Location` names its address.";
 

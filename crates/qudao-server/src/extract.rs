@@ -60,8 +60,7 @@ impl Deref for Text {
 /// Reads a whole JSON body of at most `limit` bytes.
 ///
 /// # Errors
-/// [`ApiError`] for another media type, an overlong or a stalled body, and `overloaded` while the
-/// memory for bodies is taken.
+/// [`ApiError`] for another media type, and as [`read_bytes`].
 pub(crate) async fn read_json(
     request: &HttpRequest,
     payload: Payload,

@@ -43,6 +43,7 @@ mod shield;
 mod sign_in;
 mod site;
 mod state;
+mod widget;
 
 pub use access::Access;
 pub use code::{Code, reference_markdown};
@@ -51,7 +52,7 @@ pub use handle::{ServerHandle, StartError};
 pub use metrics::METRICS;
 pub use settings::{Doors, Limits, ServerSettings};
 
-use access::Access::{Key, Member, Operator, Public, Tenant, Visitor};
+use access::Access::{Key, Member, Operator, Public, Tenant, Visitor, Widget};
 use code::Code as RefusalCode;
 use endpoints::Endpoints;
 use error::ApiError;
@@ -92,6 +93,7 @@ fn endpoints() -> Endpoints {
     api.hook("/v1/inbound/{key}", inbound::take);
     api.hook("/v1/inbound/{key}/{tail:.+}", inbound::take);
 
+    widget_endpoints(&mut api);
     operations_endpoints(&mut api);
     api.get("/openapi.json", Public, operations::openapi, docs::openapi());
 
@@ -101,7 +103,28 @@ fn endpoints() -> Endpoints {
     api.asset("/chat/{key}", assets::chat_page);
     api.asset("/console", assets::console_page);
     api.asset("/assets/{path:.+}", assets::asset);
+    api.asset("/widget.js", assets::widget_script);
     api
+}
+
+/// What pages of other sites ask. Each path begins with [`widget::PATHS`].
+fn widget_endpoints(api: &mut Endpoints) {
+    use chat::{events, requests, socket};
+    let token = "/v1/widget/{key}/token";
+    api.post(token, Public, widget::requests::token, docs::widget_token());
+    let messages = "/v1/widget/{key}/messages";
+    api.get(messages, Widget, requests::messages, docs::chat_messages().of_the_widget());
+    api.post(messages, Widget, requests::post_message, docs::post_message().of_the_widget());
+    let stop = "/v1/widget/{key}/stop";
+    api.post(stop, Widget, requests::stop, docs::stop().of_the_widget());
+    let watch = "/v1/widget/{key}/events";
+    api.get(watch, Widget, events::open, docs::events().of_the_widget());
+    let line = "/v1/widget/{key}/socket";
+    api.get(line, Public, socket::open_widget, docs::widget_socket());
+    let rating = "/v1/widget/{key}/rating";
+    api.post(rating, Widget, widget::requests::rate, docs::rate_conversation());
+    let files = "/v1/widget/{key}/files";
+    api.post(files, Widget, widget::files::upload, docs::send_file());
 }
 
 fn operations_endpoints(api: &mut Endpoints) {

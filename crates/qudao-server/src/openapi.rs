@@ -32,7 +32,7 @@ use crate::{
 
 mod access;
 
-use access::{API_KEY, OPERATOR, SESSION, VISITOR, extensions, failures, schemes};
+use access::{API_KEY, OPERATOR, SESSION, VISITOR, WIDGET, extensions, failures, schemes};
 
 /// Each with its media type.
 type Contents = Vec<(&'static str, Content)>;
@@ -48,6 +48,8 @@ pub struct Doc {
     parameters: Vec<(ParameterIn, &'static str, bool, &'static str)>,
     successes: Vec<(u16, &'static str, Contents)>,
     failures: Vec<Code>,
+    /// The body is a file.
+    file: bool,
     openai: bool,
     once: bool,
     action: Option<Action>,
@@ -70,6 +72,7 @@ impl Doc {
             parameters: Vec::new(),
             successes: Vec::new(),
             failures: Vec::new(),
+            file: false,
             openai: false,
             once: false,
             action: None,
@@ -149,6 +152,11 @@ impl Doc {
             .fails(&[Code::InvalidQuery, Code::InvalidCursor])
     }
 
+    pub(crate) fn needs_query(mut self, name: &'static str, description: &'static str) -> Self {
+        self.parameters.push((ParameterIn::Query, name, true, description));
+        self
+    }
+
     pub(crate) fn query(mut self, name: &'static str, description: &'static str) -> Self {
         self.parameters.push((ParameterIn::Query, name, false, description));
         self
@@ -180,6 +188,18 @@ impl Doc {
     pub(crate) fn fails(mut self, codes: &[Code]) -> Self {
         self.failures.extend(codes);
         self
+    }
+
+    /// The same as the widget asks it.
+    pub(crate) fn of_the_widget(mut self) -> Self {
+        self.tag = "Widget";
+        self
+    }
+
+    /// Takes a body that is no JSON.
+    pub(crate) fn file(mut self) -> Self {
+        self.file = true;
+        self.fails(&[Code::BodyTooLarge, Code::UnsupportedMediaType])
     }
 
     /// Refuses in OpenAI's shape.
@@ -218,6 +238,12 @@ impl Doc {
             let body = RequestBodyBuilder::new()
                 .required(Some(Required::True))
                 .content("application/json", content.build());
+            operation = operation.request_body(Some(body.build()));
+        }
+        if self.file {
+            let body = RequestBodyBuilder::new()
+                .required(Some(Required::True))
+                .content("application/octet-stream", Content::default());
             operation = operation.request_body(Some(body.build()));
         }
         for (status, description, contents) in &self.successes {
@@ -389,6 +415,10 @@ const TAGS: &[(&str, &str)] = &[
     ("Conversations", "What was said."),
     ("Contacts", "End users: all that is kept of them, and its end."),
     ("Web chat", "What the chat page speaks."),
+    (
+        "Widget",
+        "The chat on pages of other sites, which have to be listed in the channel's settings.",
+    ),
     ("Plugins", "The plugins of this node."),
     ("Operations", "Health, metrics, and this description."),
 ];
@@ -420,6 +450,11 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
         (OPERATOR, "The operator's key, `qo_…`, from `$QUDAO_HOME/operator_key`."),
         (API_KEY, "A tenant's API key, `qk_live_…`, shown once when it was made."),
         (VISITOR, "The visitor's token, `vt_…`, from `POST /v1/web/{key}/session`."),
+        (
+            WIDGET,
+            "The widget's token, `qw_…`, from `POST /v1/widget/{key}/token`: for 15 minutes, and \
+             from the site to which it was given.",
+        ),
     ] {
         let scheme =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words)).build();

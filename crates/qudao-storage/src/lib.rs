@@ -31,6 +31,7 @@ mod servers;
 mod store;
 mod timeline;
 mod turn;
+mod visitors;
 
 pub use accept::{Accept, Inbound, MessageBody, ReplyBody};
 pub use admin::{
@@ -71,6 +72,7 @@ pub use sealed::{SEALED, SealedColumn};
 pub use store::{PlatformTx, Store, StoreSettings, Tx};
 pub use timeline::{TimelineCursor, TimelineItem, TimelineRole};
 pub use turn::{Commit, CommitTurn, EndTurn, Hold, HoldTurn};
+pub use visitors::{NewUpload, UploadedBytes};
 
 /// What a storage function returns.
 pub type Result<T, E = StorageError> = std::result::Result<T, E>;

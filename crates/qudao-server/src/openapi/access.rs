@@ -7,6 +7,7 @@ use crate::{access::Access, code::Code};
 pub(super) const OPERATOR: &str = "operator_key";
 pub(super) const API_KEY: &str = "api_key";
 pub(super) const VISITOR: &str = "visitor_token";
+pub(super) const WIDGET: &str = "widget_token";
 pub(super) const SESSION: &str = "session";
 
 /// Who is let in, for programs: `x-qudao-access`, and `x-qudao-scope` where one is needed.
@@ -18,6 +19,7 @@ pub(super) fn extensions(access: Access) -> Extensions {
         Access::Key(scope) => ("key", Some(scope)),
         Access::Member => ("member", None),
         Access::Visitor => ("visitor", None),
+        Access::Widget => ("widget", None),
     };
     let named = ExtensionsBuilder::new().add("x-qudao-access", kind);
     let scope = scope.map(|scope| ("x-qudao-scope", scope.as_str()));
@@ -33,6 +35,7 @@ pub(super) fn schemes(access: Access) -> Option<&'static [&'static str]> {
         Access::Key(_) => Some(&[API_KEY]),
         Access::Member => Some(&[SESSION]),
         Access::Visitor => Some(&[VISITOR]),
+        Access::Widget => Some(&[WIDGET]),
     }
 }
 
@@ -40,6 +43,7 @@ pub(super) fn failures(access: Access) -> &'static [Code] {
     match access {
         Access::Public => &[],
         Access::Visitor => &[Code::Unauthenticated, Code::InvalidCredentials],
+        Access::Widget => &[Code::Unauthenticated, Code::InvalidCredentials, Code::OriginRefused],
         Access::Operator | Access::Key(_) => {
             &[Code::Unauthenticated, Code::InvalidCredentials, Code::Forbidden]
         }

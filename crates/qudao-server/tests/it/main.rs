@@ -18,4 +18,5 @@ mod once;
 mod openai;
 mod people;
 mod socket;
+mod widget;
 mod world;

@@ -140,6 +140,12 @@ pub const TABLES: &[TableRule] = &[
         contact: Some(Link::Conversation),
         of_contact: Erase::Delete,
         of_tenant: Erase::Delete,
+        ..rule("ratings")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
         ..rule("delivery_pieces")
     },
     TableRule {

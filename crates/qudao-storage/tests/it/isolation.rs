@@ -62,7 +62,10 @@ const CHANNELS: &str = "\
         SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
     INSERT INTO media (tenant_id, media_id, channel_id, mime, size, sha256) \
         SELECT tenant_id, gen_random_uuid(), channel_id, 'text/plain', 1, \
-            decode(repeat('00', 32), 'hex') FROM conversations";
+            decode(repeat('00', 32), 'hex') FROM conversations; \
+    INSERT INTO ratings (tenant_id, conversation_id, day, channel_id, score) \
+        SELECT tenant_id, conversation_id, '2026-11-28', channel_id, 5 FROM conversations \
+        ON CONFLICT DO NOTHING";
 
 async fn fill(world: &World) {
     let mut platform = world.store.begin_platform().await.unwrap();
