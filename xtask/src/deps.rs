@@ -34,7 +34,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qudao-identity", &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage"]),
     (
         "qudao-channels",
-        &["qudao-core", "qudao-domain", "qudao-egress", "qudao-pcp", "qudao-storage"],
+        &[
+            "qudao-core",
+            "qudao-domain",
+            "qudao-egress",
+            "qudao-pcp",
+            "qudao-storage",
+            "qudao-telemetry",
+        ],
     ),
     (
         "qudao-server",

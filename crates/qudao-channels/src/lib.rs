@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use qudao_core::{Channel, Core, channel::adapter::ChannelAdapter};
 
+pub mod partner;
 mod signature;
 mod web;
 
@@ -18,5 +19,8 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers
 /// go out with the call, so it has nothing to deliver later.
 pub fn all(core: &Arc<Core>) -> Vec<Arc<dyn Channel>> {
-    vec![Arc::new(WebChannel::new(core.bus.clone()))]
+    vec![
+        Arc::new(WebChannel::new(core.bus.clone())),
+        Arc::new(partner::PartnerChannel::new(Arc::clone(core))),
+    ]
 }

@@ -20,6 +20,7 @@ mod metrics;
 mod once;
 mod outbox;
 mod page;
+mod partner;
 mod people;
 mod prices;
 mod reading;
@@ -57,6 +58,10 @@ pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind};
 pub use page::{Listing, Page};
+pub use partner::{
+    KnownInbound, MediaFile, NewPartnerEvent, PartnerChannel, PartnerClaim, PartnerEnd, PartnerEvent,
+    PartnerState, PartnerThread,
+};
 pub use people::{
     Contact, Erase, Export, ExportOf, ExportedRows, Fence, Identity, Link, TABLES, TableRule,
     Unfinished,

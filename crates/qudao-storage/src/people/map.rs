@@ -124,6 +124,33 @@ pub const TABLES: &[TableRule] = &[
         plain: &["kind"],
         ..rule("channel_events")
     },
+    TableRule {
+        of_tenant: Erase::Delete,
+        hidden: &["verified_url"],
+        exported: false,
+        ..rule("partner_channels")
+    },
+    TableRule {
+        of_tenant: Erase::Delete,
+        hidden: &["secret_hash"],
+        exported: false,
+        ..rule("partner_keys")
+    },
+    TableRule {
+        contact: Some(Link::Thread),
+        of_contact: Erase::Steps(&["thread"]),
+        of_tenant: Erase::Delete,
+        ..rule("partner_threads")
+    },
+    TableRule {
+        contact: Some(Link::Thread),
+        of_contact: Erase::Steps(&[
+            "event_id", "thread", "body", "fault", "last_error", "answer", "external_id",
+        ]),
+        of_tenant: Erase::Delete,
+        plain: &["kind", "state", "receipt"],
+        ..rule("partner_events")
+    },
     TableRule { contact: Some(Link::Conversation), of_contact: Erase::Delete, ..rule("media") },
     TableRule {
         contact: Some(Link::Conversation),
