@@ -30,7 +30,9 @@ mod sandbox;
 use queue::say_with;
 
 pub use courier::{Courier, Posted};
-pub use keys::{Keys, NewKeys, PUBLIC_KEY, SIGNING_KEY, SIGNING_SECRET, rotate};
+pub use keys::{
+    Keys, NewKeys, PUBLIC_KEY, SIGNING_KEY, SIGNING_SECRET, keep_keys, rotate, set_endpoint,
+};
 pub use media::{MEDIA_GOOD_FOR, MediaLink};
 pub use metrics::METRICS;
 pub use postman::{Postman, PostmanHandle};
@@ -46,10 +48,9 @@ pub const MANIFEST: Manifest = Manifest {
     name: "Partner (PCP/1)",
     name_zh: "合作伙伴（PCP/1）",
     fields: &[
-        Field::text("endpoint_url", "Endpoint", "接收地址")
-            .optional()
-            .form(FieldForm::Url)
-            .help("Where events are sent, over https. Not needed to read them over SSE or by pulling."),
+        Field::text("endpoint_url", "Endpoint", "接收地址").optional().form(FieldForm::Url).help(
+            "Where events are sent, over https. Not needed to read them over SSE or by pulling.",
+        ),
         Field::text("transport", "Transport", "传输方式")
             .optional()
             .form(FieldForm::Choice(&["webhook", "sse", "pull"])),

@@ -5,10 +5,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
+use qudao_channels::partner::{Postman, PostmanHandle};
 use qudao_core::{Core, CoreParts};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash};
 use qudao_plugin_host::PluginHost;
-use qudao_server::{Doors, ServerHandle};
+use qudao_server::{Doors, PartnerSettings, ServerHandle};
 use qudao_services::{Environment, HomeLock, Instance, Services};
 use qudao_storage::{Bus, Store};
 use qudao_worker::{Worker, WorkerHandle};
@@ -36,6 +37,9 @@ use watch::Watch;
 
 pub(crate) async fn serve(options: ServeOptions, mut context: Context) -> anyhow::Result<ExitCode> {
     context.settings.server.bind = options.bind.unwrap_or(context.settings.server.bind);
+    // Whoever tries the demo tries a partner's adapter beside it.
+    let alone = context.settings.server.bind.ip().is_loopback();
+    context.settings.partner.sandbox_this_machine |= options.demo && alone;
     log::start(&context.settings.log)?;
     let mut steps = Steps::begin();
     let mut signals = shutdown::Signals::listen()?;
@@ -93,6 +97,7 @@ struct Running {
     core: Arc<Core>,
     plugins: PluginHost,
     worker: Option<WorkerHandle>,
+    postman: Option<PostmanHandle>,
     server: ServerHandle,
     watch: Watch,
     heads: Heads,
@@ -117,6 +122,8 @@ impl Running {
         steps.done("schema");
 
         // A machine without certificates of authorities can do everything else.
+        let courier = settings::courier(&context.settings).unwrap_or_default();
+        let report_keys = settings::report_keys(&context.settings)?;
         let egress = settings::egress(&context.settings);
         if let Err(error) = &egress {
             tracing::warn!("no address of a tenant can be requested: {error:#}");
@@ -142,14 +149,16 @@ impl Running {
         let operator_key = SecretHash::of(operator_key);
         let mut server = settings::server(&context.settings, operator_key);
         server.egress = egress.ok();
+        server.partner = PartnerSettings { courier: courier.clone(), report_keys };
         server.doors = if options.role.serves() { Doors::All } else { Doors::Operations };
         let server = qudao_server::run(server, Arc::clone(&core), render).await?;
         let worker = options.role.works().then(|| {
             let channels = qudao_channels::all(&core);
             Worker::start(Arc::clone(&core), channels, settings::worker(&context.settings))
         });
+        let postman = options.role.works().then(|| Postman::start(Arc::clone(&core), courier));
         steps.done("server");
-        Ok(Self { store, core, plugins, worker, server, watch, heads, exporter })
+        Ok(Self { store, core, plugins, worker, postman, server, watch, heads, exporter })
     }
 
     /// What others call this node.
@@ -170,18 +179,21 @@ impl Running {
     async fn show_demo(&self, context: &Context, wanted: demo::Wanted<'_>) -> anyhow::Result<()> {
         let model = wanted.models.first().cloned();
         let demo =
-            demo::prepare(&self.store, &context.home, &wanted).await.context("making the demo")?;
+            demo::prepare(&self.core, &context.home, &wanted).await.context("making the demo")?;
         first_answer::show(Arc::clone(&self.core), &demo, model);
         Ok(())
     }
 
     /// Nothing new is taken; what is under way is finished, up to the deadline.
     async fn drain(self, role: Role, deadline: Duration) {
-        let (server, worker) = (self.server, self.worker);
+        let (server, worker, postman) = (self.server, self.worker, self.postman);
         server.announce_drain();
         let works = async {
             if let Some(worker) = worker {
                 worker.drain(deadline).await;
+            }
+            if let Some(postman) = postman {
+                postman.drain(deadline).await;
             }
         };
         if role.serves() {

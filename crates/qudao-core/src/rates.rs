@@ -174,8 +174,8 @@ impl Core {
         let hash = SecretHash::of(&format!("{}\n{thread}", channel_id.as_uuid()));
         let one = Rate::per_second(50, 100).map(|rate| Bucket::one(PARTNER, channel(), rate));
         let lane = Rate::per_second(5, 100).filter(|_| !thread.is_empty());
-        let lane = lane
-            .map(|rate| Bucket::one(PARTNER_THREAD, hex::encode(&hash.as_bytes()[..16]), rate));
+        let lane =
+            lane.map(|rate| Bucket::one(PARTNER_THREAD, hex::encode(&hash.as_bytes()[..16]), rate));
         let buckets: Vec<_> = one.into_iter().chain(lane).collect();
         self.rates.take(Owner::Tenant(tenant_id), &buckets).await
     }

@@ -26,8 +26,10 @@ use crate::{
 };
 
 mod identity;
+mod partner;
 
 pub(crate) use identity::*;
+pub(crate) use partner::*;
 
 pub(crate) const LOCATION: &str = "Made; `Location` names its address.";
 

@@ -32,7 +32,7 @@ use crate::{
 
 mod access;
 
-use access::{API_KEY, OPERATOR, SESSION, VISITOR, extensions, failures, schemes};
+use access::{API_KEY, OPERATOR, PARTNER, SESSION, VISITOR, extensions, failures, schemes};
 
 /// Each with its media type.
 type Contents = Vec<(&'static str, Content)>;
@@ -389,6 +389,7 @@ const TAGS: &[(&str, &str)] = &[
     ("Conversations", "What was said."),
     ("Contacts", "End users: all that is kept of them, and its end."),
     ("Web chat", "What the chat page speaks."),
+    ("Partner channels", "The partner channel protocol, PCP/1: a channel of one's own."),
     ("Plugins", "The plugins of this node."),
     ("Operations", "Health, metrics, and this description."),
 ];
@@ -419,6 +420,7 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
     for (name, words) in [
         (OPERATOR, "The operator's key, `qo_…`, from `$QUDAO_HOME/operator_key`."),
         (API_KEY, "A tenant's API key, `qk_live_…`, shown once when it was made."),
+        (PARTNER, "A partner's key of its channel, `pck_live_…` or `pck_test_…`, shown once."),
         (VISITOR, "The visitor's token, `vt_…`, from `POST /v1/web/{key}/session`."),
     ] {
         let scheme =
@@ -457,6 +459,7 @@ fn info() -> InfoBuilder {
 fn http_method(method: &Method) -> HttpMethod {
     match *method {
         Method::POST => HttpMethod::Post,
+        Method::PUT => HttpMethod::Put,
         Method::PATCH => HttpMethod::Patch,
         Method::DELETE => HttpMethod::Delete,
         _ => HttpMethod::Get,

@@ -2,9 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use qudao_channels::partner::Courier;
 use qudao_domain::key::SecretHash;
 use qudao_egress::Egress;
 use qudao_identity::IdentitySettings;
+use qudao_pcp::PublicKey;
 
 /// How the server listens and what it bears.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct ServerSettings {
     pub egress: Option<Egress>,
     /// Bounds of sessions and invitations.
     pub identity: IdentitySettings,
+    /// How partners are dealt with.
+    pub partner: PartnerSettings,
 }
 
 impl ServerSettings {
@@ -48,8 +52,19 @@ impl ServerSettings {
             public_url: None,
             egress: None,
             identity: IdentitySettings::default(),
+            partner: PartnerSettings::default(),
         }
     }
+}
+
+/// How partners are dealt with.
+#[derive(Debug, Clone, Default)]
+pub struct PartnerSettings {
+    /// What reaches their endpoints.
+    pub courier: Courier,
+    /// Whose reports lift a channel out of the sandbox. Empty: those of the partner itself, signed
+    /// with the key that the tenant entered for it.
+    pub report_keys: Vec<PublicKey>,
 }
 
 /// What a server serves.

@@ -61,6 +61,7 @@ fn an_endpoint_that_is_not_public_names_its_credentials() {
             Key(_) => &["api_key"],
             Member => &["session"],
             Visitor => &["visitor_token"],
+            Partner => &["partner_key"],
         };
         assert_eq!(schemes, expected, "{method} {path}");
         // Whoever signs in may show something wrong although the door is open to everybody.
@@ -152,7 +153,7 @@ fn every_post_but_the_web_chats_and_those_of_signing_in_may_be_repeated_under_a_
     for (name, operation) in operations(&description()) {
         let listed = operation["parameters"].as_array().cloned().unwrap_or_default();
         let keyed = listed.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
-        let apart = ["/v1/web/", "/v1/session/", "/v1/invitations/"]
+        let apart = ["/v1/web/", "/v1/pcp/", "/v1/session/", "/v1/invitations/"]
             .iter()
             .any(|path| name.starts_with(&format!("POST {path}")))
             || name.ends_with("/sessions");

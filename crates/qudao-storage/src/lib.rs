@@ -59,8 +59,8 @@ pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind};
 pub use page::{Listing, Page};
 pub use partner::{
-    KnownInbound, MediaFile, NewPartnerEvent, PartnerChannel, PartnerClaim, PartnerEnd, PartnerEvent,
-    PartnerState, PartnerThread,
+    KnownInbound, MediaFile, NewPartnerEvent, PartnerChannel, PartnerClaim, PartnerEnd,
+    PartnerEvent, PartnerState, PartnerThread,
 };
 pub use people::{
     Contact, Erase, Export, ExportOf, ExportedRows, Fence, Identity, Link, TABLES, TableRule,

@@ -5,11 +5,7 @@ use std::time::Duration;
 
 use qudao_domain::{ChannelId, TenantId, key::SecretHash};
 use serde_json::Value;
-use sqlx::{
-    Row as _,
-    postgres::PgRow,
-    types::Json,
-};
+use sqlx::{Row as _, postgres::PgRow, types::Json};
 
 use crate::{Result, Store, Tx, claim::millis, row};
 

@@ -8,7 +8,7 @@ use qudao_core::{
     channel::{config::ChannelConfig, secrets::Secrets, setup::OpenChannel},
 };
 use qudao_domain::{
-    TenantId,
+    ChannelId, TenantId,
     key::{SecretHash, random_secret},
 };
 use qudao_pcp::{PrivateKey, PublicKey, Secret, Signer, Verifier, kind};
@@ -37,7 +37,11 @@ pub struct Keys {
 impl Keys {
     /// The keys in a channel's secrets. One that cannot be read is none: it lets nobody in.
     pub fn of(config: &ChannelConfig) -> Self {
-        fn read<T, E>(config: &ChannelConfig, name: &str, parse: fn(&str) -> Result<T, E>) -> Vec<T> {
+        fn read<T, E>(
+            config: &ChannelConfig,
+            name: &str,
+            parse: fn(&str) -> Result<T, E>,
+        ) -> Vec<T> {
             let texts = config.secrets.get(name).map(Vec::as_slice).unwrap_or_default();
             texts.iter().filter_map(|text| parse(text).ok()).collect()
         }
@@ -90,8 +94,74 @@ impl NewKeys {
     }
 }
 
-/// How long the keys before stay valid, unless somebody says otherwise; and the longest.
+/// How long the keys before stay valid after a rotation.
 const OVERLAP: Duration = Duration::from_secs(24 * 3600);
+
+/// Changes a channel's secrets and, if there are some, settings. Of two changes at the same moment
+/// one loses.
+async fn change(
+    tx: &mut Tx,
+    core: &Core,
+    id: ChannelId,
+    settings: &[(&str, &str)],
+    secrets_to: impl FnOnce(&mut Secrets),
+) -> Result<(), StorageError> {
+    let broken = |detail: &str| StorageError::Inconsistent { detail: detail.to_owned() };
+    let tenant_id = tx.tenant_id();
+    let setup = tx.channel_setup(id).await?.ok_or_else(|| broken("a channel is gone"))?;
+    let unopened = |_| broken("the secrets of a channel cannot be opened");
+    let mut secrets = match &setup.secrets_sealed {
+        Some(sealed) => core.open_channel_secrets(tenant_id, id, sealed).await.map_err(unopened)?,
+        None => Secrets::default(),
+    };
+    secrets_to(&mut secrets);
+    let sealed = core.seal_channel_secrets(tenant_id, id, &secrets).await.map_err(unopened)?;
+    let mut all = setup.settings;
+    for (name, value) in settings {
+        all.insert((*name).to_owned(), (*value).into());
+    }
+    let change = ChannelChange { settings: Some(&all), secrets_sealed: Some(&sealed) };
+    if tx.change_channel_setup(id, setup.revision, change).await? {
+        return Ok(());
+    }
+    Err(broken("a channel was changed meanwhile"))
+}
+
+/// Keeps new keys of a channel: the hash of the one, the other sealed.
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn keep_keys(
+    tx: &mut Tx,
+    core: &Core,
+    id: ChannelId,
+    keys: &NewKeys,
+    overlap: Duration,
+) -> Result<(), StorageError> {
+    let now = core.clock.now();
+    change(tx, core, id, &[], |secrets| keys.add_to(secrets, overlap, now)).await?;
+    tx.add_partner_key(id, &SecretHash::of(&keys.bearer)).await
+}
+
+/// Sets where a partner takes its events, how, and what it signs with besides the shared secret.
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn set_endpoint(
+    tx: &mut Tx,
+    core: &Core,
+    id: ChannelId,
+    (url, transport, public_key): (&str, &str, Option<&str>),
+) -> Result<(), StorageError> {
+    let now = core.clock.now();
+    let settings = [("endpoint_url", url), ("transport", transport)];
+    change(tx, core, id, &settings, |secrets| {
+        if let Some(key) = public_key {
+            secrets.set(PUBLIC_KEY, key, OVERLAP, now);
+        }
+    })
+    .await
+}
 
 /// Gives a channel a new shared secret beside the one that it has, and tells the partner. In the
 /// sandbox the event carries the secret, so that a rotation can be practised.
@@ -106,24 +176,11 @@ pub(super) async fn rotate_in(
 ) -> Result<Secret, StorageError> {
     let config = &channel.config;
     let (tenant_id, channel_id, now) = (config.tenant_id, config.channel_id, core.clock.now());
-    let broken = |detail: &str| StorageError::Inconsistent { detail: detail.to_owned() };
-    let setup = tx.channel_setup(channel_id).await?;
-    let setup = setup.ok_or_else(|| broken("a channel is gone"))?;
-    let unopened = |_| broken("the secrets of a channel cannot be opened");
-    let mut secrets = match &setup.secrets_sealed {
-        Some(sealed) => {
-            core.open_channel_secrets(tenant_id, channel_id, sealed).await.map_err(unopened)?
-        }
-        None => Secrets::default(),
-    };
     let secret = Secret::generate();
-    secrets.set(SIGNING_SECRET, &secret.reveal(), OVERLAP, now);
-    let sealed = core.seal_channel_secrets(tenant_id, channel_id, &secrets).await;
-    let sealed = sealed.map_err(unopened)?;
-    let change = ChannelChange { settings: None, secrets_sealed: Some(&sealed) };
-    if !tx.change_channel_setup(channel_id, setup.revision, change).await? {
-        return Err(StorageError::Inconsistent { detail: "a channel was changed meanwhile".into() });
-    }
+    change(tx, core, channel_id, &[], |secrets| {
+        secrets.set(SIGNING_SECRET, &secret.reveal(), OVERLAP, now);
+    })
+    .await?;
     let retiring = now.saturating_add(OVERLAP).unwrap_or(now);
     let mut data = json!({ "key_id": secret.id(), "old_keys_valid_until": retiring });
     if told && let Some(data) = data.as_object_mut() {
@@ -159,7 +216,9 @@ mod tests {
         let (found, hash) = NewKeys::read_bearer(&keys.bearer).unwrap();
         assert_eq!(found, tenant);
         assert!(hash.matches(&SecretHash::of(&keys.bearer)));
-        for text in ["", "pck_test_", "pck_live_é", &keys.bearer[..50], &format!("{}x", keys.bearer)] {
+        for text in
+            ["", "pck_test_", "pck_live_é", &keys.bearer[..50], &format!("{}x", keys.bearer)]
+        {
             assert!(NewKeys::read_bearer(text).is_none(), "{text}");
         }
     }

@@ -274,7 +274,8 @@ impl Round<'_> {
         if turned_away && event.tries == COMPLAIN_AT {
             let words = "the endpoint turns events away: look at its keys and its address";
             tx.record_channel_connection(self.channel_id, Err(words)).await?;
-            let data = json!({ "reason": "auth", "status": end.status, "event_id": event.event_id });
+            let data =
+                json!({ "reason": "auth", "status": end.status, "event_id": event.event_id });
             let now = self.shared.core.clock.now();
             tell(&mut tx, self.place(""), kind::CHANNEL_ERROR, data, now).await?;
         }

@@ -160,7 +160,12 @@ fn message_event(
         id,
         seq: Some(seq),
         expires_at: now.saturating_add(say.delay + say.expires_in).ok(),
-        ..envelope(place, kind::MESSAGE_CREATED, serde_json::to_value(data).unwrap_or_default(), now)
+        ..envelope(
+            place,
+            kind::MESSAGE_CREATED,
+            serde_json::to_value(data).unwrap_or_default(),
+            now,
+        )
     }
 }
 

@@ -188,8 +188,8 @@ async fn accept(
     let wrong = |at, error: &dyn std::fmt::Display| Refused::Field(at, error.to_string());
     let external_id = ExternalId::parse(&said.external_id)
         .map_err(|error| wrong("/data/message/external_id", &error))?;
-    let peer = ExternalId::parse(thread)
-        .map_err(|error| wrong("/conversation/external_id", &error))?;
+    let peer =
+        ExternalId::parse(thread).map_err(|error| wrong("/conversation/external_id", &error))?;
     let inbound = Inbound {
         channel_id: config.channel_id,
         external_id,
@@ -202,8 +202,7 @@ async fn accept(
             raw: Some(whole),
         },
     };
-    let accepted =
-        setting.core.accept_from(config.tenant_id, inbound, setting.origin).await?;
+    let accepted = setting.core.accept_from(config.tenant_id, inbound, setting.origin).await?;
     let conversation = accepted.conversation_id;
     let answer = Accepted {
         event_id: event.id.clone(),

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use qudao_domain::message::{Button, ButtonAction, Media, Message, Part, Row, TextFormat};
 use qudao_domain::capability::{Capabilities, Streaming};
+use qudao_domain::message::{Button, ButtonAction, Media, Message, Part, Row, TextFormat};
 use qudao_pcp::{Accepted, Event, kind};
 use qudao_storage::{MediaFile, Tx};
 use serde_json::json;
@@ -78,7 +78,10 @@ fn play(said: &Said, caps: &Capabilities) -> Play {
     match magic {
         "!fail" => Play {
             refuse: Some(Refusal {
-                status: u16::try_from(number(0, 500)).ok().filter(|s| (400..600).contains(s)).unwrap_or(500),
+                status: u16::try_from(number(0, 500))
+                    .ok()
+                    .filter(|s| (400..600).contains(s))
+                    .unwrap_or(500),
                 retry_after: None,
                 times: u32::try_from(number(1, 1).min(10)).unwrap_or(1),
             }),
@@ -311,7 +314,8 @@ async fn edits(
             "message": qudao_pcp::WireMessage::of(&[part]),
             "final": step == steps,
         });
-        let delay = Duration::from_millis(interval).saturating_mul(u32::try_from(step).unwrap_or(1));
+        let delay =
+            Duration::from_millis(interval).saturating_mul(u32::try_from(step).unwrap_or(1));
         super::queue::tell_later(tx, place, kind::MESSAGE_UPDATED, data, (delay, now)).await?;
     }
     Ok(())

@@ -16,6 +16,7 @@ mod money;
 mod oidc;
 mod once;
 mod openai;
+mod partner;
 mod people;
 mod socket;
 mod world;

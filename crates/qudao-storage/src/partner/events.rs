@@ -25,8 +25,7 @@ pub enum PartnerState {
 
 impl PartnerState {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Ready, Self::Sending, Self::Done, Self::Dead, Self::Expired];
+    pub const ALL: [Self; 5] = [Self::Ready, Self::Sending, Self::Done, Self::Dead, Self::Expired];
 
     /// As the database and the wire write it.
     pub const fn as_str(self) -> &'static str {
@@ -220,6 +219,30 @@ impl Tx {
         .bind(after)
         .bind(thread)
         .bind(i64::from(limit))
+        .fetch_all(self.connection())
+        .await?;
+        rows.iter().map(|row| Ok(read(row)?)).collect()
+    }
+
+    /// The messages that answer a place of a conversation, or a later one, by their number.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn partner_answers(
+        &mut self,
+        channel_id: ChannelId,
+        thread: &str,
+        answers: i64,
+    ) -> Result<Vec<PartnerEvent>> {
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM partner_events \
+             WHERE tenant_id = $1 AND channel_id = $2 AND thread = $3 AND answers >= $4 \
+             ORDER BY seq LIMIT 100"
+        )))
+        .bind(self.tenant_id().as_uuid())
+        .bind(channel_id.as_uuid())
+        .bind(thread)
+        .bind(answers)
         .fetch_all(self.connection())
         .await?;
         rows.iter().map(|row| Ok(read(row)?)).collect()

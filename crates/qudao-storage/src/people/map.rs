@@ -145,7 +145,13 @@ pub const TABLES: &[TableRule] = &[
     TableRule {
         contact: Some(Link::Thread),
         of_contact: Erase::Steps(&[
-            "event_id", "thread", "body", "fault", "last_error", "answer", "external_id",
+            "event_id",
+            "thread",
+            "body",
+            "fault",
+            "last_error",
+            "answer",
+            "external_id",
         ]),
         of_tenant: Erase::Delete,
         plain: &["kind", "state", "receipt"],
