@@ -102,7 +102,7 @@ fn play(said: &Said, caps: &Capabilities) -> Play {
             expires_in: Duration::ZERO,
             ..words("This must never be shown.")
         }),
-        "!big" => one(words(big(caps.text.max))),
+        "!big" => one(words(big(caps))),
         "!stream" => {
             let count = number(0, 40).clamp(1, 500);
             let deltas: Vec<_> = (1..=count).map(|at| format!("word{at} ")).collect();
@@ -118,15 +118,16 @@ fn play(said: &Said, caps: &Capabilities) -> Play {
 }
 
 /// Words of two and a half times what one message holds, in which each place is told by a number.
-fn big(max: usize) -> String {
-    let wanted = max.saturating_mul(5) / 2;
-    let mut text = String::new();
+fn big(caps: &Capabilities) -> String {
+    let wanted = caps.text.max.saturating_mul(5) / 2;
+    let (mut text, mut length) = (String::new(), 0);
     for at in 1.. {
         let next = format!("{at} 🙂 ");
-        if wanted <= text.len() + next.len() {
+        length += caps.text.unit.count(&next);
+        text.push_str(&next);
+        if wanted <= length {
             break;
         }
-        text.push_str(&next);
     }
     text.trim_end().to_owned()
 }

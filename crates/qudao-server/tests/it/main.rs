@@ -6,6 +6,7 @@
 mod admin;
 mod assignment;
 mod chat;
+mod conform;
 mod endings;
 mod events;
 mod http;

@@ -30,11 +30,11 @@ use crate::{
 const CREDITS: i64 = 1_000_000_000;
 
 /// A partner with a channel.
-struct Partner {
-    tenant: TestTenant,
-    channel: ChannelId,
-    bearer: String,
-    secret: Secret,
+pub(crate) struct Partner {
+    pub(crate) tenant: TestTenant,
+    pub(crate) channel: ChannelId,
+    pub(crate) bearer: String,
+    pub(crate) secret: Secret,
 }
 
 fn courier() -> Courier {
@@ -43,12 +43,10 @@ fn courier() -> Courier {
     Courier { public: None, sandbox: Some(sandbox) }
 }
 
-async fn world(model: Option<&Arc<Script>>) -> World {
+pub(crate) async fn world(model: Option<&Arc<Script>>) -> World {
     let bind = "127.0.0.1:0".parse().unwrap();
     let mut server = ServerSettings::new(bind, SecretHash::of(OPERATOR));
     server.partner = PartnerSettings { courier: courier(), report_keys: Vec::new() };
-    // What the sandbox's files are fetched from.
-    server.public_url = Some("http://platform.test".to_owned());
     let model = model.map(Arc::clone);
     let core = CoreSettings::default();
     let world = World::with(Plan { server, core, model, ..Plan::default() }).await;
@@ -57,7 +55,7 @@ async fn world(model: Option<&Arc<Script>>) -> World {
 }
 
 impl World {
-    async fn partner(&self) -> Partner {
+    pub(crate) async fn partner(&self) -> Partner {
         let tenant = self.tenant(CREDITS).await;
         let mut tx = self.core.store.begin(tenant.id).await.unwrap();
         let new = NewChannel {
