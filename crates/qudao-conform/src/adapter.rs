@@ -174,6 +174,25 @@ impl Platform {
         Ok(Self { config, client: client()?, door, base })
     }
 
+    /// Waits until the adapter listens, for a while.
+    ///
+    /// # Errors
+    /// When nothing does.
+    pub async fn wait_for_adapter(&self) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.client.get(&self.config.url).send().await {
+                Err(error) if error.is_connect() && Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) if error.is_connect() => {
+                    return Err(error).context("nothing listens at the adapter's address");
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
     /// Where it listens.
     pub fn base(&self) -> &str {
         &self.base

@@ -192,6 +192,7 @@ async fn run(options: &Run) -> Result<bool> {
                 silence: Duration::from_secs(options.silence_s.unwrap_or(12)),
             };
             let platform = Platform::start(config).await?;
+            platform.wait_for_adapter().await?;
             let cases = case::run(&options.only, told, |id| {
                 let platform = platform.clone();
                 async move { platform.run(id).await }

@@ -295,10 +295,9 @@ impl Between {
     }
 }
 
-async fn tried(fault: &'static str, only: &[String]) -> Vec<CaseReport> {
-    let world = world(None).await;
+async fn tried(world: &World, fault: &'static str, only: &[String]) -> Vec<CaseReport> {
     let partner = world.partner().await;
-    let base = Between::start(fault, &world, &partner).await;
+    let base = Between::start(fault, world, &partner).await;
     let config = Config {
         base,
         tenant: partner.tenant.id.to_string(),
@@ -325,7 +324,8 @@ async fn tried(fault: &'static str, only: &[String]) -> Vec<CaseReport> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conform_is_green_against_the_platform() {
-    let cases = tried("", &[]).await;
+    let world = world(None).await;
+    let cases = tried(&world, "", &[]).await;
     assert_eq!(cases.len(), 40);
     let red: Vec<_> = cases.iter().filter(|case| case.outcome != Outcome::Passed).collect();
     assert!(red.is_empty(), "{red:#?}");
@@ -333,8 +333,12 @@ async fn conform_is_green_against_the_platform() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conform_is_red_for_each_planted_fault() {
+    let world = world(None).await;
     let each = stream::iter(CASES.iter().map(|case| case.id));
-    let tried = each.map(|id| async move { (id, tried(id, &[id.to_owned()]).await) });
+    let tried = each.map(|id| {
+        let world = &world;
+        async move { (id, tried(world, id, &[id.to_owned()]).await) }
+    });
     let tried: Vec<_> = tried.buffer_unordered(4).collect().await;
     assert_eq!(tried.len(), 40);
     let green: Vec<_> =
