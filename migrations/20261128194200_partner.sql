@@ -88,7 +88,7 @@ CREATE TABLE partner_events (
     external_id text,
     -- What became of the message, as far as the partner tells.
     receipt     text,
-    created_at  timestamptz NOT NULL DEFAULT now(),
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     done_at     timestamptz,
     CONSTRAINT partner_events_pk PRIMARY KEY (tenant_id, channel_id, cursor),
     CONSTRAINT partner_events_event_unique UNIQUE (tenant_id, channel_id, event_id),

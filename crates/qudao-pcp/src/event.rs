@@ -117,15 +117,18 @@ impl<'de> Deserialize<'de> for EventId {
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerEvent))]
 pub struct Event {
     /// `pcp/1`.
     pub spec: String,
     /// Which; equal to `webhook-id`.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub id: EventId,
     /// What happened: one of [`kind`], or something newer.
     #[serde(rename = "type")]
     pub kind: String,
     /// When.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub time: Timestamp,
     /// Whose; from the platform only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,17 +150,21 @@ pub struct Event {
     pub seq: Option<i64>,
     /// When it is of no use any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub expires_at: Option<Timestamp>,
     /// What the kind of event carries.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub data: Value,
     /// What the partner's own system wants to keep beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub channel_data: Option<Value>,
 }
 
 /// A conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerConversation))]
 pub struct Conversation {
     /// The platform's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,6 +181,7 @@ pub struct Conversation {
 
 /// Who did something.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerSender))]
 pub struct Sender {
     /// The partner's id of the person.
     pub external_id: String,
@@ -193,6 +201,7 @@ pub struct Sender {
 
 /// How a person came.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerAttribution))]
 pub struct Attribution {
     /// The link's or campaign's own name.
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
@@ -210,6 +219,7 @@ pub struct Attribution {
 
 /// What `message.created` carries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerMessageData))]
 pub struct MessageData {
     /// Which turn the message belongs to; from the platform only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -220,6 +230,7 @@ pub struct MessageData {
 
 /// A place in an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerTurn))]
 pub struct TurnData {
     /// Which turn.
     pub id: String,
@@ -235,6 +246,7 @@ pub struct TurnData {
 
 /// A message.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerMessage))]
 pub struct WireMessage {
     /// The platform's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,6 +264,7 @@ pub struct WireMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// What it is made of, unread: a part of a newer kind must not make the message unreadable.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
     pub parts: Vec<Value>,
 }
 
@@ -270,8 +283,10 @@ impl WireMessage {
 
 /// What the platform says to an event that it took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerAccepted))]
 pub struct Accepted {
     /// The event's id.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub event_id: EventId,
     /// The platform's id of the message, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,6 +300,7 @@ pub struct Accepted {
 
 /// What a partner says to a message that it took.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PartnerDelivered))]
 pub struct Delivered {
     /// `sent`, or `queued` if receipts follow.
     #[serde(default)]

@@ -2,12 +2,16 @@
 //! looks like, how it is signed and verified, and the report of the conformance kit. Server, kit and
 //! tests share it, so they cannot differ about the wire.
 
+mod data;
 mod event;
 mod key;
 mod parts;
 mod report;
 mod sign;
 
+pub use data::{
+    ErrorData, GapData, HandoffData, PingData, RotatedData, TypingData, UpdateData, VerifyData,
+};
 pub use event::{
     Accepted, Attribution, Conversation, Delivered, Event, EventError, EventId, MessageData,
     Sender, TurnData, WireMessage, kind,

@@ -1,5 +1,7 @@
 //! The signatures held against the crate `standardwebhooks`, which somebody else wrote.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use http::HeaderMap;
 use jiff::Timestamp;
 use qudao_pcp::{EventId, Secret, Signed, Signer, Verifier};

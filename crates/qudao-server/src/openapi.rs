@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod access;
+mod webhooks;
 
 use access::{API_KEY, OPERATOR, PARTNER, SESSION, VISITOR, extensions, failures, schemes};
 
@@ -416,6 +417,7 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
         let item = PathItem::new(http_method(&endpoint.method), doc.operation(endpoint));
         paths = paths.path(plain_path(endpoint.path), item);
     }
+    let webhooks = webhooks::webhooks(&mut schemas);
     components.schemas.extend(schemas);
     for (name, words) in [
         (OPERATOR, "The operator's key, `qo_…`, from `$QUDAO_HOME/operator_key`."),
@@ -439,6 +441,7 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
         .servers(Some([ServerBuilder::new().url("/").description(Some("This server")).build()]))
         .tags(Some(tags))
         .paths(paths)
+        .webhooks(Some(webhooks))
         .components(Some(components))
         .build()
 }

@@ -172,6 +172,20 @@ fn every_post_but_the_web_chats_and_those_of_signing_in_may_be_repeated_under_a_
     }
 }
 
+/// Partners' endpoints are described as well, each kind of event with what it carries.
+#[test]
+fn what_the_platform_sends_to_partners_is_described() {
+    let description = description();
+    let webhooks = description["webhooks"].as_object().unwrap();
+    assert_eq!(webhooks.len(), 9);
+    for (kind, item) in webhooks {
+        let schema = &item["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(schema["allOf"][1]["properties"]["type"]["enum"][0], kind.as_str());
+        let names = item["post"]["parameters"].as_array().unwrap().iter();
+        assert!(names.map(|one| &one["name"]).any(|name| name == "webhook-signature"));
+    }
+}
+
 #[test]
 fn every_reference_of_the_description_leads_somewhere() {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {

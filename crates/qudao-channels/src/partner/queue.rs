@@ -94,8 +94,7 @@ pub(super) async fn say_with(
     }
     let mut thread = tx.lock_partner_thread(place.channel_id, place.thread).await?;
     let (first, count) = (thread.out_seq + 1, pieces.len());
-    let numbered = pieces.into_iter().enumerate().map(|(index, it)| (index, it));
-    let mut numbered: Vec<_> = numbered.collect();
+    let mut numbered: Vec<_> = pieces.into_iter().enumerate().collect();
     // In the sandbox: the second stands before the first in the log, not by number.
     if numbered.iter().any(|(_, (say, _))| say.fault == Some("reorder")) {
         numbered.reverse();

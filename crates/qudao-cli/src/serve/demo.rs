@@ -108,6 +108,7 @@ pub(crate) async fn prepare(core: &Core, home: &Path, wanted: &Wanted<'_>) -> an
         Some(parts) => parts,
         None => make(store, before.as_ref(), wanted).await?,
     };
+    let partner = Some(partner(core, before.as_ref(), &parts).await?);
     let demo = Demo {
         base_url: wanted.base_url.to_owned(),
         operator_key: wanted.operator_key.to_owned(),
@@ -117,7 +118,7 @@ pub(crate) async fn prepare(core: &Core, home: &Path, wanted: &Wanted<'_>) -> an
         chat_url: format!("{}/chat/{}", wanted.base_url, parts.public_key),
         console_url: console_url(store, wanted.base_url, parts.tenant_id).await?,
         database_url: wanted.database_url.to_owned(),
-        partner: Some(partner(core, before.as_ref(), &parts).await?),
+        partner,
     };
     let text = serde_json::to_string_pretty(&demo).context("writing the demo as JSON")?;
     write_secret(&path, &format!("{text}\n"))?;

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use qudao_pcp::{Event, Secret};
 use serde_json::{Value, json};
 
-use super::{Partner, Plan, held, message, room, words};
+use super::{Partner, Plan, message, room, words};
 use crate::{
     case::{Miss, Verdict, ensure, failed},
     client::{Answer, Made, empty_signature},
@@ -68,10 +68,7 @@ impl Partner {
         let json = rotated.json();
         let secret = Secret::parse(json["secret"].as_str().unwrap_or_default());
         let Ok(secret) = secret else { return failed("keys:rotate shows no secret") };
-        let mut secrets = held(&self.endpoint.secrets);
-        secrets.insert(0, secret.clone());
-        secrets.truncate(4);
-        drop(secrets);
+        self.endpoint.know(&secret);
         tokio::time::sleep(Duration::from_millis(1100)).await;
         Ok(secret)
     }

@@ -29,7 +29,7 @@ pub(crate) fn post_event() -> Doc {
         )
         .query("reply", "`wait` answers with the turn's messages, `sse` streams them.")
         .query("timeout", "With `wait`: seconds, 25 at most.")
-        .body::<events::EventBody>(events::example())
+        .body::<qudao_pcp::Event>(events::example())
         .returns::<AcceptedBody>(202, "Taken; it is durable.")
         .returns::<AcceptedBody>(200, "Taken before, or answered within the wait.")
         .or_text("text/event-stream")

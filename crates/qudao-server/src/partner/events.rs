@@ -65,43 +65,6 @@ pub(crate) struct Acked {
     cursor: String,
 }
 
-/// An envelope of PCP/1; `docs/partner/protocol.md` describes it whole.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what `qudao_pcp::Event` reads")]
-pub(crate) struct EventBody {
-    /// `pcp/1`.
-    spec: String,
-    /// 8 to 64 of `A-Za-z0-9_-`; the same when the event comes again.
-    id: String,
-    /// Such as `message.created`. Unknown types are acknowledged and kept.
-    r#type: String,
-    /// RFC 3339.
-    time: String,
-    /// Needed by all that happens in a conversation.
-    conversation: Option<ConversationBody>,
-    #[schema(value_type = Option<Object>)]
-    sender: Option<Value>,
-    #[schema(value_type = Option<Object>)]
-    attribution: Option<Value>,
-    /// What the type carries.
-    #[schema(value_type = Object)]
-    data: Value,
-    /// What the partner wants to keep beside it.
-    #[schema(value_type = Option<Object>)]
-    channel_data: Option<Value>,
-}
-
-/// A partner's conversation.
-#[derive(ToSchema)]
-#[schema(as = PartnerConversation)]
-#[expect(dead_code, reason = "describes what `qudao_pcp::Conversation` reads")]
-pub(crate) struct ConversationBody {
-    /// 1 to 200 characters of the partner's choice; messages of one are answered in order.
-    external_id: String,
-    /// `direct` or `group`.
-    kind: Option<String>,
-}
-
 /// What became of an event.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AcceptedBody {
@@ -157,7 +120,8 @@ pub(crate) async fn post(
     }
     let thread = event.conversation.as_ref().map_or("", |it| it.external_id.as_str());
     let paced = state.core.may_report(door.tenant_id, door.channel_id, thread);
-    request.extensions_mut().insert(Standings(state.within(paced).await?));
+    let standings = state.within(paced).await?;
+    request.extensions_mut().insert(Standings(standings));
     let origin = RequestContext::of(&request).trace;
     let (core, setup, partner) = (state.core.clone(), door.setup.clone(), door.partner.clone());
     let (base, bytes) = (base_url(&state, &request), body.to_vec());
