@@ -30,7 +30,6 @@ VERSION = "2026-11-01"
 TOLERANCE = 300
 Clock = Callable[[], float]
 Json = Dict[str, Any]
-Answer = Tuple[int, Json]
 
 
 class Refused(Exception):
@@ -322,8 +321,8 @@ class Client:
         """A file's bytes, by a fresh address if the one in the message is not good any more."""
         status, _, data = self.request("GET", part.get("url") or "")
         if status != 200 and part.get("upload_id"):
-            _, _, fresh = self.request("POST", f"media/{part['upload_id']}", b"")
-            status, _, data = self.request("GET", json.loads(fresh)["url"])
+            status, _, fresh = self.request("POST", f"media/{part['upload_id']}", b"")
+            status, _, data = self.request("GET", json.loads(fresh)["url"]) if status == 200 else (0, {}, b"")
         if status != 200 or hashlib.sha256(data).hexdigest() != part.get("sha256"):
             raise Refused("the file cannot be fetched", 503)
         return data
@@ -337,8 +336,7 @@ class Dedupe(Protocol):
 
 
 class MemoryDedupe:
-    def __init__(self) -> None:
-        self._seen: Dict[str, bytes] = {}
+    def __init__(self) -> None: self._seen: Dict[str, bytes] = {}
 
     def first(self, event_id: str, digest: bytes) -> Optional[bool]:
         before = self._seen.setdefault(event_id, digest)
@@ -355,7 +353,7 @@ class Adapter:
     def on(self, type: str, handler: Callable[[Event], Optional[Json]]) -> None:
         self._handlers[type] = handler
 
-    def handle(self, headers: Mapping[str, str], body: bytes) -> Answer:
+    def handle(self, headers: Mapping[str, str], body: bytes) -> Tuple[int, Json]:
         """What to answer a request with."""
         try:
             signed = self.verifier.verify(headers, body)

@@ -7,7 +7,13 @@
     reason = "a program for a terminal"
 )]
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -214,7 +220,11 @@ async fn run(options: &Run) -> Result<bool> {
                 let partner = partner.clone();
                 async move { partner.run(id).await }
             });
-            (Role::Partner, keys, cases.await)
+            let cases = cases.await;
+            if let Some(path) = &options.demo {
+                remember(path, demo, partner.newest_secret())?;
+            }
+            (Role::Partner, keys, cases)
         }
     };
     let report = Report {
@@ -227,6 +237,15 @@ async fn run(options: &Run) -> Result<bool> {
     };
     write(options, &report, &keys)?;
     Ok(report.is_green())
+}
+
+/// The cases rotate the channel's secret, and an old one does not stay valid for ever.
+fn remember(path: &Path, mut demo: Value, secret: Option<String>) -> Result<()> {
+    let Some(kept) = demo.pointer_mut("/partner/signing_secret") else { return Ok(()) };
+    let Some(secret) = secret.filter(|secret| *kept != secret.as_str()) else { return Ok(()) };
+    *kept = secret.into();
+    let text = serde_json::to_string_pretty(&demo)?;
+    fs::write(path, format!("{text}\n")).context("writing the demo's file")
 }
 
 fn write(options: &Run, report: &Report, keys: &Keys) -> Result<()> {

@@ -162,6 +162,11 @@ impl Partner {
         Ok(partner)
     }
 
+    /// The secret that signs from now on: the cases rotate it.
+    pub fn newest_secret(&self) -> Option<String> {
+        held(&self.endpoint.secrets).first().map(Secret::reveal)
+    }
+
     /// Runs one case.
     ///
     /// # Errors

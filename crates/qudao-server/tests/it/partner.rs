@@ -623,3 +623,88 @@ async fn a_tenant_makes_keys_and_a_green_report_lifts_the_sandbox() {
     let lifted = submit(&report, &own).await;
     assert_eq!((lifted.status, &lifted.body["sandbox"]), (200, &json!(false)), "{}", lifted.body);
 }
+
+/// Values that a field is not meant to have.
+fn odd(n: usize) -> Value {
+    let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+    let all = [
+        Value::Null,
+        json!(""),
+        json!(-1),
+        json!(1e308),
+        json!([]),
+        json!({}),
+        json!("\u{0}"),
+        json!("\u{202e}👩‍👩‍👧‍👦".repeat(50)),
+        json!("x".repeat(20_000)),
+        json!([{ "type": "text" }, 7, null, { "type": "image", "size": "many" }]),
+        json!([{ "type": "location", "latitude": "north" }]),
+        deep,
+    ];
+    all[n % all.len()].clone()
+}
+
+/// Signed as they should be, and wrong in every other way: never a 5xx, and nothing dropped silently.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
+    let world = world(None).await;
+    let partners = [world.partner().await, world.partner().await, world.partner().await];
+    let kinds =
+        ["message.created", "button.pressed", "message.read", "brand.new", "handoff.accepted"];
+    let pointers = [
+        "/data",
+        "/data/message",
+        "/data/message/parts",
+        "/data/message/external_id",
+        "/data/message/reply_to",
+        "/conversation",
+        "/conversation/external_id",
+        "/sender",
+        "/attribution",
+        "/time",
+        "/spec",
+        "/type",
+        "/seq",
+        "/channel_data",
+        "/expires_at",
+    ];
+    let mut taken = 0;
+    for n in 0..540 {
+        let partner = &partners[n % 3];
+        let mut event = message(&format!("room-{n}"), &format!("m-{n}"), "Hello");
+        event.kind = kinds[n % kinds.len()].to_owned();
+        event.channel_data = Some(json!(1));
+        event.seq = Some(1);
+        event.attribution = Some(qudao_pcp::Attribution::default());
+        event.expires_at = Some(Timestamp::now());
+        let mut hostile = serde_json::to_value(&event).unwrap();
+        let pointer = pointers[(n / 12) % pointers.len()];
+        match hostile.pointer_mut(pointer) {
+            Some(field) => *field = odd(n),
+            None => hostile[pointer.rsplit('/').next().unwrap()] = odd(n),
+        }
+        let mut body = hostile.to_string();
+        if n % 9 == 8 {
+            let mut cut = body.len() * (n % 7) / 7;
+            while !body.is_char_boundary(cut) {
+                cut -= 1;
+            }
+            body.truncate(cut);
+        }
+        let headers = signed(partner, &event, body.as_bytes(), Timestamp::now());
+        let path = format!("/v1/pcp/channels/{}/events", partner.channel);
+        let answer = world.send("POST", &path, &headers, &body).await;
+        assert!(answer.status < 500, "{}: {} {body}", answer.status, answer.body);
+        if answer.status == 429 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        taken += usize::from(answer.status == 202);
+    }
+    let kept: usize = world
+        .db
+        .psql("SELECT count(*) FROM channel_events WHERE body ? 'answer' AND kind <> 'message'")
+        .parse()
+        .unwrap();
+    assert_eq!(kept, taken);
+    assert!(100 < taken, "{taken}");
+}
