@@ -343,6 +343,9 @@ impl Event {
         if event.spec != crate::SPEC {
             return Err(EventError::Spec);
         }
+        if !(1..=60).contains(&event.kind.chars().count()) {
+            return Err(EventError::Data("type has 1 to 60 characters".into()));
+        }
         let long = |text: &str| text.is_empty() || text.chars().count() > 200;
         if event.conversation.as_ref().is_some_and(|it| long(&it.external_id)) {
             return Err(EventError::Data(

@@ -229,6 +229,11 @@ impl Between {
         match fault {
             "T01" if is_message => return Reply::status(200),
             "P01" if is("typing.started") => return Reply::status(200),
+            // Says yes before anybody could.
+            "T06" if is_message => {
+                tokio::spawn(async move { self.hand_on(&request).await });
+                return Reply::status(200);
+            }
             "P07" => {
                 request.headers.remove("pcp-replay");
             }
@@ -276,7 +281,7 @@ impl Between {
             _ => None,
         };
         let mut reply = self.hand_on(&request).await;
-        let late = self.late.lock().unwrap().take();
+        let late = if is_message { self.late.lock().unwrap().take() } else { None };
         if let Some(mut late) = late {
             self.sign(&mut late);
             self.hand_on(&late).await;
@@ -287,7 +292,6 @@ impl Between {
                 let _ = self.client.post(to).send().await;
             }
             ("T05", 500) => return Reply::status(200),
-            ("T06", _) if is_message => return Reply::status(200),
             ("T07", 429) => reply.headers.clear(),
             ("T08", 422) | ("T12", 410) => return Reply::status(500),
             _ => {}
