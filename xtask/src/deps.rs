@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qudao-telemetry", &[]),
     ("qudao-plugin-api", &[]),
     ("qudao-config", &["qudao-domain"]),
+    ("qudao-pcp", &["qudao-domain"]),
     ("qudao-egress", &["qudao-telemetry"]),
     ("qudao-billing", &["qudao-domain"]),
     ("qudao-models", &["qudao-domain"]),
@@ -33,7 +34,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qudao-identity", &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage"]),
     (
         "qudao-channels",
-        &["qudao-core", "qudao-domain", "qudao-egress", "qudao-storage", "qudao-telemetry"],
+        &[
+            "qudao-core",
+            "qudao-domain",
+            "qudao-egress",
+            "qudao-pcp",
+            "qudao-storage",
+            "qudao-telemetry",
+        ],
     ),
     (
         "qudao-server",
@@ -46,6 +54,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-channels",
             "qudao-egress",
             "qudao-identity",
+            "qudao-pcp",
             "qudao-plugin-api",
             "qudao-plugin-host",
         ],
@@ -64,6 +73,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-egress",
             "qudao-billing",
             "qudao-models",
+            "qudao-pcp",
             "qudao-services",
             "qudao-vault",
             "qudao-storage",
@@ -120,6 +130,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-plugin-echo",
         ],
     ),
+    // The kit is given to partners: nothing of the platform is in it but the wire.
+    ("qudao-conform", &["qudao-domain", "qudao-pcp"]),
     ("xtask", &["qudao-plugin-api", "qudao-plugin-host"]),
 ];
 

@@ -25,6 +25,7 @@ mod markup;
 pub mod matrix;
 pub mod meta;
 mod metrics;
+pub mod partner;
 mod press;
 mod signature;
 pub mod slack;
@@ -66,11 +67,17 @@ pub fn sessions() -> Vec<Arc<dyn SessionAdapter>> {
 /// Every kind of channel that a tenant can make, with its settings.
 pub fn manifests() -> Vec<&'static Manifest> {
     let adapters = adapters();
-    std::iter::once(&web::MANIFEST).chain(adapters.iter().map(|one| one.manifest())).collect()
+    [&web::MANIFEST, &partner::MANIFEST]
+        .into_iter()
+        .chain(adapters.iter().map(|one| one.manifest()))
+        .collect()
 }
 
 /// Every channel that outbound messages can be handed to. The API is not among them: its answers
 /// go out with the call, so it has nothing to deliver later.
 pub fn all(core: &Arc<Core>) -> Vec<Arc<dyn Channel>> {
-    vec![Arc::new(WebChannel::new(core.bus.clone()))]
+    vec![
+        Arc::new(WebChannel::new(core.bus.clone())),
+        Arc::new(partner::PartnerChannel::new(Arc::clone(core))),
+    ]
 }

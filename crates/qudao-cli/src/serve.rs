@@ -5,11 +5,14 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use qudao_channels::Host;
+use qudao_channels::{
+    Host,
+    partner::{Postman, PostmanHandle},
+};
 use qudao_core::{Core, CoreParts};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash};
 use qudao_plugin_host::PluginHost;
-use qudao_server::{Doors, ServerHandle};
+use qudao_server::{Doors, PartnerSettings, ServerHandle};
 use qudao_services::{Environment, HomeLock, Instance, Services};
 use qudao_storage::{Bus, Store};
 use qudao_worker::{Worker, WorkerHandle};
@@ -37,6 +40,9 @@ use watch::Watch;
 
 pub(crate) async fn serve(options: ServeOptions, mut context: Context) -> anyhow::Result<ExitCode> {
     context.settings.server.bind = options.bind.unwrap_or(context.settings.server.bind);
+    // Whoever tries the demo tries a partner's adapter beside it.
+    let alone = context.settings.server.bind.ip().is_loopback();
+    context.settings.partner.sandbox_this_machine |= options.demo && alone;
     log::start(&context.settings.log)?;
     let mut steps = Steps::begin();
     let mut signals = shutdown::Signals::listen()?;
@@ -95,6 +101,7 @@ struct Running {
     plugins: PluginHost,
     channels: Arc<Host>,
     worker: Option<WorkerHandle>,
+    postman: Option<PostmanHandle>,
     server: ServerHandle,
     watch: Watch,
     heads: Heads,
@@ -119,6 +126,8 @@ impl Running {
         steps.done("schema");
 
         // A machine without certificates of authorities can do everything else.
+        let courier = settings::courier(&context.settings).unwrap_or_default();
+        let report_keys = settings::report_keys(&context.settings)?;
         let egress = settings::egress(&context.settings);
         if let Err(error) = &egress {
             tracing::warn!("no address of a tenant can be requested: {error:#}");
@@ -148,6 +157,7 @@ impl Running {
         let mut server = settings::server(&context.settings, operator_key);
         server.egress = egress;
         server.channels = Some(Arc::clone(&channels));
+        server.partner = PartnerSettings { courier: courier.clone(), report_keys };
         server.doors = if options.role.serves() { Doors::All } else { Doors::Operations };
         let server = qudao_server::run(server, Arc::clone(&core), render).await?;
         let worker = options.role.works().then(|| {
@@ -155,8 +165,9 @@ impl Running {
             let all = [qudao_channels::all(&core), channels.channels()].concat();
             Worker::start(Arc::clone(&core), all, settings::worker(&context.settings))
         });
+        let postman = options.role.works().then(|| Postman::start(Arc::clone(&core), courier));
         steps.done("server");
-        Ok(Self { store, core, plugins, channels, worker, server, watch, heads, exporter })
+        Ok(Self { store, core, plugins, channels, worker, postman, server, watch, heads, exporter })
     }
 
     /// What others call this node.
@@ -177,19 +188,22 @@ impl Running {
     async fn show_demo(&self, context: &Context, wanted: demo::Wanted<'_>) -> anyhow::Result<()> {
         let model = wanted.models.first().cloned();
         let demo =
-            demo::prepare(&self.store, &context.home, &wanted).await.context("making the demo")?;
+            demo::prepare(&self.core, &context.home, &wanted).await.context("making the demo")?;
         first_answer::show(Arc::clone(&self.core), &demo, model);
         Ok(())
     }
 
     /// Nothing new is taken; what is under way is finished, up to the deadline.
     async fn drain(self, role: Role, deadline: Duration) {
-        let (server, worker) = (self.server, self.worker);
+        let (server, worker, postman) = (self.server, self.worker, self.postman);
         server.announce_drain();
         self.channels.close();
         let works = async {
             if let Some(worker) = worker {
                 worker.drain(deadline).await;
+            }
+            if let Some(postman) = postman {
+                postman.drain(deadline).await;
             }
         };
         if role.serves() {

@@ -10,9 +10,11 @@ use crate::{Instance, Secret, instance::amount};
 
 mod egress;
 mod limits;
+mod partner;
 
 pub use egress::Egress;
 pub use limits::Limits;
+pub use partner::Partner;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -42,6 +44,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Requests to addresses that tenants choose.
     pub egress: Egress,
+    /// Channels of partners, over the partner channel protocol.
+    pub partner: Partner,
     /// Whoever runs the platform.
     pub operator: Operator,
     /// What protects the secrets in the database.
@@ -68,6 +72,7 @@ impl Default for Settings {
             worker: Worker::default(),
             limits: Limits::default(),
             egress: Egress::default(),
+            partner: Partner::default(),
             operator: Operator::default(),
             security: Security::default(),
             demo: Demo::default(),

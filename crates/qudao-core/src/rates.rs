@@ -31,7 +31,8 @@ pub fn words(kind: &str) -> &'static str {
         SIGN_IN => "account",
         TENANT | TENANT_MESSAGES => "tenant",
         ADDRESS | CHAT_ADDRESS | ADMIN_ADDRESS | SIGN_IN_ADDRESS => "address",
-        VISITOR => "conversation",
+        VISITOR | PARTNER_THREAD => "conversation",
+        PARTNER => "channel",
         ASSISTANT => "assistant",
         KEY_TOKENS => "key's tokens",
         TENANT_TOKENS => "tenant's tokens",
@@ -61,6 +62,11 @@ pub const TENANT_MESSAGES: &str = "tenant_messages";
 pub const ADMIN: &str = "admin";
 /// Requests to the admin API from one address.
 pub const ADMIN_ADDRESS: &str = "admin_address";
+
+/// Events of a partner's channel.
+pub const PARTNER: &str = "partner_channel";
+/// Events of one conversation of a partner.
+pub const PARTNER_THREAD: &str = "partner_conversation";
 
 /// Attempts to sign in to one account.
 pub const SIGN_IN: &str = "sign_in";
@@ -152,6 +158,28 @@ impl Core {
         }
         add(ASSISTANT, settings.assistant, &|| assistant_id.as_uuid().to_string());
         add(TENANT_MESSAGES, settings.tenant_messages, &String::new);
+        self.rates.take(Owner::Tenant(tenant_id), &buckets).await
+    }
+
+    /// Takes one event from the allowances of a partner's channel and of its conversation: 50 and 5
+    /// per second, 100 of each at once.
+    ///
+    /// # Errors
+    /// [`TooFast`].
+    pub async fn may_report(
+        &self,
+        tenant_id: TenantId,
+        channel_id: ChannelId,
+        thread: &str,
+    ) -> Result<Vec<Standing>, TooFast> {
+        let channel = || channel_id.as_uuid().to_string();
+        // Redis need not know whom a conversation is with.
+        let hash = SecretHash::of(&format!("{}\n{thread}", channel_id.as_uuid()));
+        let one = Rate::per_second(50, 100).map(|rate| Bucket::one(PARTNER, channel(), rate));
+        let lane = Rate::per_second(5, 100).filter(|_| !thread.is_empty());
+        let lane =
+            lane.map(|rate| Bucket::one(PARTNER_THREAD, hex::encode(&hash.as_bytes()[..16]), rate));
+        let buckets: Vec<_> = one.into_iter().chain(lane).collect();
         self.rates.take(Owner::Tenant(tenant_id), &buckets).await
     }
 

@@ -9,4 +9,6 @@ pub struct Wake {
     pub turns: Notify,
     /// An outbound message is ready to be sent.
     pub outbox: Notify,
+    /// An event for a partner is ready to be sent.
+    pub partner: Notify,
 }

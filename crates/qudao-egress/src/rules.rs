@@ -44,6 +44,7 @@ pub struct Rules {
     allow_networks: Vec<IpNet>,
     allow_http: bool,
     ports: Vec<u16>,
+    any_port: bool,
 }
 
 /// Why rules cannot be used.
@@ -63,7 +64,12 @@ pub enum RulesError {
 impl Default for Rules {
     /// Public addresses, https, ports 443 and 8443.
     fn default() -> Self {
-        Self { allow_networks: Vec::new(), allow_http: false, ports: vec![443, 8443] }
+        Self {
+            allow_networks: Vec::new(),
+            allow_http: false,
+            ports: vec![443, 8443],
+            any_port: false,
+        }
     }
 }
 
@@ -87,7 +93,17 @@ impl Rules {
         if allow_http && ports.iter().all(|port| matches!(port, 443 | 8443)) {
             return Err(RulesError::HttpWithoutPort);
         }
-        Ok(Self { allow_networks, allow_http, ports })
+        Ok(Self { allow_networks, allow_http, ports, any_port: false })
+    }
+
+    /// What these rules allow, and this machine by http at any port: for endpoints that somebody
+    /// tries out beside the platform.
+    #[must_use]
+    pub fn with_this_machine(&self) -> Self {
+        let own = [IpAddr::from([127, 0, 0, 1]), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+        let mut rules = Self { allow_http: true, any_port: true, ..self.clone() };
+        rules.allow_networks.extend(own.map(IpNet::from));
+        rules
     }
 
     /// Whether only https may be used.
@@ -149,7 +165,7 @@ impl Rules {
         }
         // After the address: which ports are allowed is no secret, what is inside is.
         match url.port_or_known_default() {
-            Some(port) if self.ports.contains(&port) => Ok(()),
+            Some(port) if port != 0 && (self.any_port || self.ports.contains(&port)) => Ok(()),
             _ => Err(Refusal::PortNotAllowed),
         }
     }

@@ -27,6 +27,7 @@ use crate::{
     cookie,
     error::ApiError,
     extract,
+    partner::{self, PartnerDoor},
     rate::Standings,
     site,
     state::AppState,
@@ -50,6 +51,8 @@ pub enum Access {
     Visitor,
     /// The token of a widget, from the site to which it was given.
     Widget,
+    /// A partner's key of the channel in the path.
+    Partner,
 }
 
 /// The visitor's token as the browser keeps it: `vt_` and 43 random characters.
@@ -71,6 +74,8 @@ pub(crate) enum Caller {
     Member(Rc<Session>),
     /// A visitor of a chat page, by the hash of the token.
     Visitor(Rc<str>),
+    /// A partner.
+    Partner(Rc<PartnerDoor>),
 }
 
 /// The tenant that the request may act on.
@@ -104,7 +109,7 @@ impl Actor {
                 scopes: session.holder.scopes,
                 member: Some((session.holder.member_id, session.holder.role)),
             }),
-            Caller::Visitor(_) => None,
+            Caller::Visitor(_) | Caller::Partner(_) => None,
         }
     }
 
@@ -174,6 +179,10 @@ async fn admit(access: Access, request: &HttpRequest) -> Result<Option<Caller>, 
             request.extensions_mut().insert(pass);
             Ok(Some(Caller::Visitor(peer)))
         }
+        Access::Partner => {
+            let door = partner::admit(request, bearer(request)?).await?;
+            Ok(Some(Caller::Partner(Rc::new(door))))
+        }
         Access::Operator => match credentials(request).await? {
             Caller::Operator => Ok(Some(Caller::Operator)),
             _ => refused("this endpoint takes the operator's key"),
@@ -185,7 +194,7 @@ async fn admit(access: Access, request: &HttpRequest) -> Result<Option<Caller>, 
                 Caller::Operator => (tenant_id, Scopes::ALL),
                 Caller::Key(principal) => (principal.tenant_id, principal.scopes()),
                 Caller::Member(session) => (session.tenant_id, session.holder.scopes),
-                Caller::Visitor(_) => return Err(invalid()),
+                Caller::Visitor(_) | Caller::Partner(_) => return Err(invalid()),
             };
             // First whose it is, then what it may: a stranger learns nothing.
             if owner != tenant_id {

@@ -68,6 +68,9 @@ codes! {
     InvalidCursor = "invalid_cursor", 400, "The cursor was not issued by this endpoint",
         openai(400, "invalid_request_error", None),
         "Pass `next_cursor` of the previous page unchanged, or leave it out to start anew.";
+    UnsupportedVersion = "unsupported_version", 400, "The version of the protocol is not spoken here",
+        openai(400, "invalid_request_error", None),
+        "Send `pcp-version` with a date that `detail` names.";
     IdempotencyKeyRequired = "idempotency_key_required", 400, "Money moves only with an idempotency key",
         openai(400, "invalid_request_error", Some("idempotency_key_required")),
         "Send the header `Idempotency-Key` with 1 to 255 printable ASCII characters of your choice.";
@@ -80,6 +83,9 @@ codes! {
     InvalidCredentials = "invalid_credentials", 401, "The credentials are not valid",
         openai(401, "invalid_request_error", Some("invalid_api_key")),
         "The key is unknown, mistyped, expired or revoked, or is used from where it may not be; or the session is over, or the password is wrong.";
+    SignatureInvalid = "signature_invalid", 401, "The event is not signed, or not by a valid key",
+        openai(401, "invalid_request_error", None),
+        "Sign `webhook-id.webhook-timestamp.body` over the bytes that are sent, with a valid secret and a clock that is right.";
     SecondFactorNeeded = "second_factor_needed", 401, "A code of the authenticator app is needed",
         openai(401, "invalid_request_error", None),
         "Send the same request with `code`: six digits of the app, or a recovery code.";
@@ -107,6 +113,12 @@ codes! {
     Conflict = "conflict", 409, "It collides with what exists",
         openai(409, "invalid_request_error", None),
         "Look at `detail`, read the present state, and decide again.";
+    IdReused = "id_reused", 409, "The id was used for another event",
+        openai(409, "invalid_request_error", None),
+        "Give each event an id of its own; repeat an event only with its own bytes.";
+    EndpointUnverified = "endpoint_unverified", 409, "The endpoint did not show that it is the partner's",
+        openai(409, "invalid_request_error", None),
+        "Answer `endpoint.verify` with 200 and `{\"challenge\": …}`, and try again.";
     IdempotencyKeyInFlight = "idempotency_key_in_flight", 409, "A request with this idempotency key is under way",
         openai(409, "invalid_request_error", Some("idempotency_key_in_flight")),
         "Wait for as many seconds as `Retry-After` says and repeat the request: it gets the answer of the first.";
@@ -122,6 +134,9 @@ codes! {
     ValidationFailed = "validation_failed", 422, "Some fields are wrong",
         openai(400, "invalid_request_error", None),
         "`errors` lists each field with what is wrong with it.";
+    ReportRefused = "report_refused", 422, "The report does not lift the sandbox",
+        openai(422, "invalid_request_error", None),
+        "Run the conformance kit again until all is green, and sign with a key that the platform knows.";
     ContextTooLong = "context_length_exceeded", 422, "The messages do not fit the model",
         openai(400, "invalid_request_error", Some("context_length_exceeded")),
         "Shorten the messages or take a model with a larger context.";
@@ -143,6 +158,9 @@ codes! {
     Internal = "internal", 500, "Qudao failed",
         openai(500, "server_error", None),
         "Send the request again. If it fails again, tell the operator the `request_id`.";
+    SandboxFailure = "sandbox_failure", 500, "The sandbox failed because it was asked to",
+        openai(500, "server_error", None),
+        "Send the event again under its id, as after any failure of a server.";
     ModelFailed = "model_failed", 502, "The model failed",
         openai(502, "server_error", Some("model_failed")),
         "Send the request again. What was not delivered is not charged.";

@@ -27,9 +27,11 @@ use crate::{
 };
 
 mod identity;
+mod partner;
 mod widget;
 
 pub(crate) use identity::*;
+pub(crate) use partner::*;
 pub(crate) use widget::*;
 
 pub(crate) const LOCATION: &str = "Made; `Location` names its address.";

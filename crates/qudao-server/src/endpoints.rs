@@ -77,6 +77,15 @@ impl Endpoints {
         self.add(Method::PATCH, path, access, handler, Some(doc));
     }
 
+    pub(crate) fn put<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
+    where
+        F: Handler<A>,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.add(Method::PUT, path, access, handler, Some(doc));
+    }
+
     pub(crate) fn delete<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
     where
         F: Handler<A>,

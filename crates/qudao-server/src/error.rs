@@ -135,6 +135,8 @@ impl ApiError {
             request_id,
             errors: &self.fields,
             retry_after: self.retry_after_secs(),
+            retryable: matches!(row.status, 408 | 425 | 429 | 500..=599)
+                || self.code == Code::IdempotencyKeyInFlight,
         }
     }
 
@@ -199,6 +201,8 @@ pub(crate) struct Problem<'a> {
     /// Seconds to wait before the next try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_after: Option<u64>,
+    /// Whether the same request may be served another time.
+    pub(crate) retryable: bool,
 }
 
 /// An error as OpenAI writes it.

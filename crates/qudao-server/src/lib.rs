@@ -35,6 +35,7 @@ mod once;
 mod openai;
 mod openapi;
 mod operations;
+mod partner;
 mod places;
 mod rate;
 mod scope;
@@ -50,9 +51,9 @@ pub use code::{Code, reference_markdown};
 pub use endpoints::Endpoint;
 pub use handle::{ServerHandle, StartError};
 pub use metrics::METRICS;
-pub use settings::{Doors, Limits, ServerSettings};
+pub use settings::{Doors, Limits, PartnerSettings, ServerSettings};
 
-use access::Access::{Key, Member, Operator, Public, Tenant, Visitor, Widget};
+use access::Access::{Key, Member, Operator, Partner, Public, Tenant, Visitor, Widget};
 use code::Code as RefusalCode;
 use endpoints::Endpoints;
 use error::ApiError;
@@ -94,6 +95,7 @@ fn endpoints() -> Endpoints {
     api.hook("/v1/inbound/{key}/{tail:.+}", inbound::take);
 
     widget_endpoints(&mut api);
+    partner_endpoints(&mut api);
     operations_endpoints(&mut api);
     api.get("/openapi.json", Public, operations::openapi, docs::openapi());
 
@@ -182,6 +184,10 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.post(connect, write, admin::channels::connect, docs::connect_channel());
     let kinds = "/v1/tenants/{tenant_id}/channel-kinds";
     api.get(kinds, read, admin::channels::kinds, docs::list_channel_kinds());
+    let keys = "/v1/tenants/{tenant_id}/channels/{channel_id}/partner-keys";
+    api.post(keys, write, admin::partners::create_keys, docs::create_partner_keys());
+    let endpoint = "/v1/tenants/{tenant_id}/channels/{channel_id}/partner-endpoint";
+    api.put(endpoint, write, admin::partners::set_endpoint, docs::set_partner_endpoint());
 
     let read = Tenant(Scope::ConversationsRead);
     let conversations = "/v1/tenants/{tenant_id}/conversations";
@@ -193,6 +199,40 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.get(audit, Tenant(Scope::AuditRead), admin::audit::list, docs::audit());
 
     identity_endpoints(api);
+}
+
+/// What partners speak.
+fn partner_endpoints(api: &mut Endpoints) {
+    let events = "/v1/pcp/channels/{channel_id}/events";
+    api.post(events, Partner, partner::events::post, docs::post_event());
+    api.get(events, Partner, partner::events::pull, docs::pull_events());
+    let ack = "/v1/pcp/channels/{channel_id}/events:ack";
+    api.post(ack, Partner, partner::events::ack, docs::ack_events());
+    let stream = "/v1/pcp/channels/{channel_id}/stream";
+    api.get(stream, Partner, partner::stream::open, docs::stream_events());
+    let declared = "/v1/pcp/channels/{channel_id}/capabilities";
+    let (get, put) = (docs::get_partner_capabilities(), docs::put_partner_capabilities());
+    api.get(declared, Partner, partner::endpoint::get_capabilities, get);
+    api.put(declared, Partner, partner::endpoint::put_capabilities, put);
+    let media = "/v1/pcp/channels/{channel_id}/media";
+    api.post(media, Partner, partner::media::upload, docs::upload_media());
+    let file = "/v1/pcp/channels/{channel_id}/media/{upload_id}";
+    api.get(file, Public, partner::media::fetch, docs::fetch_media());
+    api.post(file, Partner, partner::media::renew, docs::renew_media());
+    let deliveries = "/v1/pcp/channels/{channel_id}/deliveries";
+    api.get(deliveries, Partner, partner::deliveries::list, docs::list_deliveries());
+    let replay = "/v1/pcp/channels/{channel_id}/deliveries:replay";
+    api.post(replay, Partner, partner::deliveries::replay, docs::replay_deliveries());
+    let verify = "/v1/pcp/channels/{channel_id}/endpoint:verify";
+    api.post(verify, Partner, partner::endpoint::verify, docs::verify_endpoint());
+    let rotate = "/v1/pcp/channels/{channel_id}/keys:rotate";
+    api.post(rotate, Partner, partner::endpoint::rotate_keys, docs::rotate_partner_keys());
+    let ping = "/v1/pcp/channels/{channel_id}/ping";
+    api.post(ping, Partner, partner::endpoint::ping, docs::partner_ping());
+    let report = "/v1/pcp/channels/{channel_id}/conformance";
+    api.post(report, Partner, partner::conformance::submit, docs::submit_conformance());
+    let keys = "/.well-known/pcp-keys.json";
+    api.get(keys, Public, partner::endpoint::public_keys, docs::pcp_keys());
 }
 
 /// Who works for a tenant, and the keys that they hand out.

@@ -235,7 +235,7 @@ impl From<TooFast> for Failure {
 /// What others call this server: providers send browsers back there, and compare it letter by
 /// letter. The name in a request is believed where only this machine can have sent it. `None` where
 /// the operator has to set `server.public_url` first.
-fn base_url(state: &AppState, request: &HttpRequest) -> Option<String> {
+pub(crate) fn base_url(state: &AppState, request: &HttpRequest) -> Option<String> {
     if let Some(url) = &state.settings.public_url {
         return Some(url.trim_end_matches('/').to_owned());
     }

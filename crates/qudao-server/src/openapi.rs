@@ -32,8 +32,9 @@ use crate::{
 };
 
 mod access;
+mod webhooks;
 
-use access::{API_KEY, OPERATOR, SESSION, VISITOR, WIDGET, extensions, failures, schemes};
+use access::{API_KEY, OPERATOR, PARTNER, SESSION, VISITOR, WIDGET, extensions, failures, schemes};
 
 /// Each with its media type.
 type Contents = Vec<(&'static str, Content)>;
@@ -426,6 +427,7 @@ const TAGS: &[(&str, &str)] = &[
         "Widget",
         "The chat on pages of other sites, which have to be listed in the channel's settings.",
     ),
+    ("Partner channels", "The partner channel protocol, PCP/1: a channel of one's own."),
     ("Plugins", "The plugins of this node."),
     ("Operations", "Health, metrics, and this description."),
 ];
@@ -452,10 +454,12 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
         let item = PathItem::new(http_method(&endpoint.method), doc.operation(endpoint));
         paths = paths.path(plain_path(endpoint.path), item);
     }
+    let webhooks = webhooks::webhooks(&mut schemas);
     components.schemas.extend(schemas);
     for (name, words) in [
         (OPERATOR, "The operator's key, `qo_…`, from `$QUDAO_HOME/operator_key`."),
         (API_KEY, "A tenant's API key, `qk_live_…`, shown once when it was made."),
+        (PARTNER, "A partner's key of its channel, `pck_live_…` or `pck_test_…`, shown once."),
         (VISITOR, "The visitor's token, `vt_…`, from `POST /v1/web/{key}/session`."),
         (
             WIDGET,
@@ -479,6 +483,7 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
         .servers(Some([ServerBuilder::new().url("/").description(Some("This server")).build()]))
         .tags(Some(tags))
         .paths(paths)
+        .webhooks(Some(webhooks))
         .components(Some(components))
         .build()
 }
@@ -499,6 +504,7 @@ fn info() -> InfoBuilder {
 fn http_method(method: &Method) -> HttpMethod {
     match *method {
         Method::POST => HttpMethod::Post,
+        Method::PUT => HttpMethod::Put,
         Method::PATCH => HttpMethod::Patch,
         Method::DELETE => HttpMethod::Delete,
         _ => HttpMethod::Get,

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use qudao_channels::Host;
+use qudao_channels::{Host, partner::Courier};
 use qudao_domain::key::SecretHash;
 use qudao_egress::Egress;
 use qudao_identity::IdentitySettings;
+use qudao_pcp::PublicKey;
 
 /// How the server listens and what it bears.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct ServerSettings {
     pub identity: IdentitySettings,
     /// The adapters of other platforms; the server makes a host of them of its own if there is none.
     pub channels: Option<Arc<Host>>,
+    /// How partners are dealt with.
+    pub partner: PartnerSettings,
 }
 
 impl ServerSettings {
@@ -52,8 +55,19 @@ impl ServerSettings {
             egress: None,
             identity: IdentitySettings::default(),
             channels: None,
+            partner: PartnerSettings::default(),
         }
     }
+}
+
+/// How partners are dealt with.
+#[derive(Debug, Clone, Default)]
+pub struct PartnerSettings {
+    /// What reaches their endpoints.
+    pub courier: Courier,
+    /// Whose reports lift a channel out of the sandbox. Empty: those of the partner itself, signed
+    /// with the key that the tenant entered for it.
+    pub report_keys: Vec<PublicKey>,
 }
 
 /// What a server serves.

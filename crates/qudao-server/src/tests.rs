@@ -64,6 +64,7 @@ fn an_endpoint_that_is_not_public_names_its_credentials() {
             Member => &["session"],
             Visitor => &["visitor_token"],
             access::Access::Widget => &["widget_token"],
+            Partner => &["partner_key"],
         };
         assert_eq!(schemes, expected, "{method} {path}");
         // Whoever signs in may show something wrong although the door is open to everybody.
@@ -156,7 +157,7 @@ fn every_post_but_the_web_chats_and_those_of_signing_in_may_be_repeated_under_a_
     for (name, operation) in operations(&description()) {
         let listed = operation["parameters"].as_array().cloned().unwrap_or_default();
         let keyed = listed.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
-        let apart = ["/v1/web/", "/v1/widget/", "/v1/session/", "/v1/invitations/"]
+        let apart = ["/v1/web/", "/v1/widget/", "/v1/pcp/", "/v1/session/", "/v1/invitations/"]
             .iter()
             .any(|path| name.starts_with(&format!("POST {path}")))
             || name.ends_with("/sessions");
@@ -172,6 +173,20 @@ fn every_post_but_the_web_chats_and_those_of_signing_in_may_be_repeated_under_a_
         for (status, response) in successes.filter(|(status, _)| status.starts_with('2')) {
             assert!(response["headers"]["Idempotent-Replayed"].is_object(), "{name} {status}");
         }
+    }
+}
+
+/// Partners' endpoints are described as well, each kind of event with what it carries.
+#[test]
+fn what_the_platform_sends_to_partners_is_described() {
+    let description = description();
+    let webhooks = description["webhooks"].as_object().unwrap();
+    assert_eq!(webhooks.len(), 9);
+    for (kind, item) in webhooks {
+        let schema = &item["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(schema["allOf"][1]["properties"]["type"]["enum"][0], kind.as_str());
+        let names = item["post"]["parameters"].as_array().unwrap().iter();
+        assert!(names.map(|one| &one["name"]).any(|name| name == "webhook-signature"));
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Topic {
     WakeTurns,
     /// An outbound message is ready to be sent.
     WakeOutbox,
+    /// A partner's log of events has grown.
+    Partner(ChannelId),
     /// A key is not what it was.
     KeyChanged,
 }
@@ -63,6 +65,7 @@ impl Topic {
             }
             Self::WakeTurns => "qd:wake:turns".to_owned(),
             Self::WakeOutbox => "qd:wake:outbox".to_owned(),
+            Self::Partner(id) => format!("qd:{{{}}}:partner", id.as_uuid()),
             Self::KeyChanged => "qd:keys:changed".to_owned(),
         }
     }

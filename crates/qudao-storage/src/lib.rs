@@ -22,6 +22,7 @@ mod metrics;
 mod once;
 mod outbox;
 mod page;
+mod partner;
 mod people;
 mod prices;
 mod reading;
@@ -62,6 +63,10 @@ pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind, PassiveReply};
 pub use page::{Listing, Page};
+pub use partner::{
+    KnownInbound, NewPartnerEvent, PartnerChannel, PartnerClaim, PartnerEnd, PartnerEvent,
+    PartnerState, PartnerThread,
+};
 pub use people::{
     Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link, Merge, Merged,
     NewMerge, TABLES, TableRule, Unfinished,

@@ -1,15 +1,16 @@
 //! Copies of files that came in or go out.
 
-use jiff::Timestamp;
 use qudao_domain::{ChannelId, ConversationId, MediaId};
 use serde_json::Value;
 use sqlx::{Row as _, types::Json};
 
-use crate::{Result, Tx, row};
+use crate::{Result, Tx};
 
 /// A copy of a file to be kept.
 #[derive(Debug, Clone, Copy)]
 pub struct NewMedia<'a> {
+    /// Which: one that is kept already stays as it is.
+    pub id: MediaId,
     /// Where it came in or goes out.
     pub channel_id: ChannelId,
     /// In which conversation, once that is known.
@@ -27,18 +28,14 @@ pub struct NewMedia<'a> {
 /// A copy of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaFile {
-    /// Where it came in or goes out.
-    pub channel_id: ChannelId,
-    /// Its media type.
+    /// The media type.
     pub mime: String,
-    /// Its name.
+    /// The file's name.
     pub name: Option<String>,
     /// SHA-256.
     pub sha256: Vec<u8>,
-    /// What is in it.
+    /// What it holds.
     pub bytes: Vec<u8>,
-    /// When it was kept.
-    pub created_at: Timestamp,
 }
 
 impl Tx {
@@ -69,18 +66,18 @@ impl Tx {
         Ok(())
     }
 
-    /// Keeps a copy of a file and returns its id.
+    /// Keeps a copy of a file.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).
-    pub async fn keep_media(&mut self, media: NewMedia<'_>) -> Result<MediaId> {
-        let id = MediaId::new();
+    pub async fn keep_media(&mut self, media: NewMedia<'_>) -> Result<()> {
         sqlx::query(
             "INSERT INTO media (tenant_id, media_id, channel_id, conversation_id, mime, name, size, \
-                 sha256, bytes) VALUES ($1, $2, $3, $4, $5, left($6, 255), $7, $8, $9)",
+                 sha256, bytes) VALUES ($1, $2, $3, $4, $5, left($6, 255), $7, $8, $9) \
+             ON CONFLICT DO NOTHING",
         )
         .bind(self.tenant_id().as_uuid())
-        .bind(id.as_uuid())
+        .bind(media.id.as_uuid())
         .bind(media.channel_id.as_uuid())
         .bind(media.conversation_id.map(ConversationId::as_uuid))
         .bind(media.mime)
@@ -90,32 +87,35 @@ impl Tx {
         .bind(media.bytes)
         .execute(self.connection())
         .await?;
-        Ok(id)
+        Ok(())
     }
 
-    /// A copy of a file, if it is this tenant's and its bytes are still kept.
+    /// A copy of a channel's file, if its bytes are still kept.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).
-    pub async fn media(&mut self, id: MediaId) -> Result<Option<MediaFile>> {
+    pub async fn channel_media(
+        &mut self,
+        channel_id: ChannelId,
+        id: MediaId,
+    ) -> Result<Option<MediaFile>> {
         let row = sqlx::query(
-            "SELECT channel_id, mime, name, sha256, bytes, app.micros(created_at) AS created_at \
-             FROM media WHERE tenant_id = $1 AND media_id = $2 AND bytes IS NOT NULL",
+            "SELECT mime, name, sha256, bytes FROM media \
+             WHERE tenant_id = $1 AND media_id = $2 AND channel_id = $3 AND bytes IS NOT NULL",
         )
         .bind(self.tenant_id().as_uuid())
         .bind(id.as_uuid())
+        .bind(channel_id.as_uuid())
         .fetch_optional(self.connection())
         .await?;
-        let read = |row: &sqlx::postgres::PgRow| {
-            Ok(MediaFile {
-                channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
+        let read = |row: sqlx::postgres::PgRow| {
+            Ok::<_, sqlx::Error>(MediaFile {
                 mime: row.try_get("mime")?,
                 name: row.try_get("name")?,
                 sha256: row.try_get("sha256")?,
                 bytes: row.try_get("bytes")?,
-                created_at: row::time(row, "created_at")?,
             })
         };
-        row.as_ref().map(read).transpose()
+        Ok(row.map(read).transpose()?)
     }
 }

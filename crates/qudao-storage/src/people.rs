@@ -147,15 +147,17 @@ impl Tx {
     /// [`StorageError`].
     pub async fn fence_contact(&mut self, id: ContactId) -> Result<Fence> {
         // While the channel's name of the person is still known.
-        sqlx::query(
-            "DELETE FROM channel_events e USING conversations c \
-             WHERE c.tenant_id = $1 AND c.contact_id = $2 AND e.tenant_id = c.tenant_id \
-               AND e.channel_id = c.channel_id AND e.thread = c.peer",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(id.as_uuid())
-        .execute(self.connection())
-        .await?;
+        for table in ["channel_events", "partner_events", "partner_threads"] {
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "DELETE FROM {table} e USING conversations c \
+                 WHERE c.tenant_id = $1 AND c.contact_id = $2 AND e.tenant_id = c.tenant_id \
+                   AND e.channel_id = c.channel_id AND e.thread = c.peer"
+            )))
+            .bind(self.tenant_id().as_uuid())
+            .bind(id.as_uuid())
+            .execute(self.connection())
+            .await?;
+        }
         let outcome: String = sqlx::query_scalar("SELECT app.fence_contact($1)")
             .bind(id.as_uuid())
             .fetch_one(self.connection())

@@ -13,6 +13,7 @@ use qudao_core::{
         setup::OpenChannel,
     },
 };
+use qudao_domain::MediaId;
 use qudao_domain::message::{Media, Message, Part};
 use qudao_storage::{NewMedia, StorageError};
 use serde_json::json;
@@ -167,16 +168,17 @@ impl Host {
         let mime = mime.unwrap_or("application/octet-stream").to_owned();
         let sha256 = Sha256::digest(&file.body);
         let mut tx = self.core.store.begin(channel.config.tenant_id).await?;
-        let id = tx
-            .keep_media(NewMedia {
-                channel_id: channel.config.channel_id,
-                conversation_id: Some(accepted.conversation_id),
-                mime: &mime,
-                name: media.name.as_deref(),
-                sha256: &sha256,
-                bytes: &file.body,
-            })
-            .await?;
+        let id = MediaId::new();
+        tx.keep_media(NewMedia {
+            id,
+            channel_id: channel.config.channel_id,
+            conversation_id: Some(accepted.conversation_id),
+            mime: &mime,
+            name: media.name.as_deref(),
+            sha256: &sha256,
+            bytes: &file.body,
+        })
+        .await?;
         let known = json!({
             "upload_id": id.to_string(), "mime": mime,
             "size": file.body.len(), "sha256": hex::encode(sha256),

@@ -4,12 +4,14 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context as _;
+use qudao_channels::partner::{NewKeys, keep_keys};
 use qudao_config::Instance;
+use qudao_core::Core;
 use qudao_domain::{
-    AssistantId, Currency, InvitationId, Micros, TenantId,
+    AssistantId, ChannelId, Currency, InvitationId, Micros, TenantId,
     access::{Role, Scopes},
-    key::{ApiKey, Ticket, TicketKind, random_secret},
-    state::FairCharging,
+    key::{ApiKey, SecretHash, Ticket, TicketKind, random_secret},
+    state::{ChannelKind, FairCharging},
     text::{IdempotencyKey, Name, SystemPrompt},
 };
 use qudao_services::Services;
@@ -44,6 +46,17 @@ pub(crate) struct Demo {
     #[serde(default)]
     pub(crate) console_url: String,
     pub(crate) database_url: String,
+    /// A partner's channel in the sandbox. Older files do not have it.
+    #[serde(default)]
+    pub(crate) partner: Option<DemoPartner>,
+}
+
+/// What a partner is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DemoPartner {
+    pub(crate) channel_id: ChannelId,
+    pub(crate) bearer_key: String,
+    pub(crate) signing_secret: String,
 }
 
 /// What the demo is made of.
@@ -82,11 +95,8 @@ impl<'a> Wanted<'a> {
 }
 
 /// Makes what is missing and writes `demo.json`.
-pub(crate) async fn prepare(
-    store: &Store,
-    home: &Path,
-    wanted: &Wanted<'_>,
-) -> anyhow::Result<Demo> {
+pub(crate) async fn prepare(core: &Core, home: &Path, wanted: &Wanted<'_>) -> anyhow::Result<Demo> {
+    let store = &core.store;
     let path = home.join(FILE);
     let before: Option<Demo> =
         fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
@@ -98,6 +108,7 @@ pub(crate) async fn prepare(
         Some(parts) => parts,
         None => make(store, before.as_ref(), wanted).await?,
     };
+    let partner = Some(partner(core, before.as_ref(), &parts).await?);
     let demo = Demo {
         base_url: wanted.base_url.to_owned(),
         operator_key: wanted.operator_key.to_owned(),
@@ -107,6 +118,7 @@ pub(crate) async fn prepare(
         chat_url: format!("{}/chat/{}", wanted.base_url, parts.public_key),
         console_url: console_url(store, wanted.base_url, parts.tenant_id).await?,
         database_url: wanted.database_url.to_owned(),
+        partner,
     };
     let text = serde_json::to_string_pretty(&demo).context("writing the demo as JSON")?;
     write_secret(&path, &format!("{text}\n"))?;
@@ -161,6 +173,34 @@ async fn console_url(store: &Store, base_url: &str, tenant_id: TenantId) -> anyh
     tx.create_invitation(&new).await?;
     tx.commit().await?;
     Ok(format!("{base_url}/console#/invitation/{}", ticket.reveal()))
+}
+
+/// The partner's channel of the former demo, if its key still opens it, or a new one.
+async fn partner(core: &Core, before: Option<&Demo>, parts: &Parts) -> anyhow::Result<DemoPartner> {
+    let mut tx = core.store.begin(parts.tenant_id).await?;
+    let former = before.filter(|demo| demo.tenant_id == parts.tenant_id);
+    if let Some(former) = former.and_then(|demo| demo.partner.as_ref()) {
+        let hash = SecretHash::of(&former.bearer_key);
+        if tx.has_partner_key(former.channel_id, &hash).await? {
+            return Ok(former.clone());
+        }
+    }
+    let channel = NewChannel {
+        id: ChannelId::new(),
+        name: Name::parse("Partner (sandbox)").context("the channel's name")?,
+        kind: ChannelKind::Partner,
+        public_key: None,
+        assistant_id: parts.assistant_id,
+        locale: "en".to_owned(),
+        settings: serde_json::Map::new(),
+        secrets: None,
+    };
+    let channel_id = tx.create_channel(&channel).await?.id;
+    let keys = NewKeys::generate(parts.tenant_id, false);
+    keep_keys(&mut tx, core, channel_id, &keys, Duration::ZERO).await?;
+    tx.commit().await?;
+    let signing_secret = keys.secret.reveal();
+    Ok(DemoPartner { channel_id, bearer_key: keys.bearer, signing_secret })
 }
 
 async fn key_works(store: &Store, demo: &Demo) -> anyhow::Result<bool> {

@@ -4,6 +4,7 @@ use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use qudao_channels::partner::Courier;
 use qudao_config::{
     DataClass, Instance, Limits, ModelKind, Placement, PluginTimeouts, Sandbox, Settings,
 };
@@ -13,6 +14,7 @@ use qudao_core::{
 };
 use qudao_domain::key::SecretHash;
 use qudao_egress::{Egress, Limits as EgressLimits, Rules};
+use qudao_pcp::PublicKey;
 use qudao_plugin_host::{HostSettings, InstanceSettings, ModelEntry, Timeouts};
 use qudao_server::{MetricsRender, ServerSettings};
 use qudao_storage::{LimiterSettings, Rate, StoreSettings};
@@ -62,6 +64,27 @@ pub(super) fn egress(settings: &Settings) -> anyhow::Result<Egress> {
         body_bytes: egress.body_kib << 10,
     };
     Egress::new(rules, limits).context("setting up requests to tenants' addresses")
+}
+
+/// What reaches partners' endpoints: a little patience, a small answer.
+pub(super) fn courier(settings: &Settings) -> anyhow::Result<Courier> {
+    let egress = &settings.egress;
+    let rules = Rules::new(egress.allow_networks.clone(), egress.allow_http, egress.ports.clone())?;
+    let limits = EgressLimits {
+        connect: millis(egress.connect_timeout_ms),
+        total: secs(15),
+        body_bytes: 64 << 10,
+    };
+    let client = |rules| Egress::new(rules, limits).context("setting up requests to partners");
+    let this_machine = settings.partner.sandbox_this_machine;
+    let sandbox = this_machine.then(|| client(rules.with_this_machine())).transpose()?;
+    Ok(Courier { public: Some(client(rules)?), sandbox })
+}
+
+/// Whose conformance reports are believed.
+pub(super) fn report_keys(settings: &Settings) -> anyhow::Result<Vec<PublicKey>> {
+    let read = |text: &String| PublicKey::parse(text).context("reading partner.report_keys");
+    settings.partner.report_keys.iter().map(read).collect()
 }
 
 pub(super) fn core(settings: &Settings) -> CoreSettings {

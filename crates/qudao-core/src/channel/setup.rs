@@ -78,6 +78,11 @@ impl Core {
         self.setups.0.try_get_with((tenant_id, id), read).await
     }
 
+    /// Where the world finds this installation, if it knows.
+    pub fn public_url(&self) -> Option<&str> {
+        self.settings.public_url.as_deref()
+    }
+
     /// Forgets what is remembered of a channel, after it was changed on this node.
     pub async fn forget_channel(&self, tenant_id: TenantId, id: ChannelId) {
         self.setups.0.invalidate(&(tenant_id, id)).await;

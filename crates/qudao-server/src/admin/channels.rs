@@ -219,7 +219,8 @@ pub(crate) async fn create(
                 id,
                 name,
                 kind,
-                public_key: Some(public_key(kind)),
+                // A partner's channel is found by the partner's own key.
+                public_key: (kind != ChannelKind::Partner).then(|| public_key(kind)),
                 assistant_id,
                 locale: locale.unwrap_or(tenant.locale),
                 settings,

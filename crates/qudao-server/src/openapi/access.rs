@@ -9,6 +9,7 @@ pub(super) const API_KEY: &str = "api_key";
 pub(super) const VISITOR: &str = "visitor_token";
 pub(super) const WIDGET: &str = "widget_token";
 pub(super) const SESSION: &str = "session";
+pub(super) const PARTNER: &str = "partner_key";
 
 /// Who is let in, for programs: `x-qudao-access`, and `x-qudao-scope` where one is needed.
 pub(super) fn extensions(access: Access) -> Extensions {
@@ -20,6 +21,7 @@ pub(super) fn extensions(access: Access) -> Extensions {
         Access::Member => ("member", None),
         Access::Visitor => ("visitor", None),
         Access::Widget => ("widget", None),
+        Access::Partner => ("partner", None),
     };
     let named = ExtensionsBuilder::new().add("x-qudao-access", kind);
     let scope = scope.map(|scope| ("x-qudao-scope", scope.as_str()));
@@ -36,14 +38,15 @@ pub(super) fn schemes(access: Access) -> Option<&'static [&'static str]> {
         Access::Member => Some(&[SESSION]),
         Access::Visitor => Some(&[VISITOR]),
         Access::Widget => Some(&[WIDGET]),
+        Access::Partner => Some(&[PARTNER]),
     }
 }
 
 pub(super) fn failures(access: Access) -> &'static [Code] {
     match access {
         Access::Public => &[],
-        Access::Visitor => &[Code::Unauthenticated, Code::InvalidCredentials],
         Access::Widget => &[Code::Unauthenticated, Code::InvalidCredentials, Code::OriginRefused],
+        Access::Visitor | Access::Partner => &[Code::Unauthenticated, Code::InvalidCredentials],
         Access::Operator | Access::Key(_) => {
             &[Code::Unauthenticated, Code::InvalidCredentials, Code::Forbidden]
         }

@@ -188,7 +188,8 @@ async fn every_body_refuses_fields_that_it_does_not_document() {
     for endpoint in endpoints {
         // OpenAI's own servers ignore what they do not know, and their clients count on that; see the
         // test below.
-        if endpoint.path == "/v1/chat/completions" {
+        // Partners' events and documents may be of a newer version of the protocol.
+        if endpoint.path == "/v1/chat/completions" || endpoint.access == Access::Partner {
             continue;
         }
         let method = endpoint.method.as_str().to_lowercase();

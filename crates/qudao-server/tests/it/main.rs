@@ -6,6 +6,7 @@
 mod admin;
 mod assignment;
 mod chat;
+mod conform;
 mod endings;
 mod events;
 mod http;
@@ -16,6 +17,7 @@ mod money;
 mod oidc;
 mod once;
 mod openai;
+mod partner;
 mod people;
 mod socket;
 mod widget;

@@ -131,6 +131,30 @@ pub const TABLES: &[TableRule] = &[
         ..rule("channel_events")
     },
     TableRule {
+        of_tenant: Erase::Delete,
+        hidden: &["verified_url"],
+        exported: false,
+        ..rule("partner_channels")
+    },
+    TableRule {
+        of_tenant: Erase::Delete,
+        hidden: &["secret_hash"],
+        exported: false,
+        ..rule("partner_keys")
+    },
+    TableRule {
+        contact: Some(Link::Thread),
+        of_contact: Erase::Keep("goes with the first step of an erasure"),
+        of_tenant: Erase::Delete,
+        ..rule("partner_threads")
+    },
+    TableRule {
+        contact: Some(Link::Thread),
+        of_contact: Erase::Keep("goes with the first step of an erasure"),
+        of_tenant: Erase::Delete,
+        ..rule("partner_events")
+    },
+    TableRule {
         contact: Some(Link::Conversation),
         of_contact: Erase::Delete,
         of_tenant: Erase::Delete,

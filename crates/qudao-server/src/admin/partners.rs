@@ -1,0 +1,134 @@
+//! What a tenant decides about a partner's channel: its keys and its endpoint.
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, web};
+use qudao_channels::partner::{self, NewKeys};
+use qudao_domain::{ChannelId, state::ChannelKind};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    access::TenantScope,
+    act::{Act, change},
+    error::ApiError,
+    extract::{Body, Id, NoQuery, Query},
+    once::{Once, Reply, commit_once},
+    state::AppState,
+};
+
+/// How long the keys before stay valid.
+const OVERLAP: Duration = Duration::from_secs(24 * 3600);
+
+/// Keys of a partner's channel, shown once.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct PartnerKeys {
+    #[schema(value_type = String)]
+    channel_id: ChannelId,
+    /// Names the channel: `Authorization: Bearer …`.
+    #[schema(example = "pck_test_…")]
+    bearer_key: Option<String>,
+    /// Signs events, in both directions.
+    #[schema(example = "whsec_…")]
+    signing_secret: Option<String>,
+    key_id: String,
+    /// Keys that were there before are valid for so long.
+    old_keys_valid_for_s: u64,
+}
+
+/// Where a partner takes its events.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PartnerEndpoint {
+    /// Over https, with a public address. Empty for a partner who reads the log.
+    #[serde(default)]
+    #[schema(example = "https://partner.example/qudao")]
+    endpoint_url: String,
+    /// `webhook`, `sse` or `pull`.
+    #[serde(default = "webhook")]
+    #[schema(example = "webhook")]
+    transport: String,
+    /// The partner's own `whpk_…`, if it signs with a key pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
+}
+
+fn webhook() -> String {
+    "webhook".to_owned()
+}
+
+pub(crate) async fn create_keys(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    Id(id): Id<ChannelId>,
+    _: Query<NoQuery>,
+    once: Once,
+) -> Result<HttpResponse, ApiError> {
+    let core = state.core.clone();
+    let made = commit_once(&state, tenant_id, once, move |tx| {
+        Box::pin(async move {
+            let unknown = || ApiError::not_found("channel");
+            let channel = tx.find_channel(id).await?.ok_or_else(unknown)?;
+            if channel.kind != ChannelKind::Partner {
+                return Err(ApiError::field("", "only partners' channels have such keys"));
+            }
+            let live = tx.partner_channel(id).await?.is_some_and(|partner| !partner.sandbox);
+            let keys = NewKeys::generate(tenant_id, live);
+            tx.retire_partner_keys(id, OVERLAP).await?;
+            partner::keep_keys(tx, &core, id, &keys, OVERLAP).await?;
+            core.forget_channel(tenant_id, id).await;
+            let shown = PartnerKeys {
+                channel_id: id,
+                bearer_key: Some(keys.bearer.clone()),
+                signing_secret: Some(keys.secret.reveal()),
+                key_id: keys.secret.id(),
+                old_keys_valid_for_s: OVERLAP.as_secs(),
+            };
+            let kept = PartnerKeys { bearer_key: None, signing_secret: None, ..shown.clone() };
+            let location = format!("/v1/tenants/{tenant_id}/channels/{id}");
+            Ok(Reply::created(location, &shown).repeated_as(&kept))
+        })
+    });
+    made.await
+}
+
+pub(crate) async fn set_endpoint(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    act: Act,
+    Id(id): Id<ChannelId>,
+    _: Query<NoQuery>,
+    Body(to): Body<PartnerEndpoint>,
+) -> Result<HttpResponse, ApiError> {
+    if !["webhook", "sse", "pull"].contains(&to.transport.as_str()) {
+        return Err(ApiError::field("/transport", "has to be webhook, sse or pull"));
+    }
+    if let Some(key) = to.public_key.as_deref() {
+        qudao_pcp::PublicKey::parse(key).map_err(|error| ApiError::field("/public_key", error))?;
+    }
+    let (core, courier) = (state.core.clone(), state.settings.partner.courier.clone());
+    let wanted = to.clone();
+    change(&state, act, tenant_id, move |tx| {
+        Box::pin(async move {
+            let unknown = || ApiError::not_found("channel");
+            let channel = tx.find_channel(id).await?.ok_or_else(unknown)?;
+            if channel.kind != ChannelKind::Partner {
+                return Err(ApiError::field("", "only partners' channels have an endpoint"));
+            }
+            let known = tx.partner_channel(id).await?;
+            let sandbox = known.is_none_or(|partner| partner.sandbox);
+            if !wanted.endpoint_url.is_empty() {
+                let checked = courier.check(&wanted.endpoint_url, sandbox);
+                checked.map_err(|words| ApiError::field("/endpoint_url", words))?;
+            }
+            tx.ensure_partner_channel(id).await?;
+            let key = wanted.public_key.as_deref();
+            let to = (wanted.endpoint_url.as_str(), wanted.transport.as_str(), key);
+            partner::set_endpoint(tx, &core, id, to).await?;
+            Ok(())
+        })
+    })
+    .await?;
+    state.core.forget_channel(tenant_id, id).await;
+    Ok(HttpResponse::Ok().json(to))
+}
