@@ -148,7 +148,7 @@ impl ChannelAdapter for Discord {
         let address = media.external_id.as_deref()?;
         let known = wire::is_within(address, &["discordapp.com", "discordapp.net"])
             || wire::same_origin(address, &manifest::api(config));
-        known.then(|| HttpPlan::get("file", address))
+        known.then(|| HttpPlan::get("file", address).file())
     }
 
     fn fetched(&self, _config: &ChannelConfig, response: &RawResponse) -> Fetched {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use qudao_core::{
     Channel, Core,
-    channel::{adapter::ChannelAdapter, config::Manifest},
+    channel::{
+        adapter::{ChannelAdapter, SessionAdapter},
+        config::Manifest,
+    },
 };
 
 mod ciphers;
@@ -53,6 +56,11 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
         Arc::new(wechat::Wechat),
         Arc::new(dingtalk::Dingtalk),
     ]
+}
+
+/// Those of them whose platform keeps a socket open.
+pub fn sessions() -> Vec<Arc<dyn SessionAdapter>> {
+    vec![Arc::new(discord::Discord)]
 }
 
 /// Every kind of channel that a tenant can make, with its settings.

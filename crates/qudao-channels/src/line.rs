@@ -89,7 +89,7 @@ impl ChannelAdapter for Line {
         id.bytes().all(|byte| byte.is_ascii_alphanumeric()).then_some(())?;
         let token = config.secret("access_token").ok()?;
         let url = format!("{}/v2/bot/message/{id}/content", manifest::data(config));
-        Some(HttpPlan::get("file", url).bearer(token))
+        Some(HttpPlan::get("file", url).file().bearer(token))
     }
 
     /// Sounds and films are prepared first: 202 until then.

@@ -161,7 +161,7 @@ impl ChannelAdapter for Meta {
         }
         let known = wire::is_within(id, FILE_HOSTS)
             || wire::same_origin(id, &manifest::graph(*self, config));
-        known.then(|| HttpPlan::get("file", id))
+        known.then(|| HttpPlan::get("file", id).file())
     }
 
     fn fetched(&self, config: &ChannelConfig, response: &RawResponse) -> Fetched {
@@ -180,7 +180,9 @@ impl ChannelAdapter for Meta {
         let known = wire::is_within(address, FILE_HOSTS)
             || wire::same_origin(address, &manifest::graph(*self, config));
         match config.secret("access_token") {
-            Ok(token) if known => Fetched::Then(HttpPlan::get("file", address).bearer(token)),
+            Ok(token) if known => {
+                Fetched::Then(HttpPlan::get("file", address).file().bearer(token))
+            }
             _ => Fetched::Bytes,
         }
     }

@@ -38,6 +38,16 @@ impl ChannelAdapter for Slack {
         manifest::capabilities()
     }
 
+    fn check(&self, config: &ChannelConfig) -> Result<(), (&'static str, String)> {
+        let token = config.secret("bot_token").unwrap_or_default();
+        // An app has tokens of several kinds, and an emulator its own.
+        if !token.is_empty() && !token.starts_with("xoxb-") && config.setting("api_url").is_none() {
+            let why = "this is another kind of token: the bot's begins with xoxb-".to_owned();
+            return Err(("bot_token", why));
+        }
+        Ok(())
+    }
+
     fn verify_and_parse(
         &self,
         config: &ChannelConfig,
@@ -93,7 +103,7 @@ impl ChannelAdapter for Slack {
         let address = media.external_id.as_deref()?;
         let known = event::is_slacks(address) || wire::same_origin(address, &send::api(config));
         let token = config.secret("bot_token").ok()?;
-        known.then(|| HttpPlan::get("file", address).bearer(token))
+        known.then(|| HttpPlan::get("file", address).file().bearer(token))
     }
 
     /// Without the scope `files:read` Slack leads to a page for signing in.

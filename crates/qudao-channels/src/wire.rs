@@ -113,20 +113,30 @@ pub(crate) fn is_fresh(signed: &str, now: Timestamp) -> bool {
     digits && at.duration_since(now).unsigned_abs() <= SKEW
 }
 
+/// An address that reads the same to every reader: the host requests no other.
+fn address(text: &str) -> Option<url::Url> {
+    let odd = |letter: char| letter.is_control() || letter.is_whitespace() || letter == '\\';
+    let read = url::Url::parse(text).ok().filter(|_| text.len() <= 2048 && !text.contains(odd))?;
+    let plain = text.starts_with(&format!("{}://{}", read.scheme(), read.host_str()?));
+    (plain && read.fragment().is_none()).then_some(read)
+}
+
 /// Whether an address is over TLS and its host is one of these domains or below one.
-pub(crate) fn is_within(address: &str, domains: &[&str]) -> bool {
-    let Ok(address) = url::Url::parse(address) else { return false };
-    let host = address.host_str().unwrap_or_default();
+pub(crate) fn is_within(text: &str, domains: &[&str]) -> bool {
+    let Some(read) = address(text) else { return false };
+    let host = read.host_str().unwrap_or_default();
     let below = |domain: &&str| {
         host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    address.scheme() == "https" && domains.iter().any(below)
+    let usual = read.port().is_none_or(|port| port == 8443);
+    read.scheme() == "https" && usual && domains.iter().any(below)
 }
 
 /// Whether two addresses lead to the same server.
 pub(crate) fn same_origin(one: &str, other: &str) -> bool {
-    let origin = |address: &str| url::Url::parse(address).ok().map(|read| read.origin());
-    origin(one).is_some_and(|one| one.is_tuple() && Some(one) == origin(other))
+    let (one, other) = (address(one), address(other));
+    one.zip(other)
+        .is_some_and(|(one, other)| one.origin().is_tuple() && one.origin() == other.origin())
 }
 
 #[cfg(test)]
@@ -161,10 +171,22 @@ mod tests {
         let known = |address: &str| is_within(address, &["slack.com"]);
         assert!(known("https://files.slack.com/a"));
         assert!(known("https://slack.com/a"));
-        for other in ["http://slack.com", "https://notslack.com", "https://slack.com.evil", "x"] {
+        let others = [
+            "http://slack.com",
+            "https://notslack.com",
+            "https://slack.com.evil",
+            "x",
+            "https://\tslack.com",
+            "https:slack.com",
+            "https://slack.com#x",
+            "https://a@slack.com",
+            "https://slack.com:22",
+            "https://s\\.slack.com",
+        ];
+        for other in others {
             assert!(!known(other), "{other}");
         }
-        assert!(same_origin("http://127.0.0.1:80/a", "http://127.0.0.1/b"));
+        assert!(same_origin("http://127.0.0.1:8080/a", "http://127.0.0.1:8080/b"));
         assert!(!same_origin("http://127.0.0.1:1", "http://127.0.0.1:12"));
         assert!(!same_origin("data:x", "data:x"));
     }

@@ -41,13 +41,13 @@ def ready():
     raise SystemExit("the platform is not ready")
 
 
-def tenant():
+def tenant(model=MODEL):
     """A tenant with credits and an assistant: its path and the assistant's id."""
     ready()
     made = admin("POST", "/v1/tenants", {"name": "Peers", "currency": "USD", "locale": "en"})
     base = f"/v1/tenants/{made['id']}"
     admin("POST", f"{base}/credits", {"amount": "100.00", "note": "peers"})
-    route = admin("POST", f"{base}/routes", {"name": "default", "models": [MODEL]})
+    route = admin("POST", f"{base}/routes", {"name": "default", "models": [model]})
     assistant = {"name": "Mei", "route_id": route["id"], "system_prompt": "Answer in one short sentence."}
     return base, admin("POST", f"{base}/assistants", assistant)["id"]
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole platform in a conversation by e-mail (mail-devel) and one on Matrix (Synapse): made over
-# the admin API, answered by a model, seen by a person on the other side.
+# The whole platform in a conversation by e-mail (mail-devel), one on Matrix (Synapse) and one on
+# WeChat (wechatpy in its place): made over the admin API, answered by a model, seen by a person on
+# the other side.
 #
 # QUDAO_PEER_MODEL names another model than echo, of a platform that is running: then QUDAO_DEMO is
 # its demo.json, and its [egress] allows this machine, http, and the port QUDAO_MATRIX_PORT.
@@ -9,7 +10,7 @@ cd "$(dirname "$0")/../../.."
 . scripts/await.sh
 here=tests/peers/conversations
 
-for name in mail matrix; do
+for name in mail matrix cn-signatures; do
     venv=target/tools/$name
     $venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
     $venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/peers/$name/requirements.txt
@@ -54,6 +55,18 @@ prices = [
     { currency = "CNY", input_per_mtok = "0.10", output_per_mtok = "0.10" },
     { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.10" },
 ]
+
+# Takes longer than WeChat waits.
+[[instances]]
+name = "echo-slow"
+plugin = "echo"
+config = { delay_ms = 1500 }
+[[instances.models]]
+name = "echo-slow"
+prices = [
+    { currency = "CNY", input_per_mtok = "0.10", output_per_mtok = "0.10" },
+    { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.10" },
+]
 TOML
     target/debug/qudao serve --demo >"$work/log" 2>&1 &
     server=$!
@@ -63,4 +76,5 @@ fi
 
 target/tools/mail/bin/python $here/mail.py
 target/tools/matrix/bin/python $here/rooms.py
+if [ -z "${QUDAO_PEER_MODEL:-}" ]; then target/tools/cn-signatures/bin/python $here/wechat.py; fi
 echo "conversations: a mail and a room were answered by ${QUDAO_PEER_MODEL:-echo}"

@@ -73,8 +73,9 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
 
 /// The answer in the place of what showed it while it grew.
 fn edit(config: &ChannelConfig, out: &Outgoing<'_>, id: &str, body: &Value) -> Option<HttpPlan> {
-    let path = format!("channels/{}/messages/{id}#{}/{}", out.thread, out.thread, nonce(out));
-    as_bot(config, "edit", &path, Some(body)).map(|plan| plan.method("PATCH"))
+    let path = format!("channels/{}/messages/{id}", out.thread);
+    let plan = as_bot(config, "edit", &path, Some(body))?;
+    Some(plan.method("PATCH").note(format!("{}/{}", out.thread, nonce(out))))
 }
 
 /// The same whenever the same piece is sent again: Discord takes it once within some minutes.
@@ -112,9 +113,8 @@ fn is_token(token: &str) -> bool {
     token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~=".contains(&byte))
 }
 
-/// The answer to an interaction, while its token is valid. Where it is sent and under which nonce
-/// stands in the address's fragment, which is never sent: with it a refused answer becomes a
-/// message of the bot.
+/// The answer to an interaction, while its token is valid. Where it would go otherwise, and under
+/// which nonce, is noted: with it a refused answer becomes a message of the bot.
 fn follow_up(config: &ChannelConfig, out: &Outgoing<'_>, body: &Value) -> Option<HttpPlan> {
     let answered = out.answered?;
     let young = out.now.duration_since(answered.at).unsigned_abs() < TOKEN_AGE;
@@ -126,17 +126,16 @@ fn follow_up(config: &ChannelConfig, out: &Outgoing<'_>, body: &Value) -> Option
     let base = format!("{}/webhooks/{app}/{token}", manifest::api(config));
     let instead = format!("{}/{}", out.thread, nonce(out));
     Some(if out.piece == 0 {
-        let url = format!("{base}/messages/@original#{instead}");
-        HttpPlan::post_json("original", url, body).method("PATCH")
+        let url = format!("{base}/messages/@original");
+        HttpPlan::post_json("original", url, body).method("PATCH").note(instead)
     } else {
-        HttpPlan::post_json("follow_up", format!("{base}?wait=true#{instead}"), body)
+        HttpPlan::post_json("follow_up", format!("{base}?wait=true"), body).note(instead)
     })
 }
 
 /// The bot's message that says what an answer could not.
 pub(super) fn instead(config: &ChannelConfig, answer: &HttpPlan) -> Option<HttpPlan> {
-    let (_, fragment) = answer.url.split_once('#')?;
-    let (channel, nonce) = fragment.split_once('/')?;
+    let (channel, nonce) = answer.note.split_once('/')?;
     message(config, channel, nonce, serde_json::from_slice(&answer.body).ok()?, None)
 }
 

@@ -297,9 +297,9 @@ fn an_interaction_is_answered_under_its_token_while_that_is_valid() {
     let plans = to_interaction(&raw, "55", 5, &"words ".repeat(500));
     let base = "https://discord.com/api/v10/webhooks/900/aW50ZXI-_x";
     assert_eq!(plans[0].method, "PATCH");
-    assert!(plans[0].url.starts_with(&format!("{base}/messages/@original#55/")));
+    assert_eq!(plans[0].url, format!("{base}/messages/@original"));
     assert_eq!(plans[1].method, "POST");
-    assert!(plans[1].url.starts_with(&format!("{base}?wait=true#55/")));
+    assert_eq!(plans[1].url, format!("{base}?wait=true"));
     assert_eq!(header(&plans[0], "authorization"), None);
     for late in [to_interaction(&raw, "55", 15, "x"), to_interaction(&raw, "56", 5, "x")] {
         assert!(late[0].url.ends_with("/messages"));

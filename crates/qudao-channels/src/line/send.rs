@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use qudao_core::channel::{
     adapter::{Failure, FailureReason, Outgoing},
     config::ChannelConfig,
@@ -51,7 +52,10 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
 /// The token of what is answered, while it is valid and was not used by an earlier piece.
 fn reply_token<'a>(out: &Outgoing<'a>) -> Option<&'a str> {
     let answered = out.answered?;
-    let young = out.now.duration_since(answered.at).unsigned_abs() < TOKEN_AGE;
+    // LINE sends again what it could not deliver, with the token that it had.
+    let born = wire::millis(answered.raw, "/timestamp").unwrap_or(answered.at);
+    let young = |at: Timestamp| out.now.duration_since(at).unsigned_abs() < TOKEN_AGE;
+    let young = young(answered.at) && young(born);
     let token = wire::text(answered.raw, "/replyToken")?;
     // Of a conversation that only moved on to another person nothing may be told to the first.
     let here = ["/source/groupId", "/source/roomId", "/source/userId"].iter();
@@ -68,8 +72,7 @@ fn retry_key(out: &Outgoing<'_>, at: usize) -> String {
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
 }
 
-/// A reply. To whom it goes and under which key stands in the address's fragment, which is never
-/// sent: with it a refused reply becomes a push.
+/// A reply. To whom it goes and under which key is noted: with it a refused reply becomes a push.
 fn reply_plan(
     config: &ChannelConfig,
     token: &str,
@@ -78,9 +81,9 @@ fn reply_plan(
     key: &str,
     messages: &[Value],
 ) -> HttpPlan {
-    let url = format!("{}/v2/bot/message/reply#{to}/{key}", manifest::api(config));
+    let url = format!("{}/v2/bot/message/reply", manifest::api(config));
     let body = json!({ "replyToken": reply, "messages": messages });
-    HttpPlan::post_json("reply", url, &body).bearer(token)
+    HttpPlan::post_json("reply", url, &body).bearer(token).note(format!("{to}/{key}"))
 }
 
 fn push_plan(
@@ -97,8 +100,7 @@ fn push_plan(
 
 /// The push that says what a reply could not.
 pub(super) fn instead(config: &ChannelConfig, reply: &HttpPlan) -> Option<HttpPlan> {
-    let (_, fragment) = reply.url.split_once('#')?;
-    let (to, key) = fragment.split_once('/')?;
+    let (to, key) = reply.note.split_once('/')?;
     let body: Value = serde_json::from_slice(&reply.body).ok()?;
     let token = config.secret("access_token").ok()?;
     Some(push_plan(config, token, to, key, wire::list(&body, "/messages")))

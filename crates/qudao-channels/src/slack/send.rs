@@ -14,7 +14,7 @@ use qudao_domain::{
 };
 use serde_json::{Map, Value, json};
 
-use super::manifest::API;
+use super::{event::is_slacks, manifest::API};
 use crate::{press, wire};
 
 /// The most of one text in a block that reads no Markdown.
@@ -44,7 +44,7 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
     if let Some(plan) = instead_of_preview(config, out, &body) {
         return Ok(vec![Plan::Http(plan)]);
     }
-    if let Some(address) = command_address(out) {
+    if let Some(address) = command_address(config, out) {
         body.insert("response_type".to_owned(), json!("in_channel"));
         if let Some(text) = body.remove("markdown_text") {
             body.insert("blocks".to_owned(), json!([{ "type": "markdown", "text": text }]));
@@ -68,8 +68,7 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
     Ok(vec![Plan::Http(plan)])
 }
 
-/// The answer in the place of what showed it while it grew. Where it would go otherwise stands in
-/// the address's fragment, which is never sent.
+/// The answer in the place of what showed it while it grew. Where it would go otherwise is noted.
 fn instead_of_preview(
     config: &ChannelConfig,
     out: &Outgoing<'_>,
@@ -80,28 +79,27 @@ fn instead_of_preview(
     ["unfurl_links", "mrkdwn"].iter().for_each(|name| drop(body.remove(*name)));
     body.insert("channel".to_owned(), json!(channel));
     body.insert("ts".to_owned(), json!(ts));
-    let mut plan = call(config, "chat.update", "edit", &Value::Object(body))?;
-    plan.url = format!("{}#{}", plan.url, out.thread);
-    Some(plan)
+    let plan = call(config, "chat.update", "edit", &Value::Object(body))?;
+    Some(plan.note(out.thread))
 }
 
 /// The same as a message of its own, if what is to be changed cannot be.
 pub(super) fn anew(config: &ChannelConfig, edit: &HttpPlan) -> Option<HttpPlan> {
-    let (_, thread) = edit.url.split_once('#')?;
     let mut body: Map<String, Value> = serde_json::from_slice(&edit.body).ok()?;
     body.remove("ts");
-    if let Some((_, ts)) = thread.split_once('/') {
+    if let Some((_, ts)) = edit.note.split_once('/') {
         body.insert("thread_ts".to_owned(), json!(ts));
     }
     call(config, "chat.postMessage", "send", &Value::Object(body))
 }
 
-fn command_address<'a>(out: &Outgoing<'a>) -> Option<&'a str> {
+fn command_address<'a>(config: &ChannelConfig, out: &Outgoing<'a>) -> Option<&'a str> {
     let answered = out.answered?;
     wire::text(answered.raw, "/command")?;
     let young = out.now.duration_since(answered.at).unsigned_abs() < COMMAND_AGE;
     let address = wire::text(answered.raw, "/response_url")?;
-    (young && out.piece < COMMAND_USES).then_some(address)
+    let known = is_slacks(address) || wire::same_origin(address, &api(config));
+    (young && known && out.piece < COMMAND_USES).then_some(address)
 }
 
 /// An answer as far as it has grown: a message that is changed again and again.

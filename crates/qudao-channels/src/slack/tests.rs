@@ -142,6 +142,7 @@ fn a_direct_message_is_read_with_its_files() {
     let Part::Image(image) = &message.parts[1] else { panic!() };
     let plan = Slack.fetch(&ours(), image).unwrap();
     assert_eq!(header(&plan, "authorization"), Some("Bearer xoxb-1"));
+    assert_eq!(plan.answer_max, 25 << 20, "a file is larger than an answer");
     let Part::Audio(voice) = &message.parts[2] else { panic!() };
     assert!(voice.voice);
     assert!(Slack.fetch(&ours(), voice).is_none(), "the token goes to Slack alone");
@@ -358,6 +359,9 @@ fn connecting_says_what_is_wrong() {
     assert_eq!(says(&good).unwrap().as_deref(), Some("qudao in Acme"));
     good.headers.insert("x-oauth-scopes", "im:history,app_mentions:read".parse().unwrap());
     assert!(says(&good).unwrap_err().contains("chat:write"));
+    assert_eq!(Slack.check(&ours()), Ok(()));
+    let other = config(json!({}), &[("bot_token", &["xapp-1"])]);
+    assert_eq!(Slack.check(&other).unwrap_err().0, "bot_token");
     let bad = response(200, &json!({ "ok": false, "error": "invalid_auth" }));
     assert!(says(&bad).unwrap_err().contains("xoxb-"));
 }
@@ -390,7 +394,7 @@ fn the_answer_takes_the_place_of_what_showed_it_growing() {
         other => panic!("{other:?}"),
     };
     let edit = plan(&out);
-    assert_eq!(edit.url, "https://slack.com/api/chat.update#C1/4.0");
+    assert_eq!(edit.url, "https://slack.com/api/chat.update");
     assert_eq!(
         sent_json(&edit),
         json!({ "channel": "C1", "ts": "9.1", "markdown_text": "**Done**" })
@@ -404,4 +408,18 @@ fn the_answer_takes_the_place_of_what_showed_it_growing() {
     );
     out.piece = 1;
     assert!(plan(&out).url.ends_with("/chat.postMessage"));
+}
+
+#[test]
+fn what_slack_repeats_is_the_same_event() {
+    let body = callback(
+        json!({ "type": "message", "channel": "D1", "user": "U1", "ts": "1.1", "text": "x" }),
+    );
+    let first = one(parse(&body));
+    // Signed anew a minute later, with a word on why.
+    let mut again = signed_at(NOW_S + 60, SECRET, &body.to_string());
+    again.headers.insert("x-slack-retry-num", "1".parse().unwrap());
+    again.headers.insert("x-slack-retry-reason", "http_timeout".parse().unwrap());
+    let later = now() + Duration::from_secs(60);
+    assert_eq!(one(Slack.verify_and_parse(&ours(), &again, later)), first);
 }

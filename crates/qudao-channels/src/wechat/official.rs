@@ -151,8 +151,8 @@ impl ChannelAdapter for Wechat {
         let raw = document(config, request, now).ok()?;
         let (person, account) =
             (lenient::text(&raw, "/FromUserName"), lenient::text(&raw, "/ToUserName"));
-        // The answer goes to who asked, whatever it was meant for.
-        if person != out.thread {
+        // The answer goes to who asked; a host that names somebody else has the wrong one.
+        if !out.thread.is_empty() && person != out.thread {
             return None;
         }
         let text = words(out.message)?;

@@ -291,6 +291,9 @@ fn a_quick_answer_goes_with_the_platforms_own_and_a_slow_one_waits() {
         let wanted = json!({"ToUserName": "openid-1", "FromUserName": "gh_1", "CreateTime": NOW_S.to_string(),
             "MsgType": "text", "Content": "It left 😀 ]]> today"});
         assert_eq!(reply, wanted);
+        // The question says whose answer it is, if nobody else does.
+        let nameless = Wechat.passive_answer(&config, &asked, &out("", &message, None), now());
+        assert_eq!(nameless, Some(answer));
         // Somebody else's answer does not go to who asks.
         assert_eq!(
             Wechat.passive_answer(&config, &asked, &out("openid-2", &message, None), now()),

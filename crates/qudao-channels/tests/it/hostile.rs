@@ -9,19 +9,22 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 use qudao_core::channel::{
-    adapter::{Answered, ChannelAdapter, Outgoing, Parsed, RawRequest, Reject},
+    adapter::{
+        Answered, ChannelAdapter, Outgoing, Parsed, RawRequest, Reject, SessionFrame, SessionStep,
+    },
     config::{ChannelConfig, FieldForm},
     event::{Event, EventBody},
-    plan::RawResponse,
+    plan::{Plan, RawResponse},
 };
 use qudao_domain::{
     ChannelId, TenantId,
     message::{Message, TextFormat},
     state::ChannelKind,
 };
+use qudao_egress::{PublicUrl, Rules};
 use serde_json::{Map, Value, json};
 
-use crate::signers::{NOW_S, Platform, SECRET, platforms, post};
+use crate::signers::{FRAMES, NOW_S, Platform, SECRET, platforms, post};
 
 /// Bodies that each adapter is given, of each sort.
 const CASES: u32 = 10_000;
@@ -373,41 +376,17 @@ fn holds(
     request: &RawRequest,
     parsed: &Parsed,
 ) -> Result<(), String> {
-    let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
     ensure((200..300).contains(&parsed.answer.status), "the answer says no")?;
     if parsed.events.is_empty() {
         let body = serde_json::from_slice(&request.body).unwrap_or_default();
         ensure((platform.is_nothing)(&body), "something was dropped")?;
     }
     for event in &parsed.events {
-        let fits = |id: &str| id.chars().count() <= 200;
-        ensure(!event.id.is_empty() && fits(&event.id), "the event's id")?;
-        ensure(fits(&event.thread.external_id), "the thread's id")?;
-        ensure(fits(&event.sender.external_id), "the sender's id")?;
-        match &event.body {
-            EventBody::Message { external_id, message } => {
-                ensure(!external_id.is_empty() && fits(external_id), "the message's id")?;
-                ensure(!event.thread.external_id.is_empty(), "a message from nowhere")?;
-                ensure(!message.parts.is_empty(), "a message without parts")?;
-                for media in message.parts.iter().filter_map(|part| part.media()) {
-                    let _ = adapter.fetch(config, media);
-                }
+        is_sound(event)?;
+        if let EventBody::Message { message, .. } = &event.body {
+            for media in message.parts.iter().filter_map(|part| part.media()) {
+                let _ = adapter.fetch(config, media);
             }
-            EventBody::Pressed { value } => {
-                ensure(!value.is_empty(), "a press that says nothing")?;
-                ensure(!event.thread.external_id.is_empty(), "a press from nowhere")?;
-            }
-            EventBody::Edited { external_id, .. }
-            | EventBody::Deleted { external_id }
-            | EventBody::Reaction { external_id, .. }
-            | EventBody::Receipt { external_id, .. } => {
-                ensure(!external_id.is_empty() && fits(external_id), "what it is about")?;
-            }
-            EventBody::Unknown { kind } => {
-                let plain = kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-                ensure(plain && !kind.is_empty(), "the kind's name")?;
-            }
-            _ => {}
         }
         let _ = adapter.acknowledge(config, event);
         answers(adapter, config, event);
@@ -415,6 +394,41 @@ fn holds(
     let again = adapter.verify_and_parse(config, request, now());
     let same = again.is_ok_and(|again| again.events == parsed.events);
     ensure(same, "the same request is read in another way")
+}
+
+fn ensure(holds: bool, what: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what.to_owned()) }
+}
+
+/// What is true of every event.
+fn is_sound(event: &Event) -> Result<(), String> {
+    let fits = |id: &str| id.chars().count() <= 200;
+    ensure(!event.id.is_empty() && fits(&event.id), "the event's id")?;
+    ensure(fits(&event.thread.external_id), "the thread's id")?;
+    ensure(fits(&event.sender.external_id), "the sender's id")?;
+    match &event.body {
+        EventBody::Message { external_id, message } => {
+            ensure(!external_id.is_empty() && fits(external_id), "the message's id")?;
+            ensure(!event.thread.external_id.is_empty(), "a message from nowhere")?;
+            ensure(!message.parts.is_empty(), "a message without parts")?;
+        }
+        EventBody::Pressed { value } => {
+            ensure(!value.is_empty(), "a press that says nothing")?;
+            ensure(!event.thread.external_id.is_empty(), "a press from nowhere")?;
+        }
+        EventBody::Edited { external_id, .. }
+        | EventBody::Deleted { external_id }
+        | EventBody::Reaction { external_id, .. }
+        | EventBody::Receipt { external_id, .. } => {
+            ensure(!external_id.is_empty() && fits(external_id), "what it is about")?;
+        }
+        EventBody::Unknown { kind } => {
+            let plain = kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            ensure(plain && !kind.is_empty(), "the kind's name")?;
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// An answer to what was read: never a panic, and what comes back is understood.
@@ -431,11 +445,49 @@ fn answers(adapter: &dyn ChannelAdapter, config: &ChannelConfig, event: &Event) 
         now: now(),
     };
     for plan in adapter.render(config, &out).unwrap_or_default() {
+        if let Plan::Http(plan) = &plan {
+            // The host asks no address that does not pass.
+            let passed = PublicUrl::parse(&plan.url, &Rules::default());
+            assert!(passed.is_ok(), "{}: {passed:?}", plan.url);
+        }
         for status in [200, 400, 404] {
             let body = event.raw.to_string().into_bytes();
             let response = RawResponse { status, body, ..RawResponse::default() };
             let _ = adapter.classify(config, &plan, &response);
         }
+    }
+}
+
+#[test]
+fn a_socket_that_means_harm_ends_no_session() {
+    let located = RawResponse {
+        status: 200,
+        body: br#"{"url":"wss://gateway.example","session_start_limit":{"remaining":1}}"#.to_vec(),
+        ..RawResponse::default()
+    };
+    for adapter in qudao_channels::sessions() {
+        let config = config(&*adapter, json!({}), SECRET);
+        let session = adapter.open(&config, Some(&located)).unwrap();
+        let session = std::cell::RefCell::new(session);
+        for_every_body(|how, at| {
+            let body = spoiled(FRAMES[at % FRAMES.len()], how);
+            let frame = match String::from_utf8(body) {
+                Ok(text) => SessionFrame::Text(text),
+                Err(error) => SessionFrame::Binary(error.into_bytes()),
+            };
+            let mut session = session.borrow_mut();
+            for step in session.on_frame(&frame, now()).into_iter().chain(session.on_timer(now())) {
+                let SessionStep::Accept(events) = step else { continue };
+                prop_assert!(!events.is_empty());
+                for event in &events {
+                    is_sound(event).map_err(TestCaseError::fail)?;
+                    let _ = adapter.acknowledge(&config, event);
+                    answers(&*adapter, &config, event);
+                }
+            }
+            let _ = session.address();
+            Ok(())
+        });
     }
 }
 

@@ -179,3 +179,16 @@ const DISCORD: &[&str] = &[
     r#"{"version":1,"application_id":"9","type":1,"event":{"type":"APPLICATION_AUTHORIZED","data":{}}}"#,
     r#"{"type":1}"#,
 ];
+
+/// What comes over an open socket.
+pub(crate) const FRAMES: &[&str] = &[
+    r#"{"op":10,"d":{"heartbeat_interval":41250}}"#,
+    r#"{"op":0,"t":"READY","s":1,"d":{"session_id":"s","resume_gateway_url":"wss://r.example","user":{"id":"900"}}}"#,
+    r#"{"op":0,"t":"MESSAGE_CREATE","s":2,"d":{"id":"5","channel_id":"55","guild_id":"4","type":19,"content":"<@900> hi","timestamp":"2026-11-28T12:00:00+00:00","author":{"id":"7","username":"a"},"mentions":[{"id":"900"}],"attachments":[{"url":"https://cdn.discordapp.com/a","content_type":"image/png"}],"message_reference":{"message_id":"4"}}}"#,
+    r#"{"op":0,"t":"MESSAGE_UPDATE","s":3,"d":{"id":"5","channel_id":"55","content":"x","edited_timestamp":"2026-11-28T12:00:00+00:00","author":{"id":"7"}}}"#,
+    r#"{"op":0,"t":"MESSAGE_DELETE_BULK","s":4,"d":{"ids":["5","6"],"channel_id":"55"}}"#,
+    r#"{"op":0,"t":"MESSAGE_REACTION_ADD","s":5,"d":{"user_id":"7","channel_id":"55","message_id":"5","emoji":{"name":"x"}}}"#,
+    r#"{"op":0,"t":"INTERACTION_CREATE","s":6,"d":{"id":"1","type":2,"application_id":"9","token":"tok","channel_id":"5","user":{"id":"7"},"data":{"name":"ask"}}}"#,
+    r#"{"op":9,"d":true}"#,
+    r#"{"op":11}"#,
+];
