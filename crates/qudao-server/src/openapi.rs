@@ -2,7 +2,6 @@
 //! is described is served.
 
 use actix_web::http::Method;
-use qudao_domain::text::IdempotencyKey;
 use serde_json::Value;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -10,7 +9,7 @@ use utoipa::{
         Components, Content, Header, HeaderBuilder, HttpMethod, InfoBuilder, LicenseBuilder,
         OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, Response,
         ResponseBuilder, Schema, ServerBuilder,
-        path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
+        path::{Operation, OperationBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
         schema::{ObjectBuilder, Type},
         security::{
@@ -24,17 +23,17 @@ use crate::{
     access::Access,
     act::Action,
     admin::List,
-    chat::session::MAX_CLIENT_ID,
     code::Code,
     endpoints::Endpoint,
     error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
-    extract::MAX_PAGE,
 };
 
 mod access;
+mod parameter;
 mod webhooks;
 
 use access::{API_KEY, OPERATOR, PARTNER, SESSION, VISITOR, WIDGET, extensions, failures, schemes};
+use parameter::{parameter, path_words};
 
 /// Each with its media type.
 type Contents = Vec<(&'static str, Content)>;
@@ -363,41 +362,6 @@ fn plain_path(path: &str) -> String {
         _ => part.to_owned(),
     });
     parts.collect::<Vec<_>>().join("/")
-}
-
-fn path_words(name: &str) -> &'static str {
-    match name {
-        "key" => "The public key of the web channel, as in the address of the chat page.",
-        "plugin_id" => "The plugin's id, as in its manifest.",
-        "model" => "The model's name.",
-        _ => "The id.",
-    }
-}
-
-fn parameter(place: ParameterIn, name: &str, required: bool, words: &str) -> ParameterBuilder {
-    let kind = match name {
-        "limit" => {
-            ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_PAGE))
-        }
-        // The client's own id of a message.
-        "id" => ObjectBuilder::new()
-            .schema_type(Type::String)
-            .min_length(Some(1))
-            .max_length(Some(MAX_CLIENT_ID))
-            .pattern(Some("^[!-~]+$")),
-        "Idempotency-Key" => ObjectBuilder::new()
-            .schema_type(Type::String)
-            .min_length(Some(1))
-            .max_length(Some(IdempotencyKey::MAX_CHARS))
-            .pattern(Some("^[!-~]([ -~]*[!-~])?$")),
-        _ => ObjectBuilder::new().schema_type(Type::String),
-    };
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(place)
-        .required(if required { Required::True } else { Required::False })
-        .description(Some(words))
-        .schema(Some(Schema::Object(kind.build())))
 }
 
 /// `GET /v1/tenants/{tenant_id}/wallet` becomes `get_tenants_tenant_id_wallet`: stable names for

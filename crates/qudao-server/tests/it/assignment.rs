@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use actix_web::http::Method;
+use qudao_domain::ContactId;
 use qudao_server::{Access, list_endpoints, openapi_json};
 use serde_json::{Value, json};
 
@@ -163,6 +164,8 @@ impl Things {
             .replace("{api_key_id}", &self.api_key_id)
             .replace("{role_id}", &self.role_id)
             .replace("{member_id}", &self.member_id)
+            // One of the right form, whom nobody knows: what a body says is read before that.
+            .replace("{contact_id}", &ContactId::new().to_string())
             .replace("{key}", &self.key);
         let credential = match access {
             Access::Visitor => bearer(&self.visitor),
