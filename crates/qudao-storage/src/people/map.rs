@@ -138,23 +138,14 @@ pub const TABLES: &[TableRule] = &[
     },
     TableRule {
         contact: Some(Link::Thread),
-        of_contact: Erase::Steps(&["thread"]),
+        of_contact: Erase::Keep("goes with the first step of an erasure"),
         of_tenant: Erase::Delete,
         ..rule("partner_threads")
     },
     TableRule {
         contact: Some(Link::Thread),
-        of_contact: Erase::Steps(&[
-            "event_id",
-            "thread",
-            "body",
-            "fault",
-            "last_error",
-            "answer",
-            "external_id",
-        ]),
+        of_contact: Erase::Keep("goes with the first step of an erasure"),
         of_tenant: Erase::Delete,
-        plain: &["kind", "state", "receipt"],
         ..rule("partner_events")
     },
     TableRule { contact: Some(Link::Conversation), of_contact: Erase::Delete, ..rule("media") },
