@@ -36,7 +36,7 @@ models:
 	@$(BIN)/qudao model pull --default
 
 # Pages are built once per change of their sources.
-web: web/chat/dist/index.html web/console/dist/index.html web/docs/dist/index.html
+web: web/chat/dist/index.html web/console/dist/index.html web/docs/dist/index.html web/widget/dist/widget.js
 
 WEB_CHAT_SOURCES := $(shell find web/chat -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 web/chat/dist/index.html: $(WEB_CHAT_SOURCES)
@@ -46,6 +46,11 @@ web/chat/dist/index.html: $(WEB_CHAT_SOURCES)
 WEB_CONSOLE_SOURCES := $(shell find web/console web/chat/src -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 web/console/dist/index.html: $(WEB_CONSOLE_SOURCES)
 	@scripts/step.sh "building the console" scripts/npm-build.sh web/console
+
+# It draws with the chat page's parts.
+WEB_WIDGET_SOURCES := $(shell find web/widget web/chat/src -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
+web/widget/dist/widget.js: $(WEB_WIDGET_SOURCES)
+	@scripts/step.sh "building the widget" scripts/npm-build.sh web/widget
 
 WEB_DOCS_SOURCES := $(shell find web/docs -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
 web/docs/dist/index.html: $(WEB_DOCS_SOURCES)

@@ -4,6 +4,8 @@ ALTER TABLE channels
     ADD COLUMN settings jsonb NOT NULL DEFAULT '{}',
     -- One JSON object: each secret's values that are valid, the newest first.
     ADD COLUMN secrets_sealed bytea,
+    -- The names of the secrets that are set.
+    ADD COLUMN secret_names text[] NOT NULL DEFAULT '{}',
     -- Raised with each change of the settings or secrets.
     ADD COLUMN revision bigint NOT NULL DEFAULT 0,
     -- As whom the platform knows the channel, once that was tried.
@@ -74,6 +76,19 @@ CREATE TABLE delivery_pieces (
 CREATE INDEX delivery_pieces_by_external_id
     ON delivery_pieces (tenant_id, channel_id, external_id) WHERE external_id IS NOT NULL;
 
+-- Messages that show an answer while it grows, and that become the answer: at most one of a turn.
+CREATE TABLE channel_previews (
+    tenant_id       uuid        NOT NULL,
+    turn_id         uuid        NOT NULL,
+    conversation_id uuid        NOT NULL,
+    external_id     text        NOT NULL,
+    at              timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT channel_previews_pk PRIMARY KEY (tenant_id, turn_id),
+    CONSTRAINT channel_previews_conversation_fk FOREIGN KEY (tenant_id, conversation_id)
+        REFERENCES conversations (tenant_id, conversation_id),
+    CONSTRAINT channel_previews_external_id_length CHECK (char_length(external_id) <= 500)
+);
+
 -- How a contact came: the first word of it stays.
 CREATE TABLE attributions (
     tenant_id  uuid        NOT NULL,
@@ -131,8 +146,8 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['channel_events', 'delivery_pieces', 'attributions', 'channel_polls',
-                             'media'] LOOP
+    FOREACH t IN ARRAY ARRAY['channel_events', 'delivery_pieces', 'channel_previews',
+                             'attributions', 'channel_polls', 'media'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
         EXECUTE format(
@@ -142,7 +157,8 @@ BEGIN
 END $$;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON
-    channel_events, delivery_pieces, attributions, channel_polls, media TO qudao_app;
+    channel_events, delivery_pieces, channel_previews, attributions, channel_polls, media
+    TO qudao_app;
 
 -- Channels whose platform may be asked now, whoever's they are. Each is one node's until its lease
 -- ends.
@@ -181,3 +197,56 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $
 $$;
 
 GRANT EXECUTE ON FUNCTION app.claim_polls, app.forget_channel_events TO qudao_claim;
+
+-- As before, but for what platforms sent: a model does not read that.
+CREATE OR REPLACE FUNCTION app.turn_context_of(
+    p_tenant uuid, p_conversation uuid, p_turn uuid, p_from bigint, p_to bigint, p_history int
+) RETURNS TABLE (
+    currency text, fair_charging text, posted bigint, available bigint, locale text,
+    channel_id uuid, kind text, models text[], assistant_id uuid, name text, system_prompt text,
+    params jsonb, pending jsonb, history jsonb
+)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('app.tenant_id', p_tenant::text, true);
+    RETURN QUERY
+    SELECT t.currency, t.fair_charging, w.posted,
+           (w.posted - w.held + COALESCE(h.amount, 0))::bigint,
+           ch.locale, ch.channel_id, ch.kind, r.models,
+           a.assistant_id, a.name, a.system_prompt, a.params,
+           (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                       'seq', i.seq, 'body', i.body - 'raw', 'at', app.micros(i.accepted_at))
+                       ORDER BY i.seq), '[]')
+            FROM inbox i
+            WHERE i.tenant_id = p_tenant AND i.conversation_id = p_conversation
+              AND i.seq BETWEEN p_from AND p_to AND i.state = 'accepted'),
+           (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                       'outbound', l.outbound, 'body', l.body)
+                       ORDER BY l.place, l.outbound, l.out_seq), '[]')
+            FROM (
+                SELECT s.place, s.outbound, s.out_seq, s.body FROM (
+                    (SELECT i.seq AS place, false AS outbound, 0::bigint AS out_seq, i.body - 'raw' AS body
+                     FROM inbox i
+                     WHERE i.tenant_id = p_tenant AND i.conversation_id = p_conversation
+                       AND i.seq < p_from AND i.state = 'answered'
+                     ORDER BY i.seq DESC LIMIT p_history)
+                    UNION ALL
+                    (SELECT o.to_seq, true, o.out_seq, o.body FROM outbox o
+                     WHERE o.tenant_id = p_tenant AND o.conversation_id = p_conversation
+                       AND o.kind = 'reply'
+                     ORDER BY o.out_seq DESC LIMIT p_history)
+                ) s
+                ORDER BY s.place DESC, s.outbound DESC, s.out_seq DESC
+                LIMIT p_history
+            ) l)
+    FROM conversations c
+    JOIN tenants t ON t.tenant_id = c.tenant_id
+    JOIN wallets w ON w.tenant_id = c.tenant_id AND w.currency = t.currency
+    LEFT JOIN holds h ON h.tenant_id = c.tenant_id AND h.turn_id = p_turn
+         AND h.kind = 'turn' AND h.state = 'held' AND h.currency = t.currency
+    JOIN channels ch ON ch.tenant_id = c.tenant_id AND ch.channel_id = c.channel_id
+    JOIN assistants a ON a.tenant_id = c.tenant_id AND a.assistant_id = ch.assistant_id
+    JOIN routes r ON r.tenant_id = c.tenant_id AND r.route_id = a.route_id
+    WHERE c.tenant_id = p_tenant AND c.conversation_id = p_conversation;
+END $$;

@@ -5,4 +5,4 @@ cd "$1"
 npm ci --silent --no-audit --no-fund --ignore-scripts
 npm run --silent build
 # Make compares times: the result is newer than every source even when the build kept a file.
-touch dist/index.html
+if [ -e dist/index.html ]; then touch dist/index.html; else touch dist/*.js; fi

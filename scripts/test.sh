@@ -25,8 +25,10 @@ fi
 
 web() {
     scripts/npm-build.sh web/chat && scripts/npm-build.sh web/console && scripts/npm-build.sh web/docs \
+        && scripts/npm-build.sh web/widget \
         && (cd web/chat && npm run --silent size && npm test --silent) \
-        && (cd web/console && npm run --silent size && npm test --silent)
+        && (cd web/console && npm run --silent size && npm test --silent) \
+        && (cd web/widget && npm run --silent size && npm test --silent)
 }
 
 lint() { cargo xtask check; }

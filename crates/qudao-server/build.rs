@@ -4,4 +4,5 @@ fn main() {
     println!("cargo::rerun-if-changed=../../web/chat/dist");
     println!("cargo::rerun-if-changed=../../web/console/dist");
     println!("cargo::rerun-if-changed=../../web/docs/dist");
+    println!("cargo::rerun-if-changed=../../web/widget/dist");
 }

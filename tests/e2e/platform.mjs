@@ -31,10 +31,20 @@ export async function admin(method, path, body, headers = {}) {
   return text === '' ? null : JSON.parse(text);
 }
 
+/** A web channel whose assistant repeats what it is told, for the widget on pages of `settings.origins`. */
+export async function openEchoChannel({ settings, ...wishes }) {
+  const { chatUrl, base, channelId } = await makeEchoChat({ ...wishes, settings });
+  const key = new URL(chatUrl).pathname.split('/').at(-1);
+  return { key, change: (next) => admin('PATCH', `${base}/channels/${channelId}`, { settings: next }) };
+}
+
 /** A page whose assistant repeats what it is told, in a tenant of its own. `names` are those of things. */
-export async function openEchoChat({ credits = '100.00', model = echoModel, names = {} } = {}) {
+export async function openEchoChat({ credits = '100.00', ...wishes } = {}) {
   const existing = credits === null ? process.env.QUDAO_EMPTY_CHAT_URL : process.env.QUDAO_ECHO_CHAT_URL;
-  if (existing) return { chatUrl: existing };
+  return existing ? { chatUrl: existing } : makeEchoChat({ credits, ...wishes });
+}
+
+async function makeEchoChat({ credits = '100.00', model = echoModel, names = {}, settings }) {
   const tenant = await admin('POST', '/v1/tenants', { name: names.tenant ?? 'Browser tests', currency: 'USD', locale: 'en' });
   const base = `/v1/tenants/${tenant.id}`;
   if (credits !== null) {
@@ -42,8 +52,8 @@ export async function openEchoChat({ credits = '100.00', model = echoModel, name
   }
   const route = await admin('POST', `${base}/routes`, { name: names.route ?? 'echo', models: [model] });
   const assistant = await admin('POST', `${base}/assistants`, { name: names.assistant ?? 'Echo', route_id: route.id, system_prompt: 'Repeat what you are told.', ...(names.greeting && { greeting: names.greeting }) });
-  const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: names.channel ?? 'Browser tests', assistant_id: assistant.id });
-  return { chatUrl: new URL(channel.chat_path, baseUrl).href };
+  const channel = await admin('POST', `${base}/channels`, { kind: 'web', name: names.channel ?? 'Browser tests', assistant_id: assistant.id, ...(settings && { settings }) });
+  return { chatUrl: new URL(channel.chat_path, baseUrl).href, base, channelId: channel.id };
 }
 
 /** What the server holds of a visitor's conversation once no answer is owed, read past the page. */

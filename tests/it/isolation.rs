@@ -184,7 +184,7 @@ impl Probe {
                 && (self.viewer_scopes.contains(&operation.scope) || operation.access == "member");
             for found in text.split(CANARY).skip(1) {
                 let column: Vec<_> = found.splitn(3, '-').take(2).collect();
-                let public = matches!(operation.access.as_str(), "public" | "visitor")
+                let public = matches!(operation.access.as_str(), "public" | "visitor" | "widget")
                     && PUBLIC.contains(&column.join("-").as_str());
                 if !allowed && !public {
                     let told: String = found.chars().take(40).collect();
@@ -203,7 +203,7 @@ impl Probe {
             ("public", _) => true,
             ("visitor", "visitor") => true,
             (_, "nobody" | "visitor" | "revoked key") => status == 401,
-            ("visitor", _) => status == 401,
+            ("visitor" | "widget", _) => status == 401,
             ("tenant", "rival's key" | "rival's owner") => {
                 // Within their own tenant they may do as they like, short of reaching ours.
                 status == 404

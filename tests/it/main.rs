@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod bot_api;
 mod bytes;
 mod chaos;
 mod chat;
@@ -23,6 +24,7 @@ mod recovery;
 mod rolling;
 mod scale;
 mod secrets;
+mod telegram;
 mod traces;
 mod vault;
 mod visitor;

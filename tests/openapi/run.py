@@ -37,8 +37,11 @@ expected-statuses = ["2xx", "3xx", "400", "401", "402", "403", "404", "409", "41
 """
 
 
-def call(base, method, path, key=None, body=None):
-    headers = {"content-type": "application/json", "idempotency-key": os.urandom(8).hex()}
+SHOP = "https://shop.example"
+
+
+def call(base, method, path, key=None, body=None, more=None):
+    headers = {"content-type": "application/json", "idempotency-key": os.urandom(8).hex(), **(more or {})}
     if key:
         headers["authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
@@ -61,12 +64,15 @@ class World:
         self.route_id = call(self.base, "POST", f"{own}/routes", operator, models)["id"]
         words = {"name": "Echo", "system_prompt": "Repeat.", "route_id": self.route_id}
         self.assistant_id = call(self.base, "POST", f"{own}/assistants", operator, words)["id"]
-        web = {"name": "Web", "kind": "web", "assistant_id": self.assistant_id}
+        settings = {"origins": [SHOP], "uploads": True}
+        web = {"name": "Web", "kind": "web", "assistant_id": self.assistant_id, "settings": settings}
         channel = call(self.base, "POST", f"{own}/channels", operator, web)
         self.channel_id, self.key = channel["id"], channel["public_key"]
         scopes = {"name": "Generated", "scopes": ["chat", "admin"]}
         self.tenant_key = call(self.base, "POST", f"{own}/api-keys", operator, scopes)["key"]
         self.visitor = call(self.base, "POST", f"/v1/web/{self.key}/session", body={})["token"]
+        shop = {"origin": SHOP}
+        self.widget = call(self.base, "POST", f"/v1/widget/{self.key}/token", body={}, more=shop)["token"]
 
     def config(self):
         names = ("tenant_id", "route_id", "assistant_id", "channel_id", "key")
@@ -118,6 +124,8 @@ def main():
     # An event stream has no end, and a socket is no answer: that they refuse is tried by the others.
     endless = ("--exclude-path", "/v1/web/{key}/events", "--exclude-path", "/v1/web/{key}/socket")
     web = ("--include-path-regex", "^/v1/web/", *endless)
+    endless = ("--exclude-path", "/v1/widget/{key}/events", "--exclude-path", "/v1/widget/{key}/socket")
+    widget = ("--include-path-regex", "^/v1/widget/", "--header", f"Origin: {SHOP}", *endless)
     # It would revoke the key of the run itself; the operator's run has it.
     # And a route to a made-up model would make calls of that model 503, as the description says.
     own = ("--exclude-method", "DELETE", "--exclude-operation-id", "post_tenants_tenant_id_routes")
@@ -127,6 +135,7 @@ def main():
         ("tenant", "tenant_key", SEED, own),
         ("nobody", None, SEED, ()),
         ("visitor", "visitor", SEED, web),
+        ("widget", "widget", SEED, widget),
         ("tenant", "tenant_key", drawn, own),
     ]
     with ThreadPoolExecutor(max_workers=3) as pool:

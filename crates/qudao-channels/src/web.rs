@@ -1,6 +1,10 @@
 //! The web chat. Its visitors read from the database, so delivering means telling those who watch
 //! that there is something to read; those who do not watch find it when they come back.
 
+mod widget;
+
+pub use widget::{MANIFEST, Origin, Side, WidgetSettings};
+
 use async_trait::async_trait;
 use qudao_core::{Channel, DeliverError, PreviewEvent};
 use qudao_domain::state::ChannelKind;

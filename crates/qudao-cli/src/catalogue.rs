@@ -34,6 +34,7 @@ pub(crate) fn all() -> Vec<Metric> {
         qudao_egress::METRICS,
         qudao_channels::partner::METRICS,
         qudao_core::METRICS,
+        qudao_channels::METRICS,
         qudao_server::METRICS,
         qudao_worker::METRICS,
     ]

@@ -5,7 +5,10 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use qudao_channels::partner::{Postman, PostmanHandle};
+use qudao_channels::{
+    Host,
+    partner::{Postman, PostmanHandle},
+};
 use qudao_core::{Core, CoreParts};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash};
 use qudao_plugin_host::PluginHost;
@@ -96,6 +99,7 @@ struct Running {
     store: Store,
     core: Arc<Core>,
     plugins: PluginHost,
+    channels: Arc<Host>,
     worker: Option<WorkerHandle>,
     postman: Option<PostmanHandle>,
     server: ServerHandle,
@@ -141,6 +145,9 @@ impl Running {
             vault,
         };
         let core = Core::new(parts, settings::core(&context.settings));
+        let egress = egress.ok();
+        let channels = Host::new(Arc::clone(&core), egress.clone(), qudao_channels::adapters());
+        core.watch_turns(Arc::clone(&channels) as _);
         steps.done("plugins");
 
         let render = settings::render(&metrics);
@@ -148,17 +155,19 @@ impl Running {
         let heads = Heads::start(Arc::clone(&core), context.home.join(audit::HEADS));
         let operator_key = SecretHash::of(operator_key);
         let mut server = settings::server(&context.settings, operator_key);
-        server.egress = egress.ok();
+        server.egress = egress;
+        server.channels = Some(Arc::clone(&channels));
         server.partner = PartnerSettings { courier: courier.clone(), report_keys };
         server.doors = if options.role.serves() { Doors::All } else { Doors::Operations };
         let server = qudao_server::run(server, Arc::clone(&core), render).await?;
         let worker = options.role.works().then(|| {
-            let channels = qudao_channels::all(&core);
-            Worker::start(Arc::clone(&core), channels, settings::worker(&context.settings))
+            core.tasks.spawn(Arc::clone(&channels).poll());
+            let all = [qudao_channels::all(&core), channels.channels()].concat();
+            Worker::start(Arc::clone(&core), all, settings::worker(&context.settings))
         });
         let postman = options.role.works().then(|| Postman::start(Arc::clone(&core), courier));
         steps.done("server");
-        Ok(Self { store, core, plugins, worker, postman, server, watch, heads, exporter })
+        Ok(Self { store, core, plugins, channels, worker, postman, server, watch, heads, exporter })
     }
 
     /// What others call this node.
@@ -188,6 +197,7 @@ impl Running {
     async fn drain(self, role: Role, deadline: Duration) {
         let (server, worker, postman) = (self.server, self.worker, self.postman);
         server.announce_drain();
+        self.channels.close();
         let works = async {
             if let Some(worker) = worker {
                 worker.drain(deadline).await;

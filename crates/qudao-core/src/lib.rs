@@ -5,7 +5,7 @@
 //! about money is always one statement in the database: memory holds only what the database
 //! has reserved before.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use qudao_domain::{Clock, NodeId};
 use qudao_plugin_host::PluginHost;
@@ -40,7 +40,7 @@ pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
-pub use preview::{AssistantState, ControlEvent, PreviewEvent};
+pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, WatchedTurn};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
 pub use settings::CoreSettings;
@@ -100,6 +100,7 @@ pub struct Core {
     arrivals: accept::Arrivals,
     rates: rates::Rates,
     backlog: backlog::Backlog,
+    watcher: OnceLock<Arc<dyn TurnWatcher>>,
 }
 
 impl Core {
@@ -118,6 +119,7 @@ impl Core {
             arrivals: accept::Arrivals::default(),
             rates: rates::Rates::new(&bus, &settings.rates),
             backlog: backlog::Backlog::default(),
+            watcher: OnceLock::new(),
             runtime: Handle::current(),
             wake: Wake::default(),
             store,
@@ -135,6 +137,11 @@ impl Core {
         core.spawn(authenticate::write_uses(own.clone(), closing.clone()));
         core.spawn(api::upkeep::run(own, renew, closing));
         core
+    }
+
+    /// Tells this one of each turn that begins here. The first one stays.
+    pub fn watch_turns(&self, watcher: Arc<dyn TurnWatcher>) {
+        let _ = self.watcher.set(watcher);
     }
 
     /// Runs `work` to its end even if the caller goes away.

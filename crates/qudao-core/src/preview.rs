@@ -1,9 +1,11 @@
 //! What a watching client sees of a turn before its reply is committed: hints over Redis that
 //! may be lost at any moment. The outbox message is the truth.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use qudao_domain::TurnId;
+use qudao_domain::{ChannelId, ConversationId, TenantId, TurnId, state::ChannelKind};
 
 /// One hint on a conversation's preview topic, as JSON.
 ///
@@ -75,4 +77,27 @@ impl ControlEvent {
     pub fn to_bytes(self) -> Vec<u8> {
         serde_json::to_vec(&self).unwrap_or_default()
     }
+}
+
+/// A turn that begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchedTurn {
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Where the conversation takes place.
+    pub channel_id: ChannelId,
+    /// What kind of place that is.
+    pub channel_kind: ChannelKind,
+    /// Which conversation.
+    pub conversation_id: ConversationId,
+    /// Which turn.
+    pub turn_id: TurnId,
+    /// Which attempt of it: the conversation's fencing number.
+    pub epoch: i64,
+}
+
+/// Somebody on this node who shows answers while they grow ([`crate::Core::watch_turns`]).
+pub trait TurnWatcher: Send + Sync + 'static {
+    /// A turn begins. Must return at once.
+    fn turn_begins(self: Arc<Self>, turn: WatchedTurn);
 }

@@ -84,8 +84,8 @@ pub struct Sender<'a> {
     pub assistant_id: AssistantId,
     /// Who writes, and so in which conversation.
     pub peer: &'a str,
-    /// Where from.
-    pub address: IpAddr,
+    /// Where from, unless a platform brings everybody's messages from its own addresses.
+    pub address: Option<IpAddr>,
 }
 
 /// The limits of a node.
@@ -152,7 +152,10 @@ impl Core {
             buckets.extend(rate.map(|rate| Bucket::one(kind, id(), rate)));
         };
         add(VISITOR, settings.visitor, &|| peer.to_owned());
-        add(CHAT_ADDRESS, settings.chat_address, &|| format!("{}:{address}", channel_id.as_uuid()));
+        if let Some(address) = address {
+            let id = || format!("{}:{address}", channel_id.as_uuid());
+            add(CHAT_ADDRESS, settings.chat_address, &id);
+        }
         add(ASSISTANT, settings.assistant, &|| assistant_id.as_uuid().to_string());
         add(TENANT_MESSAGES, settings.tenant_messages, &String::new);
         self.rates.take(Owner::Tenant(tenant_id), &buckets).await

@@ -17,7 +17,8 @@ use tokio::time::{self, Instant};
 use tracing::Instrument as _;
 
 use crate::{
-    AssistantState, Core, PreviewEvent, failpoint, faults::seeded_bug, notice::Notice, spans,
+    AssistantState, Core, PreviewEvent, WatchedTurn, failpoint, faults::seeded_bug, notice::Notice,
+    spans,
 };
 
 mod generate;
@@ -176,6 +177,7 @@ impl Core {
             self.show(claim.conversation_id, &reset).await;
         }
         self.show_status(claim.conversation_id, AssistantState::Thinking).await;
+        self.tell_watcher(&turn);
         let generated = tokio::select! {
             biased;
             () = self.lose_lease(&claim) => {
@@ -218,6 +220,18 @@ impl Core {
             Generated::Fenced => Ok(TurnOutcome::Lost),
             Generated::Failed { detail, hopeless } => self.fail(&turn, &detail, hopeless).await,
         }
+    }
+
+    fn tell_watcher(&self, turn: &Turn) {
+        let Some(watcher) = self.watcher.get() else { return };
+        Arc::clone(watcher).turn_begins(WatchedTurn {
+            tenant_id: turn.claim.tenant_id,
+            channel_id: turn.context.channel_id,
+            channel_kind: turn.context.channel_kind,
+            conversation_id: turn.claim.conversation_id,
+            turn_id: turn.id,
+            epoch: turn.claim.epoch,
+        });
     }
 
     async fn turn_context(&self, claim: &Claim) -> Result<TurnContext, StorageError> {

@@ -14,7 +14,7 @@ pub mod text;
 pub use clock::{Clock, SystemClock};
 pub use ids::{
     ApiKeyId, AssistantId, AttemptId, BlockId, ChannelId, ContactId, ConversationId, EntryId,
-    IdentityProviderId, InvitationId, LedgerTxnId, MemberId, NodeId, OutboxId, RoleId, RouteId,
-    SessionId, TenantId, TurnId,
+    IdentityProviderId, InvitationId, LedgerTxnId, MediaId, MemberId, MergeId, NodeId, OutboxId,
+    RoleId, RouteId, SessionId, TenantId, TurnId,
 };
 pub use money::{Currency, Micros, MoneyError};

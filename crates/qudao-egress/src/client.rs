@@ -96,6 +96,20 @@ impl Egress {
         Ok(Self { http, rules: Arc::new(rules), limits })
     }
 
+    /// The same client with other bounds; connections are shared. The time until a connection stands
+    /// stays as it was.
+    #[must_use]
+    pub fn with_limits(&self, limits: Limits) -> Self {
+        let connect = self.limits.connect;
+        Self { limits: Limits { connect, ..limits }, ..self.clone() }
+    }
+
+    /// What this client may request, for whoever dials by the same rules and speaks no HTTP.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// Reads an address by this client's rules.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use crate::{
     rate::Standings,
     site,
     state::AppState,
+    widget::token,
 };
 
 /// What an endpoint asks of its caller.
@@ -50,6 +51,8 @@ pub enum Access {
     Visitor,
     /// A partner's key of the channel in the path.
     Partner,
+    /// The token of a widget, from the site to which it was given.
+    Widget,
 }
 
 /// The visitor's token as the browser keeps it: `vt_` and 43 random characters.
@@ -173,6 +176,12 @@ async fn admit(access: Access, request: &HttpRequest) -> Result<Option<Caller>, 
         Access::Partner => {
             let door = partner::admit(request, bearer(request)?).await?;
             Ok(Some(Caller::Partner(Rc::new(door))))
+        }
+        Access::Widget => {
+            let pass = token::admit(request, bearer(request)?).await?;
+            let peer = Rc::clone(&pass.peer);
+            request.extensions_mut().insert(pass);
+            Ok(Some(Caller::Visitor(peer)))
         }
         Access::Operator => match credentials(request).await? {
             Caller::Operator => Ok(Some(Caller::Operator)),

@@ -17,6 +17,7 @@ pub(crate) mod channels;
 pub(crate) mod conversations;
 pub(crate) mod identity_providers;
 pub(crate) mod members;
+pub(crate) mod merges;
 pub(crate) mod partners;
 pub(crate) mod people;
 pub(crate) mod plugins;

@@ -19,7 +19,11 @@ use actix_web::{
 use flate2::{Compression, write::GzEncoder};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use crate::{error::ApiError, shield::page_headers};
+use crate::{
+    code::Code,
+    error::ApiError,
+    shield::{RESOURCE_POLICY, page_headers},
+};
 
 #[derive(RustEmbed)]
 #[folder = "../../web/chat/dist"]
@@ -35,6 +39,11 @@ struct ConsoleFiles;
 #[folder = "../../web/docs/dist"]
 #[allow_missing = true]
 struct DocsFiles;
+
+#[derive(RustEmbed)]
+#[folder = "../../web/widget/dist"]
+#[allow_missing = true]
+struct WidgetFiles;
 
 /// What a page may do. In none does anything run but what this server itself sent.
 struct Policy {
@@ -111,6 +120,36 @@ pub(crate) async fn asset(
     if accepts_gzip(request.headers()) {
         response.insert_header((header::CONTENT_ENCODING, "gzip"));
         return Ok(response.body(gzipped(&name, &file.data)));
+    }
+    Ok(response.body(bytes(file.data)))
+}
+
+/// The widget's one file, for pages of any site: whether one may speak for a channel is decided
+/// where it asks for a token. Its name is in the tenants' pages, so it is asked about often.
+pub(crate) async fn widget_script(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    let file = WidgetFiles::get("widget.js").ok_or_else(|| {
+        ApiError::new(
+            Code::NotFound,
+            "the widget is not in the binary: run `npm ci && npm run build` in `web/widget`, then \
+             build Qudao again",
+        )
+    })?;
+    let tag = format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..8]));
+    let seen = request.headers().get(header::IF_NONE_MATCH);
+    let unchanged = seen.is_some_and(|seen| seen.as_bytes() == tag.as_bytes());
+    let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response
+        .content_type("text/javascript; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "public, max-age=300"))
+        .insert_header((header::ETAG, tag.clone()))
+        .insert_header((header::VARY, "Accept-Encoding"))
+        .insert_header((RESOURCE_POLICY, "cross-origin"));
+    if unchanged {
+        return Ok(response.finish());
+    }
+    if accepts_gzip(request.headers()) {
+        response.insert_header((header::CONTENT_ENCODING, "gzip"));
+        return Ok(response.body(gzipped(&tag, &file.data)));
     }
     Ok(response.body(bytes(file.data)))
 }

@@ -97,7 +97,7 @@ codes! {
         "Use a key with the scope that `detail` names.";
     OriginRefused = "origin_refused", 403, "Another web site sent this",
         openai(403, "invalid_request_error", None),
-        "Open the page on this server, and let a proxy in front of it keep the header `Host`.";
+        "Open the page on this server, and let a proxy in front of it keep the header `Host`. A page with the widget has to be listed under `origins` in the channel's settings.";
     CsrfTokenInvalid = "csrf_token_invalid", 403, "The token against forged requests is missing or wrong",
         openai(403, "invalid_request_error", None),
         "Read `csrf_token` with `GET /v1/session` and send it in the header `X-CSRF-Token`.";
@@ -146,6 +146,9 @@ codes! {
     ContentFiltered = "content_filtered", 422, "The provider refused the content",
         openai(400, "invalid_request_error", Some("content_filter")),
         "Change the messages. Another model of the route may have other rules.";
+    ChannelRefused = "channel_refused", 422, "The messaging platform refused the channel",
+        openai(422, "invalid_request_error", None),
+        "Mend what `detail` names in the channel's settings or secrets, and connect again.";
     RateLimited = "rate_limited", 429, "Too many requests",
         openai(429, "requests", Some("rate_limit_exceeded")),
         "Wait for as many seconds as `Retry-After` says.";

@@ -7,8 +7,9 @@ use crate::{
         assistants::{AssistantBody, CreateAssistant},
         audit::AuditBody,
         books::{Entry, Usage},
-        channels::{ChannelBody, CreateChannel, UpdateChannel},
+        channels::{ChannelBody, ChannelKindList, Connected, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
+        merges::{MergeBody, MergeContacts, MergeList, Subscription},
         people::{ContactBody, ContactDetail, EraseTenant, Erasure, UpdateTenant},
         plugins::{PluginList, Reloaded},
         routes::{CreateRoute, RouteBody},
@@ -27,9 +28,11 @@ use crate::{
 
 mod identity;
 mod partner;
+mod widget;
 
 pub(crate) use identity::*;
 pub(crate) use partner::*;
+pub(crate) use widget::*;
 
 pub(crate) const LOCATION: &str = "Made; `Location` names its address.";
 
@@ -180,14 +183,72 @@ pub(crate) fn get_channel() -> Doc {
 }
 
 pub(crate) fn update_channel() -> Doc {
-    Doc::new("Channels", "Close or reopen a channel")
+    Doc::new("Channels", "Change a channel")
         .act("channel.update")
         .about(
             "A closed channel takes no messages and starts no chats. What was said before can be \
-             read, and what was accepted is answered.",
+             read, and what was accepted is answered. A secret that gets another value stays valid \
+             beside it for a while.",
         )
         .body::<UpdateChannel>(json!({ "open": false }))
         .returns::<ChannelBody>(200, "The channel as it is now.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn connect_channel() -> Doc {
+    Doc::new("Channels", "Try a channel's credentials")
+        .act("channel.connect")
+        .once()
+        .about(
+            "Asks the platform whether it accepts the credentials, and tells it where to send \
+             messages. What came of it stays with the channel.",
+        )
+        .returns::<Connected>(200, "The platform accepts them.")
+        .fails(&[Code::ChannelRefused])
+}
+
+pub(crate) fn list_channel_kinds() -> Doc {
+    Doc::new("Channels", "List the kinds of channels")
+        .about("With the settings and secrets that each kind has.")
+        .returns::<ChannelKindList>(200, "The kinds.")
+}
+
+pub(crate) fn merge_contacts() -> Doc {
+    Doc::new("Contacts", "Make two contacts one")
+        .act("contact.merge")
+        .once()
+        .about(
+            "One person on several channels: the conversations and identities of the other contact go \
+             over to this one, with what the person agreed to. It can be undone.",
+        )
+        .body::<MergeContacts>(json!({
+            "from": "cnt_0198c0de00007000800000000000a002",
+            "consent": "said on the telephone that both are theirs",
+        }))
+        .returns::<MergeBody>(201, LOCATION)
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn list_merges() -> Doc {
+    Doc::new("Contacts", "List the merges of a contact")
+        .returns::<MergeList>(200, "The merges, the newest first.")
+}
+
+pub(crate) fn undo_merge() -> Doc {
+    Doc::new("Contacts", "Take a merge back")
+        .act("contact.unmerge")
+        .once()
+        .about("What moved then and is still there goes home.")
+        .returns::<MergeBody>(200, "The merge as it is now.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn subscribe_contact() -> Doc {
+    Doc::new("Contacts", "Say whether a person wants messages on a channel")
+        .act("contact.subscribe")
+        .about("Answers are always sent; this is about messages that the person did not ask for.")
+        .body::<Subscription>(json!({ "subscribed": false }))
+        .returns_nothing(204, "Kept.")
 }
 
 pub(crate) fn list_conversations() -> Doc {

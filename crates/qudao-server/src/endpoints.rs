@@ -13,6 +13,7 @@ use crate::{
     code::Code,
     error::ApiError,
     openapi::Doc,
+    widget::{self, entrance},
 };
 
 /// One endpoint, as the tests and the API description see it.
@@ -52,6 +53,19 @@ impl Endpoints {
         F::Output: Responder + 'static,
     {
         self.add(Method::POST, path, access, handler, Some(doc));
+    }
+
+    /// Where messaging platforms send what they want in the form that they want. No part of the API
+    /// description: what comes there is proven by a signature in it.
+    pub(crate) fn hook<F, A>(&mut self, path: &'static str, handler: F)
+    where
+        F: Handler<A> + Clone,
+        A: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        for method in [Method::GET, Method::POST, Method::PUT] {
+            self.add(method, path, Access::Public, handler.clone(), None);
+        }
     }
 
     pub(crate) fn patch<F, A>(&mut self, path: &'static str, access: Access, handler: F, doc: Doc)
@@ -109,6 +123,10 @@ impl Endpoints {
             route = route
                 .wrap(from_fn(move |request, next| access::guard(access, action, request, next)));
         }
+        if path.starts_with(widget::PATHS) {
+            // Around the guard: its refusals are for the page too.
+            route = route.wrap(from_fn(entrance::look));
+        }
         match self.routes.iter_mut().find(|(known, _)| *known == path) {
             Some((_, routes)) => routes.push(route),
             None => self.routes.push((path, vec![route])),
@@ -131,7 +149,11 @@ impl Endpoints {
                 .map(|endpoint| endpoint.method.as_str())
                 .collect();
             let allow = methods.join(", ");
-            let resource = routes.into_iter().fold(Resource::new(path), Resource::route);
+            let mut resource = routes.into_iter().fold(Resource::new(path), Resource::route);
+            if path.starts_with(widget::PATHS) {
+                let preflight = web::method(Method::OPTIONS).to(entrance::preflight);
+                resource = resource.route(preflight.wrap(from_fn(entrance::look)));
+            }
             config.service(resource.default_service(web::to(move || {
                 let refusal = ApiError::new(Code::MethodNotAllowed, format!("use {allow}"));
                 let refusal = refusal.allowing(allow.clone());

@@ -15,7 +15,7 @@ use futures_util::{
 };
 use qudao_domain::{
     ApiKeyId, AssistantId, ChannelId, ContactId, ConversationId, IdentityProviderId, InvitationId,
-    MemberId, RoleId, RouteId, SessionId, TenantId,
+    MemberId, MergeId, RoleId, RouteId, SessionId, TenantId,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -60,14 +60,26 @@ impl Deref for Text {
 /// Reads a whole JSON body of at most `limit` bytes.
 ///
 /// # Errors
-/// [`ApiError`] for another media type, an overlong or a stalled body, and `overloaded` while the
-/// memory for bodies is taken.
+/// [`ApiError`] for another media type, and as [`read_bytes`].
 pub(crate) async fn read_json(
+    request: &HttpRequest,
+    payload: Payload,
+    limit: usize,
+) -> Result<Text, ApiError> {
+    check_media_type(request.headers())?;
+    read_bytes(request, payload, limit).await
+}
+
+/// Reads a whole body of at most `limit` bytes, of whatever type.
+///
+/// # Errors
+/// [`ApiError`] for an overlong or a stalled body, and `overloaded` while the memory for bodies is
+/// taken.
+pub(crate) async fn read_bytes(
     request: &HttpRequest,
     mut payload: Payload,
     limit: usize,
 ) -> Result<Text, ApiError> {
-    check_media_type(request.headers())?;
     let too_large =
         || ApiError::new(Code::BodyTooLarge, format!("the body may have {limit} bytes at most"));
     let announced = content_length(request.headers());
@@ -227,6 +239,7 @@ path_ids! {
     SessionId, "session_id", "session";
     IdentityProviderId, "identity_provider_id", "identity provider";
     ContactId, "contact_id", "contact";
+    MergeId, "merge_id", "merge";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use qudao_core::{AcceptError, AuthError, TooFast};
+use qudao_channels::host::{ConnectError, HostError};
+use qudao_core::{AcceptError, AuthError, TooFast, channel::setup::SetupError};
 use qudao_plugin_api::wire::ErrorKind;
 use qudao_storage::StorageError;
 
@@ -59,6 +60,48 @@ impl From<TooFast> for ApiError {
     fn from(too_fast: TooFast) -> Self {
         let refusal = Self::new(Code::RateLimited, too_fast.to_string());
         refusal.retry_after(too_fast.retry_after).standings(too_fast.standings)
+    }
+}
+
+impl From<&SetupError> for ApiError {
+    fn from(error: &SetupError) -> Self {
+        match error {
+            SetupError::Storage(error) => error.into(),
+            error => {
+                tracing::error!(%error, "a channel's secrets cannot be read");
+                Self::new(Code::Internal, "the channel's secrets cannot be read")
+            }
+        }
+    }
+}
+
+impl From<SetupError> for ApiError {
+    fn from(error: SetupError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<HostError> for ApiError {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Setup(error) => error.as_ref().into(),
+            HostError::Storage(error) => error.into(),
+            // The channel was there a moment ago, or is of a kind that has no adapter.
+            _ => Self::not_found("channel"),
+        }
+    }
+}
+
+impl From<ConnectError> for ApiError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Refused(why) => Self::new(Code::ChannelRefused, why),
+            ConnectError::Host(error) => error.into(),
+            error => {
+                tracing::error!(%error, "a channel was not connected");
+                Self::new(Code::Internal, "the channel could not be connected")
+            }
+        }
     }
 }
 

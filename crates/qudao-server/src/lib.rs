@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use actix_web::{App, HttpServer, dev::ServerHandle as ActixHandle, middleware::from_fn, web};
+use qudao_channels::Host;
 use qudao_core::Core;
 use qudao_domain::access::Scope;
 use qudao_identity::Identity;
@@ -26,6 +27,7 @@ mod extract;
 mod failure;
 mod gate;
 mod handle;
+mod inbound;
 mod meter;
 mod metrics;
 mod oidc;
@@ -42,6 +44,7 @@ mod shield;
 mod sign_in;
 mod site;
 mod state;
+mod widget;
 
 pub use access::Access;
 pub use code::{Code, reference_markdown};
@@ -50,7 +53,7 @@ pub use handle::{ServerHandle, StartError};
 pub use metrics::METRICS;
 pub use settings::{Doors, Limits, PartnerSettings, ServerSettings};
 
-use access::Access::{Key, Member, Operator, Partner, Public, Tenant, Visitor};
+use access::Access::{Key, Member, Operator, Partner, Public, Tenant, Visitor, Widget};
 use code::Code as RefusalCode;
 use endpoints::Endpoints;
 use error::ApiError;
@@ -89,6 +92,10 @@ fn endpoints() -> Endpoints {
     api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
 
     partner_endpoints(&mut api);
+    api.hook("/v1/inbound/{key}", inbound::take);
+    api.hook("/v1/inbound/{key}/{tail:.+}", inbound::take);
+
+    widget_endpoints(&mut api);
     operations_endpoints(&mut api);
     api.get("/openapi.json", Public, operations::openapi, docs::openapi());
 
@@ -98,7 +105,28 @@ fn endpoints() -> Endpoints {
     api.asset("/chat/{key}", assets::chat_page);
     api.asset("/console", assets::console_page);
     api.asset("/assets/{path:.+}", assets::asset);
+    api.asset("/widget.js", assets::widget_script);
     api
+}
+
+/// What pages of other sites ask. Each path begins with [`widget::PATHS`].
+fn widget_endpoints(api: &mut Endpoints) {
+    use chat::{events, requests, socket};
+    let token = "/v1/widget/{key}/token";
+    api.post(token, Public, widget::requests::token, docs::widget_token());
+    let messages = "/v1/widget/{key}/messages";
+    api.get(messages, Widget, requests::messages, docs::chat_messages().of_the_widget());
+    api.post(messages, Widget, requests::post_message, docs::post_message().of_the_widget());
+    let stop = "/v1/widget/{key}/stop";
+    api.post(stop, Widget, requests::stop, docs::stop().of_the_widget());
+    let watch = "/v1/widget/{key}/events";
+    api.get(watch, Widget, events::open, docs::events().of_the_widget());
+    let line = "/v1/widget/{key}/socket";
+    api.get(line, Public, socket::open_widget, docs::widget_socket());
+    let rating = "/v1/widget/{key}/rating";
+    api.post(rating, Widget, widget::requests::rate, docs::rate_conversation());
+    let files = "/v1/widget/{key}/files";
+    api.post(files, Widget, widget::files::upload, docs::send_file());
 }
 
 fn operations_endpoints(api: &mut Endpoints) {
@@ -156,6 +184,10 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.post(keys, write, admin::partners::create_keys, docs::create_partner_keys());
     let endpoint = "/v1/tenants/{tenant_id}/channels/{channel_id}/partner-endpoint";
     api.put(endpoint, write, admin::partners::set_endpoint, docs::set_partner_endpoint());
+    let connect = "/v1/tenants/{tenant_id}/channels/{channel_id}/connect";
+    api.post(connect, write, admin::channels::connect, docs::connect_channel());
+    let kinds = "/v1/tenants/{tenant_id}/channel-kinds";
+    api.get(kinds, read, admin::channels::kinds, docs::list_channel_kinds());
 
     let read = Tenant(Scope::ConversationsRead);
     let conversations = "/v1/tenants/{tenant_id}/conversations";
@@ -286,6 +318,14 @@ fn people_endpoints(api: &mut Endpoints) {
     api.get(contact, read, admin::people::get, docs::get_contact());
     let export = "/v1/tenants/{tenant_id}/contacts/{contact_id}/export";
     api.get(export, read, admin::people::export_contact, docs::export_contact());
+    let write = Tenant(Scope::ContactsWrite);
+    let merges = "/v1/tenants/{tenant_id}/contacts/{contact_id}/merges";
+    api.post(merges, write, admin::merges::create, docs::merge_contacts());
+    api.get(merges, read, admin::merges::list, docs::list_merges());
+    let undo = "/v1/tenants/{tenant_id}/contacts/{contact_id}/merges/{merge_id}/undo";
+    api.post(undo, write, admin::merges::undo, docs::undo_merge());
+    let identity = "/v1/tenants/{tenant_id}/contacts/{contact_id}/channels/{channel_id}";
+    api.patch(identity, write, admin::merges::subscribe, docs::subscribe_contact());
     let erase = "/v1/tenants/{tenant_id}/contacts/{contact_id}/erase";
     api.post(
         erase,
@@ -323,8 +363,12 @@ pub async fn run(
     metrics::register_endpoints(doors);
     let identity =
         Identity::new(Arc::clone(&core), settings.egress.clone(), settings.identity.clone());
+    let channels = settings.channels.clone().unwrap_or_else(|| {
+        Host::new(Arc::clone(&core), settings.egress.clone(), qudao_channels::adapters())
+    });
     let state = web::Data::new(AppState {
         core,
+        channels,
         identity: Arc::new(identity),
         settings,
         bodies: Budget::new(limits.bodies_bytes),

@@ -24,6 +24,7 @@ use crate::{
     access::Access,
     act::Action,
     admin::List,
+    chat::session::MAX_CLIENT_ID,
     code::Code,
     endpoints::Endpoint,
     error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
@@ -33,7 +34,7 @@ use crate::{
 mod access;
 mod webhooks;
 
-use access::{API_KEY, OPERATOR, PARTNER, SESSION, VISITOR, extensions, failures, schemes};
+use access::{API_KEY, OPERATOR, PARTNER, SESSION, VISITOR, WIDGET, extensions, failures, schemes};
 
 /// Each with its media type.
 type Contents = Vec<(&'static str, Content)>;
@@ -49,6 +50,8 @@ pub struct Doc {
     parameters: Vec<(ParameterIn, &'static str, bool, &'static str)>,
     successes: Vec<(u16, &'static str, Contents)>,
     failures: Vec<Code>,
+    /// The body is a file.
+    file: bool,
     openai: bool,
     once: bool,
     action: Option<Action>,
@@ -71,6 +74,7 @@ impl Doc {
             parameters: Vec::new(),
             successes: Vec::new(),
             failures: Vec::new(),
+            file: false,
             openai: false,
             once: false,
             action: None,
@@ -150,6 +154,11 @@ impl Doc {
             .fails(&[Code::InvalidQuery, Code::InvalidCursor])
     }
 
+    pub(crate) fn needs_query(mut self, name: &'static str, description: &'static str) -> Self {
+        self.parameters.push((ParameterIn::Query, name, true, description));
+        self
+    }
+
     pub(crate) fn query(mut self, name: &'static str, description: &'static str) -> Self {
         self.parameters.push((ParameterIn::Query, name, false, description));
         self
@@ -181,6 +190,18 @@ impl Doc {
     pub(crate) fn fails(mut self, codes: &[Code]) -> Self {
         self.failures.extend(codes);
         self
+    }
+
+    /// The same as the widget asks it.
+    pub(crate) fn of_the_widget(mut self) -> Self {
+        self.tag = "Widget";
+        self
+    }
+
+    /// Takes a body that is no JSON.
+    pub(crate) fn file(mut self) -> Self {
+        self.file = true;
+        self.fails(&[Code::BodyTooLarge, Code::UnsupportedMediaType])
     }
 
     /// Refuses in OpenAI's shape.
@@ -219,6 +240,12 @@ impl Doc {
             let body = RequestBodyBuilder::new()
                 .required(Some(Required::True))
                 .content("application/json", content.build());
+            operation = operation.request_body(Some(body.build()));
+        }
+        if self.file {
+            let body = RequestBodyBuilder::new()
+                .required(Some(Required::True))
+                .content("application/octet-stream", Content::default());
             operation = operation.request_body(Some(body.build()));
         }
         for (status, description, contents) in &self.successes {
@@ -352,6 +379,12 @@ fn parameter(place: ParameterIn, name: &str, required: bool, words: &str) -> Par
         "limit" => {
             ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_PAGE))
         }
+        // The client's own id of a message.
+        "id" => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(MAX_CLIENT_ID))
+            .pattern(Some("^[!-~]+$")),
         "Idempotency-Key" => ObjectBuilder::new()
             .schema_type(Type::String)
             .min_length(Some(1))
@@ -391,6 +424,10 @@ const TAGS: &[(&str, &str)] = &[
     ("Contacts", "End users: all that is kept of them, and its end."),
     ("Web chat", "What the chat page speaks."),
     ("Partner channels", "The partner channel protocol, PCP/1: a channel of one's own."),
+    (
+        "Widget",
+        "The chat on pages of other sites, which have to be listed in the channel's settings.",
+    ),
     ("Plugins", "The plugins of this node."),
     ("Operations", "Health, metrics, and this description."),
 ];
@@ -424,6 +461,11 @@ pub(crate) fn describe(endpoints: &[Endpoint]) -> OpenApi {
         (API_KEY, "A tenant's API key, `qk_live_…`, shown once when it was made."),
         (PARTNER, "A partner's key of its channel, `pck_live_…` or `pck_test_…`, shown once."),
         (VISITOR, "The visitor's token, `vt_…`, from `POST /v1/web/{key}/session`."),
+        (
+            WIDGET,
+            "The widget's token, `qw_…`, from `POST /v1/widget/{key}/token`: for 15 minutes, and \
+             from the site to which it was given.",
+        ),
     ] {
         let scheme =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words)).build();

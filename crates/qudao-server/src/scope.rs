@@ -26,6 +26,7 @@ use crate::{
     rate::{self, Standings},
     shield::shield,
     state::AppState,
+    widget::entrance,
 };
 
 /// The header that carries the id of a request, in and out.
@@ -115,6 +116,7 @@ pub(crate) async fn scope<B: MessageBody + 'static>(
             response
         }
     };
+    entrance::tell(&mut response);
     describe(&mut span, &response);
     response.headers_mut().insert(REQUEST_ID, context.request_id);
     let state = response.request().app_data::<web::Data<AppState>>().cloned();

@@ -1,8 +1,8 @@
 //! What the composition root decides about the HTTP server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use qudao_channels::partner::Courier;
+use qudao_channels::{Host, partner::Courier};
 use qudao_domain::key::SecretHash;
 use qudao_egress::Egress;
 use qudao_identity::IdentitySettings;
@@ -35,6 +35,8 @@ pub struct ServerSettings {
     pub identity: IdentitySettings,
     /// How partners are dealt with.
     pub partner: PartnerSettings,
+    /// The adapters of other platforms; the server makes a host of them of its own if there is none.
+    pub channels: Option<Arc<Host>>,
 }
 
 impl ServerSettings {
@@ -53,6 +55,7 @@ impl ServerSettings {
             egress: None,
             identity: IdentitySettings::default(),
             partner: PartnerSettings::default(),
+            channels: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, http::header::HeaderValue, web};
+use qudao_channels::Host;
 use qudao_core::Core;
 use qudao_domain::TenantId;
 use qudao_identity::Identity;
@@ -19,6 +20,8 @@ use crate::{
 pub(crate) struct AppState {
     pub(crate) core: Arc<Core>,
     pub(crate) identity: Arc<Identity>,
+    /// The adapters of other platforms.
+    pub(crate) channels: Arc<Host>,
     pub(crate) settings: ServerSettings,
     pub(crate) metrics: MetricsRender,
     /// Bodies that are held.

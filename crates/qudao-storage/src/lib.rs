@@ -10,12 +10,14 @@ mod admin;
 mod audit;
 mod block;
 mod bus;
+mod channel;
 mod check;
 mod claim;
 mod depths;
 mod error;
 mod keys;
 mod limiter;
+mod media;
 mod metrics;
 mod once;
 mod outbox;
@@ -30,13 +32,14 @@ mod servers;
 mod store;
 mod timeline;
 mod turn;
+mod visitors;
 
 pub use accept::{Accept, Inbound, MessageBody, ReplyBody};
 pub use admin::{
     api_keys::{ApiKeyRecord, KeyHolder, NewApiKey},
     assistants::{Assistant, NewAssistant, NewRoute, Route},
-    channel_setups::{ChannelChange, ChannelSetup},
-    channels::{ChannelDoor, ChannelRecord, NewChannel},
+    channel_setups::ChannelSetup,
+    channels::{ChannelChange, ChannelDoor, ChannelRecord, NewChannel, SealedSecrets},
     identity_providers::{IdentityProvider, NewIdentityProvider},
     invitations::{Invitation, NewInvitation},
     members::{Lock, Member, NewMember},
@@ -49,22 +52,24 @@ pub use audit::{
 };
 pub use block::{Extend, Settle, Swept, UsageLine};
 pub use bus::{Bus, BusEvent, Subscription, Topic};
+pub use channel::{AnsweredMessage, ChannelEvent, Poll, SentPiece};
 pub use check::{Finding, Scope, UNCHECKED, Unchecked};
 pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, TurnContext};
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
+pub use media::{MediaFile, NewMedia};
 pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
-pub use outbox::{OutboxClaim, OutboxKind};
+pub use outbox::{OutboxClaim, OutboxKind, PassiveReply};
 pub use page::{Listing, Page};
 pub use partner::{
-    KnownInbound, MediaFile, NewPartnerEvent, PartnerChannel, PartnerClaim, PartnerEnd,
-    PartnerEvent, PartnerState, PartnerThread,
+    KnownInbound, NewPartnerEvent, PartnerChannel, PartnerClaim, PartnerEnd, PartnerEvent,
+    PartnerFile, PartnerState, PartnerThread,
 };
 pub use people::{
-    Contact, Erase, Export, ExportOf, ExportedRows, Fence, Identity, Link, TABLES, TableRule,
-    Unfinished,
+    Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link, Merge, Merged,
+    NewMerge, TABLES, TableRule, Unfinished,
 };
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};
@@ -72,6 +77,7 @@ pub use sealed::{SEALED, SealedColumn};
 pub use store::{PlatformTx, Store, StoreSettings, Tx};
 pub use timeline::{TimelineCursor, TimelineItem, TimelineRole};
 pub use turn::{Commit, CommitTurn, EndTurn, Hold, HoldTurn};
+pub use visitors::{NewUpload, UploadedBytes};
 
 /// What a storage function returns.
 pub type Result<T, E = StorageError> = std::result::Result<T, E>;

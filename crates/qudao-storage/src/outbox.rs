@@ -189,6 +189,57 @@ impl Tx {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Takes the conversation's first open message for an answer that goes out now; it counts as
+    /// delivered. `None` if there is none, or if a sender has it.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn take_for_answer(
+        &mut self,
+        conversation_id: ConversationId,
+    ) -> Result<Option<PassiveReply>> {
+        let row = sqlx::query(
+            "UPDATE outbox SET state = 'delivered', delivered_at = now(), epoch = epoch + 1, \
+                 lease_until = NULL, owner = NULL \
+             WHERE tenant_id = $1 AND outbox_id = (SELECT o.outbox_id FROM outbox o \
+                 WHERE o.tenant_id = $1 AND o.conversation_id = $2 \
+                   AND o.state IN ('queued', 'sending') \
+                 ORDER BY o.out_seq LIMIT 1 FOR UPDATE SKIP LOCKED) \
+               AND state = 'queued' \
+             RETURNING outbox_id, to_seq, kind, body",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.as_ref().map(read_passive).transpose()?)
+    }
+
+    /// The first message that answers `seq` of a conversation, if it went out with an answer: for a
+    /// platform that asks the same again.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn answer_given(
+        &mut self,
+        conversation_id: ConversationId,
+        seq: i64,
+    ) -> Result<Option<PassiveReply>> {
+        let row = sqlx::query(
+            "SELECT o.outbox_id, o.to_seq, o.kind, o.body FROM outbox o \
+             JOIN delivery_pieces p ON p.tenant_id = o.tenant_id AND p.outbox_id = o.outbox_id \
+             WHERE o.tenant_id = $1 AND o.conversation_id = $2 AND $3 <= o.to_seq \
+               AND p.external_id = 'answer' \
+             ORDER BY o.out_seq LIMIT 1",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .bind(seq)
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.as_ref().map(read_passive).transpose()?)
+    }
+
     /// The other side will never take the message. The next one of the conversation may go out.
     /// `false` if another node has it.
     ///
@@ -213,6 +264,29 @@ impl Tx {
         .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+/// A message that goes out within the answer to a platform's request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PassiveReply {
+    /// Which.
+    pub outbox_id: OutboxId,
+    /// The last message that it answers.
+    pub to_seq: i64,
+    /// What it is.
+    pub kind: OutboxKind,
+    /// What it says.
+    pub body: ReplyBody,
+}
+
+fn read_passive(row: &sqlx::postgres::PgRow) -> Result<PassiveReply, sqlx::Error> {
+    let Json(body) = row.try_get("body")?;
+    Ok(PassiveReply {
+        outbox_id: row::id(row, "outbox_id", OutboxId::from_uuid)?,
+        to_seq: row.try_get("to_seq")?,
+        kind: row::state(row, "kind", OutboxKind::find)?,
+        body,
+    })
 }
 
 fn read_claim(row: &sqlx::postgres::PgRow) -> Result<OutboxClaim, sqlx::Error> {

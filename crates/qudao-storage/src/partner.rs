@@ -15,7 +15,7 @@ mod media;
 
 pub use events::{NewPartnerEvent, PartnerEnd, PartnerEvent, PartnerState};
 pub use inbound::{KnownInbound, PartnerThread};
-pub use media::MediaFile;
+pub use media::PartnerFile;
 
 /// A partner's channel beside its settings.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,9 +11,11 @@ use crate::{Listing, Page, Result, StorageError, Store, Tx, claim::millis, page:
 
 mod export;
 mod map;
+mod merges;
 
 pub use export::{Export, ExportOf, ExportedRows};
 pub use map::{Erase, Link, TABLES, TableRule};
+pub use merges::{Evidence, Merge, Merged, NewMerge};
 
 /// Messages that one transaction takes the words out of, in each direction.
 const BATCH: i32 = 500;
@@ -29,6 +31,8 @@ pub struct Contact {
     pub erase_asked_at: Option<Timestamp>,
     /// When it was complete.
     pub erased_at: Option<Timestamp>,
+    /// The contact that this one turned out to be.
+    pub merged_into: Option<ContactId>,
 }
 
 /// How a channel calls a contact.
@@ -40,6 +44,12 @@ pub struct Identity {
     pub external_id: String,
     /// Since when.
     pub created_at: Timestamp,
+    /// What the person calls themselves there.
+    pub name: Option<String>,
+    /// Since when the person cannot be reached there, as its platform says.
+    pub unreachable_at: Option<Timestamp>,
+    /// Since when the person wants no message there that they did not ask for.
+    pub unsubscribed_at: Option<Timestamp>,
 }
 
 /// What the first step of an erasure found.
@@ -64,7 +74,7 @@ pub struct Unfinished {
 
 const CONTACT: &str = "contact_id, app.micros(created_at) AS created_at, \
                        app.micros(erase_asked_at) AS erase_asked_at, \
-                       app.micros(erased_at) AS erased_at";
+                       app.micros(erased_at) AS erased_at, merged_into";
 
 impl Tx {
     /// The tenant's contacts, the newest first. Erased ones too, without anything that they said.
@@ -107,7 +117,9 @@ impl Tx {
     /// [`StorageError`].
     pub async fn identities(&mut self, id: ContactId) -> Result<Vec<Identity>> {
         let rows = sqlx::query(
-            "SELECT channel_id, external_id, app.micros(created_at) AS created_at \
+            "SELECT channel_id, external_id, app.micros(created_at) AS created_at, name, \
+                    app.micros(unreachable_at) AS unreachable_at, \
+                    app.micros(unsubscribed_at) AS unsubscribed_at \
              FROM identities WHERE tenant_id = $1 AND contact_id = $2 \
              ORDER BY channel_id, external_id LIMIT 1000",
         )
@@ -120,6 +132,9 @@ impl Tx {
                 channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
                 external_id: row.try_get("external_id")?,
                 created_at: row::time(row, "created_at")?,
+                name: row.try_get("name")?,
+                unreachable_at: row::optional_time(row, "unreachable_at")?,
+                unsubscribed_at: row::optional_time(row, "unsubscribed_at")?,
             })
         };
         rows.iter().map(read).collect()
@@ -399,5 +414,6 @@ fn read_contact(row: &PgRow) -> Result<Contact, sqlx::Error> {
         created_at: row::time(row, "created_at")?,
         erase_asked_at: row::optional_time(row, "erase_asked_at")?,
         erased_at: row::optional_time(row, "erased_at")?,
+        merged_into: row::optional_id(row, "merged_into", ContactId::from_uuid)?,
     })
 }

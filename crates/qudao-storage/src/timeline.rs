@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use qudao_domain::{
     ConversationId, TurnId,
+    message::Part,
     state::{InboxState, OutboxState},
 };
 use sqlx::{Row as _, postgres::PgRow, types::Json};
@@ -57,7 +58,7 @@ pub enum TimelineRole {
 }
 
 /// Something that was said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TimelineItem {
     /// By whom, and what became of it.
     pub role: TimelineRole,
@@ -65,6 +66,8 @@ pub struct TimelineItem {
     pub seq: i64,
     /// What was said.
     pub text: String,
+    /// What it is made of, if that is more than the text.
+    pub parts: Vec<Part>,
     /// The channel's own id of an inbound message.
     pub external_id: Option<String>,
     /// The turn that answered it or that it comes from.
@@ -131,11 +134,12 @@ fn read_item(row: &PgRow, seen: &mut TimelineCursor) -> Result<TimelineItem, sql
         seen.in_seq = seq;
         TimelineRole::User(row::state(row, "state", InboxState::find)?)
     };
-    let Json(ReplyBody { text, .. }) = row.try_get("body")?;
+    let Json(ReplyBody { text, parts }) = row.try_get("body")?;
     Ok(TimelineItem {
         role,
         seq,
         text,
+        parts,
         external_id: row.try_get("external_id")?,
         turn_id: row::optional_id(row, "turn_id", TurnId::from_uuid)?,
         at: row::time(row, "at")?,

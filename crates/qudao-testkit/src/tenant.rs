@@ -5,7 +5,7 @@ use qudao_domain::{
     AssistantId, ChannelId, Currency, Micros, RouteId, TenantId,
     access::Scopes,
     key::{ApiKey, random_secret},
-    state::{ChannelKind, FairCharging},
+    state::FairCharging,
     text::{IdempotencyKey, Name, SystemPrompt},
 };
 use qudao_storage::{
@@ -164,13 +164,7 @@ impl TenantBuilder {
             route_id,
         };
         let assistant_id = tx.create_assistant(&assistant).await.expect("an assistant").id;
-        let channel = NewChannel {
-            name: name.clone(),
-            kind: ChannelKind::Web,
-            public_key: Some(public_key.clone()),
-            assistant_id,
-            locale: self.locale,
-        };
+        let channel = NewChannel::web(name.clone(), public_key.clone(), assistant_id, self.locale);
         let channel_id = tx.create_channel(&channel).await.expect("a channel").id;
         let key = NewApiKey::new(name, &api_key, Scopes::ALL);
         tx.create_api_key(&key).await.expect("an API key");

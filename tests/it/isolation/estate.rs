@@ -77,6 +77,39 @@ impl Probe {
              FROM identity_providers p JOIN members m USING (tenant_id) LIMIT 1");
         sql("INSERT INTO recovery_codes (tenant_id, member_id, code_hash) \
              SELECT tenant_id, member_id, decode(repeat('00', 32), 'hex') FROM members LIMIT 1");
+        sql("INSERT INTO channel_events (tenant_id, channel_id, event_id, kind, thread, body) \
+             SELECT tenant_id, channel_id, 'e', 'edited', peer, '{}' FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql(
+            "INSERT INTO delivery_pieces (tenant_id, outbox_id, piece, channel_id, conversation_id, \
+             external_id) SELECT o.tenant_id, o.outbox_id, 0, c.channel_id, c.conversation_id, 'x' \
+             FROM outbox o JOIN conversations c USING (tenant_id, conversation_id) \
+             WHERE o.tenant_id = '$tenant' LIMIT 1",
+        );
+        sql("INSERT INTO channel_previews (tenant_id, turn_id, conversation_id, external_id) \
+             SELECT tenant_id, gen_random_uuid(), conversation_id, 'x' FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO attributions (tenant_id, contact_id, channel_id, body) \
+             SELECT tenant_id, contact_id, channel_id, '{\"ref\": \"r\"}' FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
+             SELECT tenant_id, 'customer', decode(repeat('00', 32), 'hex'), contact_id \
+             FROM conversations WHERE tenant_id = '$tenant' LIMIT 1");
+        sql(
+            "INSERT INTO contact_merges (tenant_id, merge_id, into_contact, from_contact, evidence, \
+             made_by, consent, conversations, identities) \
+             SELECT a.tenant_id, gen_random_uuid(), a.contact_id, b.contact_id, 'member', 'm', 'c', \
+             '{}', '[]' FROM contacts a JOIN contacts b USING (tenant_id) \
+             WHERE a.contact_id < b.contact_id AND a.tenant_id = '$tenant' LIMIT 1",
+        );
+        sql("INSERT INTO channel_polls (tenant_id, channel_id, cursor, owner, lease_until) \
+             SELECT tenant_id, channel_id, '{}', gen_random_uuid(), 'infinity' FROM channels \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql(
+            "INSERT INTO media (tenant_id, media_id, channel_id, mime, name, size, sha256, bytes) \
+             SELECT tenant_id, gen_random_uuid(), channel_id, 'text/plain', 'n', 1, \
+             decode(repeat('00', 32), 'hex'), 'x' FROM channels WHERE tenant_id = '$tenant' LIMIT 1",
+        );
         let first = |table: &str, column: &str, prefix: &str| {
             let query = format!(
                 "SELECT replace({column}::text, '-', '') FROM {table} WHERE tenant_id = '$tenant' LIMIT 1"
@@ -95,6 +128,7 @@ impl Probe {
             ("channel_id", first("channels", "channel_id", "chn")),
             ("conversation_id", first("conversations", "conversation_id", "cnv")),
             ("contact_id", first("contacts", "contact_id", "cnt")),
+            ("merge_id", first("contact_merges", "merge_id", "mrg")),
             ("member_id", first("members", "member_id", "mbr")),
             ("session_id", first("sessions", "session_id", "ses")),
             ("identity_provider_id", first("identity_providers", "identity_provider_id", "idp")),

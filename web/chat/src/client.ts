@@ -8,6 +8,7 @@
  * - every retry carries the same id;
  * - every reconnect resumes behind the last message seen, and messages are recognised by `key`.
  */
+import { PageDoor, type Door } from './door';
 import { Outbox, type Shelf } from './outbox';
 import type { ChannelInfo, ServerFrame } from './protocol';
 import { Timeline } from './timeline';
@@ -18,6 +19,8 @@ export type Connection = 'connecting' | 'online' | 'offline' | 'reconnecting';
 export interface ClientOptions {
   channelKey: string;
   shelf: Shelf;
+  /** The chat page's own if left out. */
+  door?: Door;
   /** Called after any change; the receiver coalesces. */
   changed: () => void;
   random?: () => number;
@@ -47,9 +50,8 @@ export class ChatClient {
   readonly returning: boolean;
 
   #options: ClientOptions;
-  #base: string;
+  #door: Door;
   #outbox: Outbox;
-  #token: string | null;
   #transport: Transport | null = null;
   /** The line has spoken. */
   #ready = false;
@@ -67,10 +69,9 @@ export class ChatClient {
 
   constructor(options: ClientOptions) {
     this.#options = options;
-    this.#base = `/v1/web/${encodeURIComponent(options.channelKey)}`;
+    this.#door = options.door ?? new PageDoor(options.channelKey, options.shelf);
     this.#outbox = new Outbox(options.shelf, options.channelKey);
-    this.#token = options.shelf.get(this.#storageKey('token'));
-    this.returning = this.#token !== null;
+    this.returning = this.#door.returning;
     this.channel = this.#savedChannel();
     for (const item of this.#outbox.list()) {
       this.timeline.addLocal(item.id, item.text, item.at, item.failure ? 'failed' : 'queued', item.failure);
@@ -123,6 +124,12 @@ export class ChatClient {
     return text;
   }
 
+  /** A request of the visitor's beside the conversation. */
+  async ask(path: string, init: RequestInit): Promise<Response> {
+    if (this.#door.token() === null) await this.#door.enter();
+    return request({ base: this.#door.base, token: this.#door.token() }, path, init);
+  }
+
   stop(): void {
     if (!this.#ready) return;
     this.stopping = true;
@@ -165,26 +172,19 @@ export class ChatClient {
 
   /** Learns the channel, and takes a token the first time; a later visit keeps its own. */
   async #openSession(): Promise<void> {
-    if (this.#token !== null && this.channel !== null && this.loaded) return;
-    const response = await request({ base: this.#base, token: this.#token }, '/session', { method: 'POST' });
-    const session = (await response.json()) as { token: string; channel: ChannelInfo };
-    this.channel = session.channel;
-    this.#options.shelf.set(this.#storageKey('channel'), JSON.stringify(session.channel));
-    if (this.#token === null) {
-      // Another tab may have taken a token in the meantime: one visitor, one conversation.
-      this.#token = this.#options.shelf.get(this.#storageKey('token')) ?? session.token;
-      this.#options.shelf.set(this.#storageKey('token'), this.#token);
-    }
+    if (this.#door.token() !== null && this.channel !== null && this.loaded) return;
+    this.channel = await this.#door.enter();
+    this.#options.shelf.set(this.#storageKey('channel'), JSON.stringify(this.channel));
     this.#changed();
   }
 
   /** Who was here before may read on when the channel has closed. */
   #mayStillRead(reason: Refusal | null): boolean {
-    return reason?.code === 'channel_closed' && this.#token !== null && this.channel !== null;
+    return reason?.code === 'channel_closed' && this.#door.token() !== null && this.channel !== null;
   }
 
   #openTransport(): void {
-    const endpoint = { base: this.#base, token: this.#token as string, cursor: this.timeline.cursor };
+    const endpoint = { base: this.#door.base, token: this.#door.token() as string, cursor: this.timeline.cursor };
     const viaSocket =
       this.#socketFailures < SOCKET_FAILURES || Date.now() - this.#socketBlockedAt > SOCKET_RETRY_MS;
     const open = viaSocket ? (this.#options.openSocket ?? openSocket) : (this.#options.openEvents ?? openEvents);
@@ -245,10 +245,9 @@ export class ChatClient {
   }
 
   #forgetToken(): void {
-    this.#token = null;
+    if (!this.#door.refused()) return;
     this.loaded = false;
     this.timeline.forget();
-    this.#options.shelf.remove(this.#storageKey('token'));
   }
 
   #wentOnline = (): void => this.reconnectNow();
@@ -366,6 +365,11 @@ export class ChatClient {
       if (id === null && isFinal(reason)) this.#ended(reason);
       else if (id === null && isUnknownVisitor(reason)) this.#closed(reason);
       else if (id === null && reason.code === 'invalid_cursor') this.timeline.cursor = '';
+      return;
+    }
+    if (isUnknownVisitor(reason)) {
+      // The token ended on the way: the message waits for the next one.
+      this.#closed(reason);
       return;
     }
     clearTimeout(flying.timer);

@@ -1,5 +1,6 @@
 import { render } from 'preact';
 import { ChatClient } from './client';
+import { oncePerFrame } from './frame';
 import { browserShelf } from './outbox';
 import { Settings } from './settings';
 import { App } from './ui/App';
@@ -9,19 +10,7 @@ const settings = new Settings(shelf);
 const channelKey = decodeURIComponent(location.pathname.split('/').filter(Boolean)[1] ?? '');
 const root = document.getElementById('app') as HTMLElement;
 
-let scheduled = false;
-
-/** Draws at most once per frame, however many tokens arrive; a hidden page still draws, a little later. */
-function draw(): void {
-  if (scheduled) return;
-  scheduled = true;
-  const paint = (): void => {
-    scheduled = false;
-    render(<App client={client} settings={settings} changed={draw} />, root);
-  };
-  if (document.visibilityState === 'hidden') setTimeout(paint, 100);
-  else requestAnimationFrame(paint);
-}
+const draw = oncePerFrame(() => render(<App client={client} settings={settings} changed={draw} />, root));
 
 /** On iOS the keyboard covers the page instead of shrinking it: the page shrinks itself. */
 function fitAboveKeyboard(view: VisualViewport): void {

@@ -1,5 +1,7 @@
 /** The JSON frames that the chat page and the server exchange, on the WebSocket and on SSE alike. */
 
+import { readParts, type Part } from './parts';
+
 export type Role = 'user' | 'assistant' | 'notice';
 
 export interface MessageFrame {
@@ -9,6 +11,7 @@ export interface MessageFrame {
   key: string;
   role: Role;
   text: string;
+  parts?: Part[];
   client_id?: string | null;
   turn?: string | null;
   at: string;
@@ -89,5 +92,6 @@ export function parseFrame(json: string): ServerFrame | null {
     if (typeof record[name] !== kind) return null;
   }
   if (type === 'message' && !['user', 'assistant', 'notice'].includes(record['role'] as string)) return null;
+  if (type === 'message') record['parts'] = readParts(record['parts']);
   return record as unknown as ServerFrame;
 }

@@ -6,6 +6,7 @@
  * on the screen jumps or is drawn twice.
  */
 import { applyDelta, resetPreview, startPreview, type Preview } from './preview';
+import type { Part } from './parts';
 import type { AcceptedFrame, DeltaFrame, MessageFrame, Role } from './protocol';
 
 export type SendState = 'queued' | 'sending' | 'sent' | 'failed';
@@ -14,6 +15,8 @@ export interface Entry {
   id: string;
   role: Role;
   text: string;
+  /** What a stored message is made of, if that is more than the text. */
+  parts?: Part[];
   at: string;
   /** Set once the server has stored the message. */
   key?: string;
@@ -139,6 +142,7 @@ export class Timeline {
     if (frame.client_id) stored.clientId = frame.client_id;
     else if (known?.clientId !== undefined) stored.clientId = known.clientId;
     stored.send = 'sent';
+    if (frame.parts?.length) stored.parts = frame.parts;
     if (!this.#keys.has(frame.key)) this.#stopped = false;
     this.#keys.add(frame.key);
     this.#put(stored, known);
@@ -157,6 +161,7 @@ export class Timeline {
     const id = known?.id ?? (turn !== undefined && frame.role === 'assistant' ? `t:${turn}` : frame.key);
     const stored: Entry = { id, role: frame.role, text: frame.text, at: frame.at, key: frame.key };
     if (turn !== undefined) stored.turn = turn;
+    if (frame.parts?.length) stored.parts = frame.parts;
     this.#put(stored, known);
   }
 

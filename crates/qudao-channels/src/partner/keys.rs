@@ -12,7 +12,7 @@ use qudao_domain::{
     key::{SecretHash, random_secret},
 };
 use qudao_pcp::{PrivateKey, PublicKey, Secret, Signer, Verifier, kind};
-use qudao_storage::{ChannelChange, StorageError, Tx};
+use qudao_storage::{ChannelChange, SealedSecrets, StorageError, Tx};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -120,8 +120,13 @@ async fn change(
     for (name, value) in settings {
         all.insert((*name).to_owned(), (*value).into());
     }
-    let change = ChannelChange { settings: Some(&all), secrets_sealed: Some(&sealed) };
-    if tx.change_channel_setup(id, setup.revision, change).await? {
+    let names = secrets.names().map(str::to_owned).collect();
+    let change = ChannelChange {
+        settings: Some(all),
+        secrets: Some(SealedSecrets { sealed, names }),
+        ..ChannelChange::default()
+    };
+    if tx.change_channel(id, setup.revision, &change).await?.is_some() {
         return Ok(());
     }
     Err(broken("a channel was changed meanwhile"))

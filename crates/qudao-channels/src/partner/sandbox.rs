@@ -6,7 +6,7 @@ use std::time::Duration;
 use qudao_domain::capability::{Capabilities, Streaming};
 use qudao_domain::message::{Button, ButtonAction, Media, Message, Part, Row, TextFormat};
 use qudao_pcp::{Accepted, Event, kind};
-use qudao_storage::{MediaFile, Tx};
+use qudao_storage::{PartnerFile, Tx};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -255,13 +255,13 @@ async fn perform(
     let now = setting.core.clock.now();
     receive::type_if_shown(tx, setting, place.thread).await?;
     if play.media {
-        let file = MediaFile {
+        let file = PartnerFile {
             mime: "text/plain".to_owned(),
             name: Some("sample.txt".to_owned()),
             sha256: Sha256::digest(SAMPLE).to_vec(),
             bytes: SAMPLE.to_vec(),
         };
-        tx.keep_media(place.channel_id, sample_id(), &file).await?;
+        tx.keep_partner_file(place.channel_id, sample_id(), &file).await?;
     }
     if play.rotate {
         rotate_in(tx, setting.core, setting.channel, true).await?;

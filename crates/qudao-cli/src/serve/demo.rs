@@ -185,12 +185,11 @@ async fn partner(core: &Core, before: Option<&Demo>, parts: &Parts) -> anyhow::R
             return Ok(former.clone());
         }
     }
+    let name = Name::parse("Partner (sandbox)").context("the channel's name")?;
     let channel = NewChannel {
-        name: Name::parse("Partner (sandbox)").context("the channel's name")?,
         kind: ChannelKind::Partner,
         public_key: None,
-        assistant_id: parts.assistant_id,
-        locale: "en".to_owned(),
+        ..NewChannel::web(name, String::new(), parts.assistant_id, "en".to_owned())
     };
     let channel_id = tx.create_channel(&channel).await?.id;
     let keys = NewKeys::generate(parts.tenant_id, false);
@@ -247,13 +246,7 @@ async fn make(store: &Store, before: Option<&Demo>, wanted: &Wanted<'_>) -> anyh
     };
     let assistant_id = tx.create_assistant(&assistant).await?.id;
     let public_key = format!("wk_{}", &random_secret()[..22]);
-    let channel = NewChannel {
-        name: name.clone(),
-        kind: ChannelKind::Web,
-        public_key: Some(public_key.clone()),
-        assistant_id,
-        locale: "en".to_owned(),
-    };
+    let channel = NewChannel::web(name.clone(), public_key.clone(), assistant_id, "en".to_owned());
     tx.create_channel(&channel).await?;
     let api_key = match kept {
         Some(demo) => demo.api_key.clone(),

@@ -142,6 +142,12 @@ pub trait ChannelAdapter: Send + Sync + 'static {
         None
     }
 
+    /// What a payment adds to the tenant's wallet, in micro-units of its currency, if this event is
+    /// one that counts. It is added once for each charge.
+    fn credit(&self, _config: &ChannelConfig, _event: &Event) -> Option<i64> {
+        None
+    }
+
     /// The request for a file's bytes, or for where they are.
     fn fetch(&self, _config: &ChannelConfig, _media: &Media) -> Option<HttpPlan> {
         None
@@ -333,6 +339,9 @@ pub struct Outgoing<'a> {
     pub message: &'a Message,
     /// The message that is answered.
     pub answered: Option<Answered<'a>>,
+    /// The platform's id of the message that showed this answer while it grew: the first piece takes
+    /// its place where messages can be edited.
+    pub preview_id: Option<&'a str>,
     /// The time.
     pub now: Timestamp,
 }

@@ -89,6 +89,111 @@ impl Field {
     }
 }
 
+impl Manifest {
+    /// What is wrong with settings and secrets: a JSON pointer and words for each fault. `kept` are
+    /// the names of the secrets that are set already.
+    pub fn faults(
+        &self,
+        settings: &Map<String, Value>,
+        secrets: &BTreeMap<String, String>,
+        kept: &[String],
+    ) -> Vec<(String, String)> {
+        let mut faults = Vec::new();
+        for (name, value) in settings {
+            let pointer = format!("/settings/{name}");
+            match self.fields.iter().find(|field| field.name == name) {
+                Some(field) if field.secret => {
+                    faults.push((pointer, "is a secret: it belongs into secrets".to_owned()));
+                }
+                Some(field) => {
+                    faults.extend(field.form.fault(value).map(|fault| (pointer, fault)));
+                }
+                None => faults.push((pointer, self.unknown())),
+            }
+        }
+        for (name, text) in secrets {
+            let pointer = format!("/secrets/{name}");
+            match self.fields.iter().find(|field| field.name == name && field.secret) {
+                Some(field) => {
+                    let value = Value::String(text.clone());
+                    faults.extend(field.form.fault(&value).map(|fault| (pointer, fault)));
+                }
+                None => faults.push((pointer, self.unknown())),
+            }
+        }
+        for field in self.fields.iter().filter(|field| field.required) {
+            let is_set = if field.secret {
+                match secrets.get(field.name) {
+                    Some(text) => !text.trim().is_empty(),
+                    None => kept.iter().any(|name| name == field.name),
+                }
+            } else {
+                settings.get(field.name).is_some_and(|value| {
+                    !value.is_null() && value.as_str().is_none_or(|text| !text.trim().is_empty())
+                })
+            };
+            if !is_set {
+                let part = if field.secret { "secrets" } else { "settings" };
+                let fault = format!("is needed: {}. {}", field.label, field.help);
+                faults.push((format!("/{part}/{}", field.name), fault.trim_end().to_owned()));
+            }
+        }
+        faults
+    }
+
+    fn unknown(&self) -> String {
+        let known: Vec<_> = self.fields.iter().map(|field| field.name).collect();
+        if known.is_empty() {
+            return "is not known: this kind of channel has none".to_owned();
+        }
+        format!("is not known; there are {}", known.join(", "))
+    }
+}
+
+impl FieldForm {
+    /// What is wrong with a value.
+    fn fault(self, value: &Value) -> Option<String> {
+        let text = value.as_str();
+        match self {
+            Self::Text(most) => match text {
+                Some(text) if text.chars().count() <= most => {
+                    text.contains('\0').then(|| "must not contain the character U+0000".to_owned())
+                }
+                Some(_) => Some(format!("is longer than {most} characters")),
+                None => Some("has to be a text".to_owned()),
+            },
+            Self::Url => match text {
+                Some("") => None,
+                Some(text) if text.len() <= 2048 => url::Url::parse(text)
+                    .ok()
+                    .filter(|url| matches!(url.scheme(), "http" | "https"))
+                    .is_none()
+                    .then(|| "has to be an address that begins with https://".to_owned()),
+                _ => Some("has to be an address".to_owned()),
+            },
+            Self::Number(least, most) => match value.as_i64() {
+                Some(number) if (least..=most).contains(&number) => None,
+                _ => Some(format!("has to be a whole number from {least} to {most}")),
+            },
+            Self::Bool => (!value.is_boolean()).then(|| "has to be true or false".to_owned()),
+            Self::List(most) => {
+                let fits = |items: &Vec<Value>| {
+                    items.len() <= most
+                        && items.iter().all(|item| {
+                            item.as_str().is_some_and(|text| {
+                                text.chars().count() <= 2048 && !text.contains('\0')
+                            })
+                        })
+                };
+                (!value.as_array().is_some_and(fits))
+                    .then(|| format!("has to be a list of at most {most} texts"))
+            }
+            Self::Choice(choices) => (!text.is_some_and(|text| choices.contains(&text)))
+                .then(|| format!("has to be one of {}", choices.join(", "))),
+        }
+    }
+}
+
 /// A channel's settings and secrets. Its `Debug` shows no secret.
 #[derive(Clone)]
 pub struct ChannelConfig {
@@ -102,6 +207,8 @@ pub struct ChannelConfig {
     pub settings: Map<String, Value>,
     /// Each secret's values that are valid, the newest first.
     pub secrets: BTreeMap<String, Vec<String>>,
+    /// As whom the platform knows the channel, once it was connected.
+    pub account: Option<String>,
     /// Where platforms send messages, as they reach it; empty if this installation does not know
     /// its own public address.
     pub inbound_url: String,
@@ -160,5 +267,63 @@ impl ChannelConfig {
         let kept: Vec<_> =
             kept.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
         if kept.is_empty() { Err(Reject::NotConfigured(name)) } else { Ok(kept) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MANIFEST: Manifest = Manifest {
+        kind: ChannelKind::Telegram,
+        name: "T",
+        name_zh: "T",
+        fields: &[
+            Field::secret("token", "Bot token", "令牌").help("Ask the bot father."),
+            Field::text("receive", "Receive", "接收")
+                .form(FieldForm::Choice(&["webhook", "poll"]))
+                .optional(),
+            Field::text("most", "Most", "最多").form(FieldForm::Number(1, 9)).optional(),
+        ],
+        webhook: true,
+    };
+
+    #[test]
+    fn every_fault_is_named_where_it_is() {
+        let settings = json!({ "receive": "pigeon", "most": 10, "token": "x", "colour": "red" });
+        let faults = MANIFEST.faults(settings.as_object().unwrap(), &BTreeMap::new(), &[]);
+        let pointers: Vec<_> = faults.iter().map(|(pointer, _)| pointer.as_str()).collect();
+        assert_eq!(
+            pointers,
+            [
+                "/settings/colour",
+                "/settings/most",
+                "/settings/receive",
+                "/settings/token",
+                "/secrets/token"
+            ]
+        );
+        assert_eq!(faults[4].1, "is needed: Bot token. Ask the bot father.");
+        let kept = ["token".to_owned()];
+        assert!(MANIFEST.faults(&Map::new(), &BTreeMap::new(), &kept).is_empty());
+        let emptied = BTreeMap::from([("token".to_owned(), " ".to_owned())]);
+        assert_eq!(MANIFEST.faults(&Map::new(), &emptied, &kept).len(), 1);
+    }
+
+    #[test]
+    fn an_empty_secret_is_none() {
+        let config = ChannelConfig {
+            tenant_id: TenantId::new(),
+            channel_id: ChannelId::new(),
+            locale: "en".to_owned(),
+            settings: Map::new(),
+            secrets: BTreeMap::from([("key".to_owned(), vec![String::new()])]),
+            account: None,
+            inbound_url: String::new(),
+        };
+        assert_eq!(config.candidates("key"), Err(Reject::NotConfigured("key")));
+        assert_eq!(config.secret("other"), Err(Reject::NotConfigured("other")));
     }
 }

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// What stands in a plan's address and headers in the place of the access token.
 pub const ACCESS_TOKEN: &str = "{access_token}";
 
+/// The largest file that is fetched, in bytes.
+const FILE_MAX: usize = 25 << 20;
+
 /// Something to send.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
@@ -37,6 +40,8 @@ pub struct HttpPlan {
     pub answer_max: usize,
     /// What the request is for, by which the adapter knows its answer.
     pub purpose: &'static str,
+    /// What the adapter wants to know of it when it reads the answer. It is not sent.
+    pub note: String,
 }
 
 impl std::fmt::Debug for HttpPlan {
@@ -60,6 +65,7 @@ impl HttpPlan {
             timeout: Duration::from_secs(15),
             answer_max: 1 << 20,
             purpose,
+            note: String::new(),
         }
     }
 
@@ -89,6 +95,19 @@ impl HttpPlan {
     #[must_use]
     pub fn bearer(self, token: &str) -> Self {
         self.header("authorization", format!("Bearer {token}"))
+    }
+
+    /// With a note for when its answer is read.
+    #[must_use]
+    pub fn note(self, note: impl Into<String>) -> Self {
+        Self { note: note.into(), ..self }
+    }
+
+    /// For a file: as many bytes of the answer as the platform's own copies have, and the time that
+    /// they take.
+    #[must_use]
+    pub fn file(self) -> Self {
+        Self { answer_max: FILE_MAX, timeout: Duration::from_secs(60), ..self }
     }
 
     /// With another time limit.

@@ -114,6 +114,7 @@ impl Core {
                 locale: setup.locale,
                 settings: setup.settings,
                 secrets: secrets.valid(self.clock.now()),
+                account: setup.account,
                 inbound_url,
             },
         })

@@ -45,12 +45,15 @@ pub(crate) struct ContactBody {
     /// When it was complete.
     #[schema(value_type = Option<String>, format = DateTime)]
     erased_at: Option<Timestamp>,
+    /// The contact that this one turned out to be.
+    #[schema(value_type = Option<String>)]
+    merged_into: Option<ContactId>,
 }
 
 impl From<Contact> for ContactBody {
     fn from(contact: Contact) -> Self {
-        let Contact { id, created_at, erase_asked_at, erased_at } = contact;
-        Self { id, created_at, erase_asked_at, erased_at }
+        let Contact { id, created_at, erase_asked_at, erased_at, merged_into } = contact;
+        Self { id, created_at, erase_asked_at, erased_at, merged_into }
     }
 }
 
@@ -64,12 +67,21 @@ pub(crate) struct IdentityBody {
     external_id: String,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    /// What the person calls themselves there.
+    name: Option<String>,
+    /// Since when the person cannot be reached there, as its platform says.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    unreachable_at: Option<Timestamp>,
+    /// Since when the person wants no message there that they did not ask for.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    unsubscribed_at: Option<Timestamp>,
 }
 
 impl From<Identity> for IdentityBody {
     fn from(identity: Identity) -> Self {
-        let Identity { channel_id, external_id, created_at } = identity;
-        Self { channel_id, external_id, created_at }
+        let Identity { channel_id, external_id, created_at, name, unreachable_at, unsubscribed_at } =
+            identity;
+        Self { channel_id, external_id, created_at, name, unreachable_at, unsubscribed_at }
     }
 }
 
@@ -80,6 +92,9 @@ pub(crate) struct ContactDetail {
     contact: ContactBody,
     /// None after an erasure.
     identities: Vec<IdentityBody>,
+    /// How the contact came: the first word of it.
+    #[schema(value_type = Option<Object>)]
+    attribution: Option<Value>,
 }
 
 /// What became of an erasure.
@@ -154,12 +169,12 @@ pub(crate) async fn get(
     let found = in_tenant(&state, tenant_id, move |tx| {
         Box::pin(async move {
             let contact = tx.find_contact(id).await?.ok_or_else(unknown)?;
-            Ok((contact, tx.identities(id).await?))
+            Ok((contact, tx.identities(id).await?, tx.attribution(id).await?))
         })
     });
-    let (contact, identities) = found.await?;
+    let (contact, identities, attribution) = found.await?;
     let identities = identities.into_iter().map(Into::into).collect();
-    Ok(HttpResponse::Ok().json(ContactDetail { contact: contact.into(), identities }))
+    Ok(HttpResponse::Ok().json(ContactDetail { contact: contact.into(), identities, attribution }))
 }
 
 fn unknown() -> ApiError {

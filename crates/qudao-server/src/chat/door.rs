@@ -6,6 +6,7 @@ use actix_web::HttpRequest;
 use qudao_core::{Accepted, Core, PreviewEvent, Sender};
 use qudao_domain::{
     TenantId,
+    message::Part,
     state::ChannelKind,
     text::{ExternalId, MessageText},
 };
@@ -13,6 +14,7 @@ use qudao_storage::{
     ChannelDoor, Inbound, MessageBody, Standing, TimelineCursor, TimelineItem, TimelineRole, Topic,
 };
 use qudao_telemetry::Trace;
+use tokio::time::Instant;
 
 use super::{
     frame::{MessageFrame, MessageKey, Role},
@@ -33,6 +35,8 @@ pub(crate) struct Visit {
     pub(crate) peer: Arc<str>,
     /// Where the visitor writes from.
     pub(crate) address: IpAddr,
+    /// When the visitor's token ends, if it does. A connection ends with it.
+    pub(crate) until: Option<Instant>,
 }
 
 impl Visit {
@@ -66,11 +70,22 @@ pub(crate) async fn known_door(
     state: &AppState,
     request: &HttpRequest,
 ) -> Result<Arc<ChannelDoor>, ApiError> {
+    of_the_web(Some(find(state, request).await?))
+}
+
+/// The channel that the path names, of whatever kind, as it was a second ago at the earliest.
+///
+/// # Errors
+/// `not_found` for an unknown key.
+pub(crate) async fn find(
+    state: &AppState,
+    request: &HttpRequest,
+) -> Result<Arc<ChannelDoor>, ApiError> {
     let (core, key) = (Arc::clone(&state.core), public_key(request)?);
     let found = state.on_runtime(async move {
         core.door(&key).await.map_err(|error| ApiError::from(error.as_ref()))
     });
-    of_the_web(found.await?)
+    found.await?.ok_or_else(|| ApiError::not_found("channel"))
 }
 
 fn public_key(request: &HttpRequest) -> Result<String, ApiError> {
@@ -165,6 +180,7 @@ fn message(item: TimelineItem, peer: &str) -> MessageFrame {
         key,
         role,
         text: item.text,
+        parts: item.parts,
         client_id: item.external_id.as_deref().and_then(own_id),
         turn: item.turn_id,
         at: item.at,
@@ -172,7 +188,8 @@ fn message(item: TimelineItem, peer: &str) -> MessageFrame {
 }
 
 /// Stores what a visitor wrote. The id is unique in the channel, so it holds the visitor too: no
-/// visitor can take another's id. `origin` is the request that brought it.
+/// visitor can take another's id. `parts` are empty where
+/// the text is all of it; `origin` is the request that brought it.
 ///
 /// # Errors
 /// `rate_limited`, `insufficient_credits`, `channel_closed`, and those of the database; nothing
@@ -182,6 +199,7 @@ pub(crate) async fn accept(
     visit: &Visit,
     id: &ExternalId,
     text: MessageText,
+    parts: Vec<Part>,
     origin: Trace,
 ) -> Result<(Accepted, Vec<Standing>), ApiError> {
     let sender = Sender {
@@ -189,7 +207,7 @@ pub(crate) async fn accept(
         channel_id: visit.door.channel_id,
         assistant_id: visit.door.assistant_id,
         peer: &visit.peer,
-        address: visit.address,
+        address: Some(visit.address),
     };
     let standings = state.within(state.core.may_write(sender)).await?;
     let internal = |_| ApiError::new(Code::Internal, "the message could not be stored");
@@ -197,7 +215,7 @@ pub(crate) async fn accept(
         channel_id: visit.door.channel_id,
         external_id: ExternalId::parse(&format!("{}:{id}", visit.peer)).map_err(internal)?,
         peer: ExternalId::parse(&visit.peer).map_err(internal)?,
-        body: MessageBody::text(text.into_string()),
+        body: MessageBody { parts, ..MessageBody::text(text.into_string()) },
     };
     let accepted = state.core.accept_from(visit.door.tenant_id, inbound, origin).await?;
     if accepted.seq == 1 && !accepted.duplicate {

@@ -115,6 +115,7 @@ impl Driver {
                 },
                 _ = clock.tick() => Input::Tick,
                 _ = draining.wait_for(|draining| *draining) => Input::Draining,
+                () = end(self.visit.until) => Input::Draining,
             };
             effects = session.on(input, Instant::now());
         }
@@ -139,7 +140,8 @@ impl Driver {
                 let (state, visit) = (self.state.clone(), self.visit.clone());
                 self.work.push(
                     async move {
-                        let accepted = door::accept(&state, &visit, &id, text, Trace::NONE).await;
+                        let accepted =
+                            door::accept(&state, &visit, &id, text, Vec::new(), Trace::NONE).await;
                         receipt(id.into_string(), accepted)
                     }
                     .boxed_local(),
@@ -190,6 +192,14 @@ fn receipt(id: String, accepted: Result<(qudao_core::Accepted, Vec<Standing>), A
                 retry_after: refusal.retry_after_secs(),
             }
         }
+    }
+}
+
+/// Waits until the visitor's token ends. Whoever comes back brings a new one and the cursor.
+async fn end(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => pending().await,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, future::pending};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpMessage as _, HttpRequest, HttpResponse,
     http::header::{CACHE_CONTROL, HeaderName},
     rt,
     web::{self, Bytes},
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     access::VisitorCaller, address::client_address, code::Code, error::ApiError, extract::Query,
-    state::AppState,
+    state::AppState, widget::token::Pass,
 };
 
 pub(crate) async fn open(
@@ -41,7 +41,8 @@ pub(crate) async fn open(
         return Err(ApiError::new(Code::Draining, "this node is shutting down"));
     }
     let address = client_address(&request);
-    let visit = Visit { door, peer: (&*peer).into(), address };
+    let until = request.extensions().get::<Pass>().map(|pass| pass.until);
+    let visit = Visit { door, peer: (&*peer).into(), address, until };
     let places = (
         door::take_tenant_chat(&state, visit.door.tenant_id)?,
         door::take_visitor_chat(&state, &visit.peer)?,

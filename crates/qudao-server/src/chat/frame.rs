@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use qudao_core::PreviewEvent;
-use qudao_domain::TurnId;
+use qudao_domain::{TurnId, message::Part};
 use qudao_storage::TimelineCursor;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -48,7 +48,7 @@ impl Serialize for MessageKey {
 }
 
 /// A stored message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct MessageFrame {
     /// Pass it as `after` to read what follows.
     #[serde(serialize_with = "as_text")]
@@ -61,6 +61,10 @@ pub(crate) struct MessageFrame {
     pub(crate) role: Role,
     /// What was written.
     pub(crate) text: String,
+    /// What it is made of, if that is more than the text: words, files, buttons, cards.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>, required = false)]
+    pub(crate) parts: Vec<Part>,
     /// The id under which the visitor's browser sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client_id: Option<String>,
@@ -74,7 +78,7 @@ pub(crate) struct MessageFrame {
 }
 
 /// What the server says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ServerFrame {
     /// The history has been sent; what follows is live.

@@ -2,7 +2,7 @@
 
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use qudao_domain::key;
-use qudao_storage::TimelineCursor;
+use qudao_storage::{ChannelDoor, TimelineCursor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -43,6 +43,17 @@ pub(crate) struct ChannelFace {
     greeting: String,
 }
 
+impl ChannelFace {
+    pub(crate) fn of(door: &ChannelDoor) -> Self {
+        Self {
+            name: door.name.clone(),
+            assistant: door.assistant_name.clone(),
+            locale: door.locale.clone(),
+            greeting: door.greeting.clone(),
+        }
+    }
+}
+
 /// A message of a visitor.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -59,14 +70,14 @@ pub(crate) struct PostMessage {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Receipt {
     /// The client's id.
-    id: String,
+    pub(crate) id: String,
     /// Its place in the conversation, from 1.
-    seq: i64,
+    pub(crate) seq: i64,
     /// Names the message for ever.
     #[schema(value_type = String, example = "i:1")]
-    key: MessageKey,
+    pub(crate) key: MessageKey,
     /// Whether it had been stored before.
-    duplicate: bool,
+    pub(crate) duplicate: bool,
 }
 
 /// A part of a conversation, the oldest first.
@@ -105,22 +116,22 @@ pub(crate) async fn open(
     }
     Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(Opening {
         token: format!("vt_{}", key::random_secret()),
-        channel: ChannelFace {
-            name: door.name.clone(),
-            assistant: door.assistant_name.clone(),
-            locale: door.locale.clone(),
-            greeting: door.greeting.clone(),
-        },
+        channel: ChannelFace::of(&door),
     }))
 }
 
-async fn visit(
+/// The visitor whom the guard let in.
+///
+/// # Errors
+/// As [`door::known_door`].
+pub(crate) async fn visit(
     state: &AppState,
     request: &HttpRequest,
     VisitorCaller(peer): &VisitorCaller,
 ) -> Result<Visit, ApiError> {
     let door = door::known_door(state, request).await?;
-    Ok(Visit { door, peer: (&**peer).into(), address: client_address(request) })
+    let address = client_address(request);
+    Ok(Visit { door, peer: (&**peer).into(), address, until: None })
 }
 
 pub(crate) async fn messages(
@@ -158,7 +169,8 @@ pub(crate) async fn post_message(
         .map_err(|wrong| ApiError::field(format!("/{}", wrong.field), wrong.detail))?;
     let visit = visit(&state, &request, &caller).await?;
     let origin = RequestContext::of(&request).trace;
-    let (accepted, standings) = door::accept(&state, &visit, &external_id, text, origin).await?;
+    let (accepted, standings) =
+        door::accept(&state, &visit, &external_id, text, Vec::new(), origin).await?;
     request.extensions_mut().insert(Standings(standings));
     Ok(HttpResponse::Accepted().json(Receipt {
         id,

@@ -76,7 +76,7 @@ pub(crate) enum Input {
 }
 
 /// What to do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
     /// Tell the client.
     Send(ServerFrame),

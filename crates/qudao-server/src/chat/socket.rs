@@ -1,14 +1,14 @@
 //! The web chat over a WebSocket.
 
-use std::time::Duration;
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, rt, web};
 use actix_ws::{
     AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError,
     Session as Socket,
 };
-use qudao_storage::TimelineCursor;
-use tokio::time::timeout;
+use qudao_storage::{ChannelDoor, TimelineCursor};
+use tokio::time::{Instant, timeout};
 
 use super::{
     door::{self, Visit},
@@ -23,6 +23,10 @@ use crate::{
     error::ApiError,
     extract::{NoQuery, Query},
     state::AppState,
+    widget::{
+        entrance::{Entrance, entrance},
+        token,
+    },
 };
 
 pub(crate) async fn open(
@@ -33,13 +37,35 @@ pub(crate) async fn open(
 ) -> Result<HttpResponse, actix_web::Error> {
     door::check_origin(&request)?;
     let door = door::find_door(&state, &request).await?;
+    serve(state, &request, payload, door, None)
+}
+
+/// The same for a page of another site, which has to be listed.
+pub(crate) async fn open_widget(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    payload: web::Payload,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, actix_web::Error> {
+    let entrance = entrance(&request)?;
+    let door = Arc::clone(&entrance.door);
+    serve(state, &request, payload, door, Some(entrance))
+}
+
+fn serve(
+    state: web::Data<AppState>,
+    request: &HttpRequest,
+    payload: web::Payload,
+    door: Arc<ChannelDoor>,
+    entrance: Option<Rc<Entrance>>,
+) -> Result<HttpResponse, actix_web::Error> {
     if state.is_draining() {
         return Err(ApiError::new(Code::Draining, "this node is shutting down").into());
     }
     let place = door::take_tenant_chat(&state, door.tenant_id)?;
-    let (response, socket, stream) = actix_ws::handle(&request, payload)
+    let (response, socket, stream) = actix_ws::handle(request, payload)
         .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
-    let address = client_address(&request);
+    let address = client_address(request);
     let limit = state.settings.limits.socket_message_bytes;
     let stream =
         stream.max_frame_size(limit).aggregate_continuations().max_continuation_size(limit);
@@ -48,10 +74,14 @@ pub(crate) async fn open(
     rt::spawn(async move {
         let _place = place;
         let limits = &state.settings.limits;
-        let hello = timeout(limits.request_head_timeout, wire.hello()).await;
-        match hello {
-            Ok(Ok((peer, after))) => {
-                let visit = Visit { door, peer: peer.into(), address };
+        let hello = async {
+            let (token, after) = wire.hello().await?;
+            let (peer, until) = admit(&state, entrance.as_deref(), &token).await.map_err(Some)?;
+            Ok::<_, Option<ApiError>>((peer, until, after))
+        };
+        match timeout(limits.request_head_timeout, hello).await {
+            Ok(Ok((peer, until, after))) => {
+                let visit = Visit { door, peer, address, until };
                 match door::take_visitor_chat(&state, &visit.peer) {
                     Ok(_place) => {
                         let silence = Some(limits.socket_idle_timeout);
@@ -67,6 +97,20 @@ pub(crate) async fn open(
     Ok(response)
 }
 
+/// Who shows this token, and until when they may.
+async fn admit(
+    state: &AppState,
+    entrance: Option<&Entrance>,
+    token: &str,
+) -> Result<(Arc<str>, Option<Instant>), ApiError> {
+    if let Some(entrance) = entrance {
+        let pass = token::admit_to(state, entrance, token).await?;
+        return Ok(((&*pass.peer).into(), Some(pass.until)));
+    }
+    let refusal = || ApiError::new(Code::InvalidCredentials, "the token is not valid");
+    Ok((visitor_peer(token).ok_or_else(refusal)?.into(), None))
+}
+
 struct SocketWire {
     socket: Socket,
     stream: AggregatedMessageStream,
@@ -75,15 +119,12 @@ struct SocketWire {
 }
 
 impl SocketWire {
-    /// Waits for the first frame, which says who the visitor is.
+    /// Waits for the first frame, which shows the visitor's token.
     async fn hello(&mut self) -> Result<(String, TimelineCursor), Option<ApiError>> {
         loop {
             match self.receive().await.ok_or(None)? {
                 Input::Frame(ClientFrame::Hello { token, after }) => {
-                    let refusal =
-                        || ApiError::new(Code::InvalidCredentials, "the token is not valid");
-                    let peer = visitor_peer(&token).ok_or_else(refusal)?;
-                    return Ok((peer, after.parse().map_err(ApiError::from)?));
+                    return Ok((token, after.parse().map_err(ApiError::from)?));
                 }
                 Input::Heard => {}
                 Input::Unreadable(detail) => {

@@ -7,6 +7,7 @@ use crate::{access::Access, code::Code};
 pub(super) const OPERATOR: &str = "operator_key";
 pub(super) const API_KEY: &str = "api_key";
 pub(super) const VISITOR: &str = "visitor_token";
+pub(super) const WIDGET: &str = "widget_token";
 pub(super) const SESSION: &str = "session";
 pub(super) const PARTNER: &str = "partner_key";
 
@@ -20,6 +21,7 @@ pub(super) fn extensions(access: Access) -> Extensions {
         Access::Member => ("member", None),
         Access::Visitor => ("visitor", None),
         Access::Partner => ("partner", None),
+        Access::Widget => ("widget", None),
     };
     let named = ExtensionsBuilder::new().add("x-qudao-access", kind);
     let scope = scope.map(|scope| ("x-qudao-scope", scope.as_str()));
@@ -36,6 +38,7 @@ pub(super) fn schemes(access: Access) -> Option<&'static [&'static str]> {
         Access::Member => Some(&[SESSION]),
         Access::Visitor => Some(&[VISITOR]),
         Access::Partner => Some(&[PARTNER]),
+        Access::Widget => Some(&[WIDGET]),
     }
 }
 
@@ -43,6 +46,7 @@ pub(super) fn failures(access: Access) -> &'static [Code] {
     match access {
         Access::Public => &[],
         Access::Visitor | Access::Partner => &[Code::Unauthenticated, Code::InvalidCredentials],
+        Access::Widget => &[Code::Unauthenticated, Code::InvalidCredentials, Code::OriginRefused],
         Access::Operator | Access::Key(_) => {
             &[Code::Unauthenticated, Code::InvalidCredentials, Code::Forbidden]
         }

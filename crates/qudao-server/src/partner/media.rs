@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use qudao_channels::partner::{MEDIA_GOOD_FOR, MediaLink};
 use qudao_domain::{ChannelId, TenantId, TurnId};
 use qudao_pcp::MEDIA_MAX;
-use qudao_storage::MediaFile;
+use qudao_storage::PartnerFile;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
@@ -84,7 +84,7 @@ pub(crate) async fn upload(
     let (core, tenant_id, channel_id) = (state.core.clone(), door.tenant_id, door.channel_id);
     let keeping = async move {
         let mut tx = core.store.begin(tenant_id).await?;
-        tx.keep_media(channel_id, id, &file).await?;
+        tx.keep_partner_file(channel_id, id, &file).await?;
         tx.commit().await
     };
     state.on_runtime(keeping).await?;
@@ -102,7 +102,7 @@ fn too_large() -> ApiError {
     ApiError::new(Code::BodyTooLarge, format!("a file may have {MEDIA_MAX} bytes at most"))
 }
 
-async fn read(whole: web::Bytes, boundary: String) -> Result<MediaFile, ApiError> {
+async fn read(whole: web::Bytes, boundary: String) -> Result<PartnerFile, ApiError> {
     let malformed = |error: multer::Error| ApiError::new(Code::BadRequest, error.to_string());
     let stream = futures_util::stream::once(async move { Ok::<_, std::io::Error>(whole) });
     let mut form = multer::Multipart::new(stream, boundary);
@@ -114,7 +114,7 @@ async fn read(whole: web::Bytes, boundary: String) -> Result<MediaFile, ApiError
             return Err(too_large());
         }
         let name = name.replace(['\0', '/', '\\'], "_");
-        return Ok(MediaFile {
+        return Ok(PartnerFile {
             mime: mime.filter(|mime| mime.len() <= 127).unwrap_or_else(|| OCTETS.to_owned()),
             name: Some(name).filter(|name| !name.is_empty()),
             sha256: Sha256::digest(&bytes).to_vec(),
@@ -147,7 +147,7 @@ pub(crate) async fn fetch(
             return Err(gone());
         }
         let mut tx = core.store.begin_reading(tenant_id).await?;
-        let file = tx.channel_media(channel_id, media_id).await?;
+        let file = tx.partner_file(channel_id, media_id).await?;
         tx.commit().await?;
         file.ok_or_else(|| ApiError::not_found("file"))
     };
@@ -173,7 +173,7 @@ pub(crate) async fn renew(
     let (core, tenant_id, channel_id) = (state.core.clone(), door.tenant_id, door.channel_id);
     let reading = async move {
         let mut tx = core.store.begin_reading(tenant_id).await?;
-        let file = tx.channel_media(channel_id, media_id).await?;
+        let file = tx.partner_file(channel_id, media_id).await?;
         tx.commit().await?;
         Ok::<_, ApiError>(file)
     };

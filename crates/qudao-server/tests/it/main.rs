@@ -20,4 +20,5 @@ mod openai;
 mod partner;
 mod people;
 mod socket;
+mod widget;
 mod world;

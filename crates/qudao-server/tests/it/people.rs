@@ -109,3 +109,58 @@ async fn an_operator_erases_a_tenant_by_its_name_and_nobody_else_does() {
     let text = world.stream("GET", &export, OPERATOR, "").await.all().await;
     assert!(!text.contains("canary") && !text.contains("Test tenant"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_on_two_channels_becomes_one_contact_and_two_again() {
+    let world = World::start().await;
+    let (tenant, rival) = (world.tenant(1_000_000).await, world.tenant(1_000_000).await);
+    say(&world, &tenant.public_key, &visitor(), "on the web").await;
+    say(&world, &tenant.public_key, &visitor(), "on the telephone").await;
+    let contacts = format!("/v1/tenants/{}/contacts", tenant.id);
+    let key = tenant.api_key.reveal();
+    let listed = world.get(&contacts, &key).await.body;
+    let id = |at: usize| listed["data"][at]["id"].as_str().unwrap().to_owned();
+    let (one, other) = (id(0), id(1));
+    let merges = format!("{contacts}/{one}/merges");
+    let identities = async |contact: &str| {
+        let body = world.get(&format!("{contacts}/{contact}"), &key).await.body;
+        body["identities"].as_array().unwrap().len()
+    };
+
+    let wanted = json!({ "from": other, "consent": "said so on the telephone" });
+    for (path, key) in [
+        (merges.clone(), rival.api_key.reveal()),
+        (format!("/v1/tenants/{}/contacts/{one}/merges", rival.id), rival.api_key.reveal()),
+    ] {
+        assert_eq!(refusal(&world.post(&path, &key, &wanted).await).0, 404, "{path}");
+    }
+    let unknown = json!({ "from": format!("cnt_{:032}", 1), "consent": "c" });
+    assert_eq!(refusal(&world.post(&merges, &key, &unknown).await).0, 404);
+    let silent = json!({ "from": other, "consent": " " });
+    assert_eq!(refusal(&world.post(&merges, &key, &silent).await).0, 422);
+    let itself = json!({ "from": one, "consent": "c" });
+    assert_eq!(refusal(&world.post(&merges, &key, &itself).await).0, 409);
+
+    let made = world.post(&merges, &key, &wanted).await;
+    assert_eq!((made.status, &made.body["evidence"]), (201, &json!("member")), "{}", made.body);
+    assert_eq!((identities(&one).await, identities(&other).await), (2, 0));
+    let gone = world.get(&format!("{contacts}/{other}"), &key).await;
+    assert_eq!(gone.body["merged_into"], json!(one));
+    assert_eq!(refusal(&world.post(&merges, &key, &wanted).await).0, 409);
+
+    let merge = made.body["id"].as_str().unwrap();
+    let undo = format!("{merges}/{merge}/undo");
+    let undone = world.send("POST", &undo, &bearer(&key), "").await;
+    assert!(undone.status == 200 && undone.body["undone_at"].is_string(), "{}", undone.body);
+    assert_eq!((identities(&one).await, identities(&other).await), (1, 1));
+    assert_eq!(refusal(&world.send("POST", &undo, &bearer(&key), "").await).0, 409);
+    let all = world.get(&merges, &key).await;
+    assert_eq!(all.body["data"].as_array().map(Vec::len), Some(1));
+
+    let identity = format!("{contacts}/{one}/channels/{}", tenant.channel_id);
+    let json_headers = format!("{}content-type: application/json\r\n", bearer(&key));
+    let stopped = world.send("PATCH", &identity, &json_headers, r#"{"subscribed":false}"#).await;
+    assert_eq!(stopped.status, 204, "{}", stopped.body);
+    let contact = world.get(&format!("{contacts}/{one}"), &key).await.body;
+    assert!(contact["identities"][0]["unsubscribed_at"].is_string(), "{contact}");
+}

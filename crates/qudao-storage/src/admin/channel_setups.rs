@@ -23,17 +23,10 @@ pub struct ChannelSetup {
     pub settings: Map<String, Value>,
     /// One JSON object, sealed: each secret's values that are valid.
     pub secrets_sealed: Option<Vec<u8>>,
+    /// As whom its platform knows it.
+    pub account: Option<String>,
     /// Raised with each change.
     pub revision: i64,
-}
-
-/// New settings of a channel. What is absent stays.
-#[derive(Debug, Clone, Default)]
-pub struct ChannelChange<'a> {
-    /// What is no secret, all of it.
-    pub settings: Option<&'a Map<String, Value>>,
-    /// Sealed secrets, all of them.
-    pub secrets_sealed: Option<&'a [u8]>,
 }
 
 impl Tx {
@@ -43,7 +36,7 @@ impl Tx {
     /// [`StorageError`](crate::StorageError).
     pub async fn channel_setup(&mut self, id: ChannelId) -> Result<Option<ChannelSetup>> {
         let row = sqlx::query(
-            "SELECT kind, open, locale, public_key, assistant_id, settings, secrets_sealed, revision \
+            "SELECT kind, open, locale, public_key, assistant_id, settings, secrets_sealed, revision, account \
              FROM channels WHERE tenant_id = $1 AND channel_id = $2",
         )
         .bind(self.tenant_id().as_uuid())
@@ -51,32 +44,6 @@ impl Tx {
         .fetch_optional(self.connection())
         .await?;
         Ok(row.as_ref().map(read).transpose()?)
-    }
-
-    /// Changes settings. `false` if the channel is not this tenant's, or not at this revision any
-    /// more.
-    ///
-    /// # Errors
-    /// [`StorageError`](crate::StorageError).
-    pub async fn change_channel_setup(
-        &mut self,
-        id: ChannelId,
-        revision: i64,
-        change: ChannelChange<'_>,
-    ) -> Result<bool> {
-        let done = sqlx::query(
-            "UPDATE channels SET settings = COALESCE($4, settings), \
-                 secrets_sealed = COALESCE($5, secrets_sealed), revision = revision + 1 \
-             WHERE tenant_id = $1 AND channel_id = $2 AND revision = $3",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(id.as_uuid())
-        .bind(revision)
-        .bind(change.settings.map(Json))
-        .bind(change.secrets_sealed)
-        .execute(self.connection())
-        .await?;
-        Ok(done.rows_affected() == 1)
     }
 
     /// Writes down what came of trying the credentials: as whom the platform knows the channel, or
@@ -116,6 +83,7 @@ fn read(row: &PgRow) -> Result<ChannelSetup, sqlx::Error> {
         assistant_id: row::optional_id(row, "assistant_id", AssistantId::from_uuid)?,
         settings,
         secrets_sealed: row.try_get("secrets_sealed")?,
+        account: row.try_get("account")?,
         revision: row.try_get("revision")?,
     })
 }

@@ -2,27 +2,75 @@
 
 use jiff::Timestamp;
 use qudao_domain::{AssistantId, ChannelId, TenantId, state::ChannelKind, text::Name};
-use sqlx::{Row as _, postgres::PgRow};
+use serde_json::{Map, Value};
+use sqlx::{Row as _, postgres::PgRow, types::Json};
 
 use crate::{Listing, Page, Result, Store, Tx, page::id_cursor, row};
 
 /// A messaging channel to be made.
 #[derive(Debug, Clone)]
 pub struct NewChannel {
+    /// Which: its secrets are encrypted for it.
+    pub id: ChannelId,
     /// What it is called.
     pub name: Name,
     /// What kind of place it is.
     pub kind: ChannelKind,
-    /// Under which key strangers find it: `wk_…` with 128 random bits; web only.
+    /// Under which key strangers and platforms find it: `wk_…` of a web channel and `ik_…` of
+    /// others, with 128 random bits.
     pub public_key: Option<String>,
     /// Who answers.
     pub assistant_id: AssistantId,
     /// The language of what the platform itself says there, such as `zh` or `en`.
     pub locale: String,
+    /// What is set that is no secret.
+    pub settings: Map<String, Value>,
+    /// What is set that is one.
+    pub secrets: Option<SealedSecrets>,
+}
+
+impl NewChannel {
+    /// A channel of the web without settings.
+    pub fn web(name: Name, public_key: String, assistant_id: AssistantId, locale: String) -> Self {
+        Self {
+            id: ChannelId::new(),
+            name,
+            kind: ChannelKind::Web,
+            public_key: Some(public_key),
+            assistant_id,
+            locale,
+            settings: Map::new(),
+            secrets: None,
+        }
+    }
+}
+
+/// A channel's secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedSecrets {
+    /// All of them, encrypted.
+    pub sealed: Vec<u8>,
+    /// What they are called.
+    pub names: Vec<String>,
+}
+
+/// What is to change of a channel. What is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct ChannelChange {
+    /// What it is called.
+    pub name: Option<Name>,
+    /// Whether messages are accepted.
+    pub open: Option<bool>,
+    /// Who answers.
+    pub assistant_id: Option<AssistantId>,
+    /// What is set that is no secret, all of it.
+    pub settings: Option<Map<String, Value>>,
+    /// What is set that is one, all of it.
+    pub secrets: Option<SealedSecrets>,
 }
 
 /// A channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ChannelRecord {
     /// Which.
     pub id: ChannelId,
@@ -40,6 +88,18 @@ pub struct ChannelRecord {
     pub open: bool,
     /// When it was made.
     pub created_at: Timestamp,
+    /// What is set that is no secret.
+    pub settings: Map<String, Value>,
+    /// What is set that is one.
+    pub secret_names: Vec<String>,
+    /// Raised with each change of the settings or secrets.
+    pub revision: i64,
+    /// As whom its platform knows it.
+    pub account: Option<String>,
+    /// When its credentials were found good.
+    pub connected_at: Option<Timestamp>,
+    /// What is wrong with them.
+    pub fault: Option<String>,
 }
 
 /// A channel as a stranger finds it. Holds nothing that is not for everybody but the ids.
@@ -66,7 +126,8 @@ pub struct ChannelDoor {
 }
 
 const COLUMNS: &str = "channel_id, name, kind, public_key, assistant_id, locale, open, \
-                       app.micros(created_at) AS created_at";
+                       app.micros(created_at) AS created_at, settings, secret_names, revision, \
+                       account, app.micros(connected_at) AS connected_at, fault";
 
 impl Store {
     /// The channel with this public key, if there is one.
@@ -97,16 +158,20 @@ impl Tx {
     pub async fn create_channel(&mut self, new: &NewChannel) -> Result<ChannelRecord> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "INSERT INTO channels \
-                 (tenant_id, channel_id, name, kind, public_key, assistant_id, locale) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {COLUMNS}"
+                 (tenant_id, channel_id, name, kind, public_key, assistant_id, locale, settings, \
+                  secrets_sealed, secret_names) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {COLUMNS}"
         )))
         .bind(self.tenant_id().as_uuid())
-        .bind(ChannelId::new().as_uuid())
+        .bind(new.id.as_uuid())
         .bind(new.name.as_str())
         .bind(new.kind.as_str())
         .bind(new.public_key.as_deref())
         .bind(new.assistant_id.as_uuid())
         .bind(&new.locale)
+        .bind(Json(&new.settings))
+        .bind(new.secrets.as_ref().map(|secrets| secrets.sealed.as_slice()))
+        .bind(new.secrets.as_ref().map(|secrets| secrets.names.as_slice()).unwrap_or_default())
         .fetch_one(self.connection())
         .await?;
         Ok(read_channel(&row)?)
@@ -127,19 +192,36 @@ impl Tx {
         Ok(row.as_ref().map(read_channel).transpose()?)
     }
 
-    /// Opens or closes a channel. `false` if it is not this tenant's.
+    /// Changes a channel. `None` if it is not this tenant's, or not at this revision any more.
     ///
     /// # Errors
-    /// [`StorageError`](crate::StorageError).
-    pub async fn set_channel_open(&mut self, id: ChannelId, open: bool) -> Result<bool> {
-        let done =
-            sqlx::query("UPDATE channels SET open = $3 WHERE tenant_id = $1 AND channel_id = $2")
-                .bind(self.tenant_id().as_uuid())
-                .bind(id.as_uuid())
-                .bind(open)
-                .execute(self.connection())
-                .await?;
-        Ok(done.rows_affected() == 1)
+    /// [`StorageError::MissingParent`](crate::StorageError) if the assistant is not this
+    /// tenant's.
+    pub async fn change_channel(
+        &mut self,
+        id: ChannelId,
+        revision: i64,
+        change: &ChannelChange,
+    ) -> Result<Option<ChannelRecord>> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE channels SET name = COALESCE($4, name), open = COALESCE($5, open), \
+                 assistant_id = COALESCE($6, assistant_id), settings = COALESCE($7, settings), \
+                 secrets_sealed = COALESCE($8, secrets_sealed), \
+                 secret_names = COALESCE($9, secret_names), revision = revision + 1 \
+             WHERE tenant_id = $1 AND channel_id = $2 AND revision = $3 RETURNING {COLUMNS}"
+        )))
+        .bind(self.tenant_id().as_uuid())
+        .bind(id.as_uuid())
+        .bind(revision)
+        .bind(change.name.as_ref().map(Name::as_str))
+        .bind(change.open)
+        .bind(change.assistant_id.map(AssistantId::as_uuid))
+        .bind(change.settings.as_ref().map(Json))
+        .bind(change.secrets.as_ref().map(|secrets| secrets.sealed.as_slice()))
+        .bind(change.secrets.as_ref().map(|secrets| secrets.names.as_slice()))
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.as_ref().map(read_channel).transpose()?)
     }
 
     /// The tenant's channels, the newest first.
@@ -172,6 +254,12 @@ fn read_channel(row: &PgRow) -> Result<ChannelRecord, sqlx::Error> {
         locale: row.try_get("locale")?,
         open: row.try_get("open")?,
         created_at: row::time(row, "created_at")?,
+        settings: row.try_get::<Json<_>, _>("settings")?.0,
+        secret_names: row.try_get("secret_names")?,
+        revision: row.try_get("revision")?,
+        account: row.try_get("account")?,
+        connected_at: row::optional_time(row, "connected_at")?,
+        fault: row.try_get("fault")?,
     })
 }
 

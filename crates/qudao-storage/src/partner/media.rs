@@ -8,7 +8,7 @@ use crate::{Result, Tx};
 
 /// A file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MediaFile {
+pub struct PartnerFile {
     /// The media type.
     pub mime: String,
     /// The file's name.
@@ -24,11 +24,11 @@ impl Tx {
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).
-    pub async fn keep_media(
+    pub async fn keep_partner_file(
         &mut self,
         channel_id: ChannelId,
         media_id: Uuid,
-        file: &MediaFile,
+        file: &PartnerFile,
     ) -> Result<()> {
         sqlx::query(
             "INSERT INTO media (tenant_id, media_id, channel_id, mime, name, size, sha256, bytes) \
@@ -51,11 +51,11 @@ impl Tx {
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).
-    pub async fn channel_media(
+    pub async fn partner_file(
         &mut self,
         channel_id: ChannelId,
         media_id: Uuid,
-    ) -> Result<Option<MediaFile>> {
+    ) -> Result<Option<PartnerFile>> {
         let row = sqlx::query(
             "SELECT mime, name, sha256, bytes FROM media \
              WHERE tenant_id = $1 AND media_id = $2 AND channel_id = $3 AND bytes IS NOT NULL",
@@ -66,7 +66,7 @@ impl Tx {
         .fetch_optional(self.connection())
         .await?;
         let read = |row: sqlx::postgres::PgRow| {
-            Ok::<_, sqlx::Error>(MediaFile {
+            Ok::<_, sqlx::Error>(PartnerFile {
                 mime: row.try_get("mime")?,
                 name: row.try_get("name")?,
                 sha256: row.try_get("sha256")?,

@@ -9,6 +9,8 @@ pub enum Link {
     Conversation,
     /// By its `channel_id` and what the channel calls the contact's conversation, its `thread`.
     Thread,
+    /// By its `into_contact` or `from_contact`.
+    Merged,
     /// By the contact's id as the `target` of an act.
     Target,
 }
@@ -92,7 +94,7 @@ pub const TABLES: &[TableRule] = &[
             ("account", "NULL"),
             ("fault", "NULL"),
         ]),
-        plain: &["kind", "locale"],
+        plain: &["kind", "locale", "secret_names"],
         hidden: &["secrets_sealed"],
         ..rule("channels")
     },
@@ -116,12 +118,16 @@ pub const TABLES: &[TableRule] = &[
         of_contact: Erase::Steps(&["external_id", "name", "locale"]),
         ..rule("identities")
     },
-    TableRule { contact: Some(Link::Contact), of_contact: Erase::Delete, ..rule("attributions") },
+    TableRule {
+        contact: Some(Link::Contact),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        ..rule("attributions")
+    },
     TableRule {
         contact: Some(Link::Thread),
-        of_contact: Erase::Steps(&["event_id", "thread", "body"]),
+        of_contact: Erase::Keep("goes with the first step of an erasure"),
         of_tenant: Erase::Delete,
-        plain: &["kind"],
         ..rule("channel_events")
     },
     TableRule {
@@ -148,12 +154,43 @@ pub const TABLES: &[TableRule] = &[
         of_tenant: Erase::Delete,
         ..rule("partner_events")
     },
-    TableRule { contact: Some(Link::Conversation), of_contact: Erase::Delete, ..rule("media") },
     TableRule {
         contact: Some(Link::Conversation),
         of_contact: Erase::Delete,
-        plain: &["state"],
+        of_tenant: Erase::Delete,
+        ..rule("media")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        ..rule("ratings")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
         ..rule("delivery_pieces")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        exported: false,
+        ..rule("channel_previews")
+    },
+    TableRule {
+        contact: Some(Link::Merged),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        ..rule("contact_merges")
+    },
+    TableRule {
+        contact: Some(Link::Contact),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        hidden: &["value_hash"],
+        ..rule("contact_claims")
     },
     TableRule { of_tenant: Erase::Delete, exported: false, ..rule("channel_polls") },
     TableRule {
@@ -279,6 +316,7 @@ impl TableRule {
                 "(t.channel_id, t.thread) IN (SELECT v.channel_id, v.peer FROM conversations v \
                  WHERE v.tenant_id = $1 AND v.contact_id = $2)"
             }
+            Link::Merged => "(t.into_contact = $2 OR t.from_contact = $2)",
             Link::Target => "t.target = 'cnt_' || replace($2::text, '-', '')",
         }
     }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use qudao_domain::{ChannelId, Micros};
-use qudao_storage::{Accept, Inbound};
+use qudao_storage::{Accept, ChannelChange, Inbound};
 
 use crate::world::World;
 
@@ -39,7 +39,8 @@ async fn a_message_that_was_accepted_stays_so_when_the_funds_are_gone_and_the_ch
     let world = World::new().await;
     world.say("peer", "m1").await;
     let mut tx = world.store.begin(world.tenant.id).await.unwrap();
-    assert!(tx.set_channel_open(world.tenant.channel_id, false).await.unwrap());
+    let close = ChannelChange { open: Some(false), ..ChannelChange::default() };
+    assert!(tx.change_channel(world.tenant.channel_id, 0, &close).await.unwrap().is_some());
     tx.commit().await.unwrap();
     assert!(matches!(world.say("peer", "m1").await, Accept::Duplicate { seq: 1, .. }));
     assert_eq!(world.say("peer", "m2").await, Accept::ChannelClosed);

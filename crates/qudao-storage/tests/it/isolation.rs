@@ -10,8 +10,8 @@ use qudao_domain::{
     text::{IdempotencyKey, Name},
 };
 use qudao_storage::{
-    AddKey, AuditSigner, KeptReply, MemberRole, NewIdentityProvider, NewInvitation, NewMember,
-    NewSession, Once, SignIn, SignedHead, StorageError, Tx, WrappedKey,
+    AddKey, AuditSigner, ChannelChange, KeptReply, MemberRole, NewIdentityProvider, NewInvitation,
+    NewMember, NewSession, Once, SignIn, SignedHead, StorageError, Tx, WrappedKey,
 };
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _, error::DatabaseError,
@@ -34,6 +34,48 @@ async fn two_full_tenants() -> (World, TenantId) {
     let rival = std::mem::replace(&mut world.tenant, first);
     (world, rival.id)
 }
+
+/// What channels of other platforms leave, for every tenant that has a conversation.
+const CHANNELS: &str = "\
+    INSERT INTO channel_events (tenant_id, channel_id, event_id, kind, thread, body) \
+        SELECT tenant_id, channel_id, 'e', 'edited', peer, '{}' FROM conversations \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO delivery_pieces (tenant_id, outbox_id, piece, channel_id, conversation_id) \
+        SELECT o.tenant_id, o.outbox_id, 0, c.channel_id, c.conversation_id \
+        FROM outbox o JOIN conversations c USING (tenant_id, conversation_id) \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO channel_previews (tenant_id, turn_id, conversation_id, external_id) \
+        SELECT tenant_id, gen_random_uuid(), conversation_id, 'x' FROM conversations; \
+    INSERT INTO attributions (tenant_id, contact_id, channel_id, body) \
+        SELECT tenant_id, contact_id, channel_id, '{}' FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
+        SELECT tenant_id, 'customer', decode(repeat('00', 32), 'hex'), contact_id \
+        FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO contacts (tenant_id, contact_id) \
+        SELECT tenant_id, gen_random_uuid() FROM conversations; \
+    INSERT INTO contact_merges (tenant_id, merge_id, into_contact, from_contact, evidence, made_by, \
+            consent, conversations, identities) \
+        SELECT c.tenant_id, gen_random_uuid(), c.contact_id, d.contact_id, 'member', 'm', 'c', \
+            '{}', '[]' \
+        FROM conversations c JOIN contacts d USING (tenant_id) WHERE d.contact_id <> c.contact_id; \
+    INSERT INTO channel_polls (tenant_id, channel_id) \
+        SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO media (tenant_id, media_id, channel_id, mime, size, sha256) \
+        SELECT tenant_id, gen_random_uuid(), channel_id, 'text/plain', 1, \
+            decode(repeat('00', 32), 'hex') FROM conversations; \
+    INSERT INTO ratings (tenant_id, conversation_id, day, channel_id, score) \
+        SELECT tenant_id, conversation_id, '2026-11-28', channel_id, 5 FROM conversations \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_channels (tenant_id, channel_id) \
+        SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_keys (tenant_id, channel_id, secret_hash) \
+        SELECT tenant_id, channel_id, decode(repeat('00', 32), 'hex') FROM conversations \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_threads (tenant_id, channel_id, thread) \
+        SELECT tenant_id, channel_id, peer FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_events (tenant_id, channel_id, cursor, event_id, kind, body) \
+        SELECT tenant_id, channel_id, 1, 'evt_00000001', 'ping', '{}' FROM conversations \
+        ON CONFLICT DO NOTHING";
 
 async fn fill(world: &World) {
     let mut platform = world.store.begin_platform().await.unwrap();
@@ -59,6 +101,7 @@ async fn fill(world: &World) {
     tx.add_audit_signer(&signer).await.unwrap();
     employ(&mut tx).await;
     tx.commit().await.unwrap();
+    world.db.psql(CHANNELS);
     let mut platform = world.store.begin_platform().await.unwrap();
     for head in platform.unsigned_heads().await.unwrap() {
         let signed_at = Default::default();
@@ -269,7 +312,8 @@ async fn another_tenants_ids_are_unknown_ids() {
     assert_eq!(tx.find_route(world.tenant.route_id).await.unwrap(), None);
     assert_eq!(tx.find_channel(world.tenant.channel_id).await.unwrap(), None);
     assert!(!tx.revoke_api_key(world.tenant.api_key.id()).await.unwrap());
-    assert!(!tx.set_channel_open(world.tenant.channel_id, false).await.unwrap());
+    let close = ChannelChange { open: Some(false), ..ChannelChange::default() };
+    assert!(tx.change_channel(world.tenant.channel_id, 0, &close).await.unwrap().is_none());
     assert!(!tx.heartbeat(claim.conversation_id, claim.epoch, LEASE).await.unwrap());
     let usage = world.usage(qudao_domain::TurnId::new(), world.tenant.channel_id, 0);
     let error = tx.absorb_calls(&[usage]).await.unwrap_err();

@@ -3,8 +3,9 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import type { ChatClient } from '../client';
 import type { Settings } from '../settings';
 import { explain, WORDS } from '../words';
+import { Banner } from './Banner';
 import { Composer } from './Composer';
-import { useWords, WordsContext } from './context';
+import { WordsContext } from './context';
 import { Header } from './Header';
 import { Mark } from './icons';
 import { Log } from './Log';
@@ -54,36 +55,19 @@ export function App({ client, settings, changed }: AppProps): JSX.Element {
     <WordsContext.Provider value={words}>
       <div class="page">
         <Header client={client} settings={settings} changed={changed} />
-        <Log client={client} language={settings.language} edit={edit} suggest={(chip) => client.send(chip)} />
+        <Log
+          main
+          client={client}
+          language={settings.language}
+          edit={edit}
+          say={(chip) => client.send(chip)}
+          welcome={{ greeting: client.channel?.greeting || words.hello, intro: words.intro, suggestions: words.suggestions }}
+        />
         <footer class="footer">
           <Banner client={client} />
-          <Composer client={client} text={text} setText={setText} submit={submit} input={input} />
+          <Composer client={client} text={text} setText={setText} submit={submit} input={input} note={words.disclosure} />
         </footer>
       </div>
     </WordsContext.Provider>
-  );
-}
-
-function Banner({ client }: { client: ChatClient }): JSX.Element {
-  const words = useWords();
-  const say =
-    client.closedBy !== null
-      ? explain(words, client.closedBy)
-      : client.connection === 'offline'
-        ? words.offline
-        : client.connection === 'reconnecting'
-          ? words.reconnecting
-          : '';
-  return (
-    <div class="banner-place" role="status">
-      {say !== '' && (
-        <p class={client.closedBy !== null ? 'banner closed' : `banner ${client.connection}`}>
-          <span>{say}</span>
-          {client.closedBy !== null && (
-            <button type="button" onClick={() => client.reconnectNow()}>{words.retry}</button>
-          )}
-        </p>
-      )}
-    </div>
   );
 }

@@ -1,4 +1,4 @@
-import type { JSX, RefObject } from 'preact';
+import type { ComponentChildren, JSX, RefObject } from 'preact';
 import { useLayoutEffect } from 'preact/hooks';
 import type { ChatClient } from '../client';
 import { useWords } from './context';
@@ -10,12 +10,16 @@ interface ComposerProps {
   setText: (text: string) => void;
   submit: () => void;
   input: RefObject<HTMLTextAreaElement>;
+  /** Stands below; may be empty. */
+  note: string;
+  /** Stands before the words. */
+  children?: ComponentChildren;
 }
 
 /** What the server accepts in one message, in Unicode characters. */
 export const MAX_CHARS = 16_000;
 
-export function Composer({ client, text, setText, submit, input }: ComposerProps): JSX.Element {
+export function Composer({ client, text, setText, submit, input, note, children }: ComposerProps): JSX.Element {
   const words = useWords();
   const busy = client.timeline.isBusy(Date.now());
   const closed = client.closedBy !== null;
@@ -33,6 +37,7 @@ export function Composer({ client, text, setText, submit, input }: ComposerProps
   function keyDown(event: KeyboardEvent): void {
     if (event.key === 'Escape' && busy) {
       client.stop();
+      event.stopPropagation();
       return;
     }
     // 229 is what older browsers report while an input method is composing.
@@ -51,6 +56,7 @@ export function Composer({ client, text, setText, submit, input }: ComposerProps
       }}
     >
       <div class="box">
+        {children}
         <textarea
           ref={input}
           rows={1}
@@ -87,8 +93,8 @@ export function Composer({ client, text, setText, submit, input }: ComposerProps
           </button>
         )}
       </div>
-      <p id="composer-note" class={over > 0 ? 'note wrong' : 'note'} role={over > 0 ? 'alert' : undefined}>
-        {over > 0 ? words.tooLong.replace('{n}', String(over)) : words.disclosure}
+      <p id="composer-note" dir="auto" class={over > 0 ? 'note wrong' : 'note'} role={over > 0 ? 'alert' : undefined}>
+        {over > 0 ? words.tooLong.replace('{n}', String(over)) : note}
       </p>
     </form>
   );

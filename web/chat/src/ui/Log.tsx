@@ -11,13 +11,24 @@ interface LogProps {
   client: ChatClient;
   language: Language;
   edit: (id: string) => void;
-  suggest: (text: string) => void;
+  /** Says what was pressed. */
+  say: (text: string) => void;
+  /** What is there before anything was said. */
+  welcome: Welcoming;
+  /** The chat is all of its page, and not a part of one. */
+  main?: boolean;
+}
+
+export interface Welcoming {
+  greeting: string;
+  intro: string;
+  suggestions: readonly string[];
 }
 
 /** A reader within this distance of the end follows the stream; anyone higher is left in peace. */
 const NEAR_END_PX = 48;
 
-export function Log({ client, language, edit, suggest }: LogProps): JSX.Element {
+export function Log({ client, language, edit, say, welcome, main = false }: LogProps): JSX.Element {
   const words = useWords();
   const { entries } = client.timeline;
   const busy = client.timeline.isBusy(Date.now());
@@ -25,8 +36,9 @@ export function Log({ client, language, edit, suggest }: LogProps): JSX.Element 
   const scroll = useFollow(entries);
   const empty = entries.length === 0 && client.channel !== null && (client.loaded || !client.returning);
   const lastId = entries.at(-1)?.id;
+  const Frame = main ? 'main' : 'div';
   return (
-    <main class="log-frame">
+    <Frame class="log-frame">
       <div
         class="log"
         ref={scroll.log}
@@ -37,7 +49,7 @@ export function Log({ client, language, edit, suggest }: LogProps): JSX.Element 
         tabIndex={0}
       >
         <div class="column" ref={scroll.content}>
-          {empty && <Welcome client={client} suggest={suggest} />}
+          {empty && <Welcome {...welcome} say={say} />}
           <ol class="entries">
             {entries.map((entry) => (
               <Message
@@ -48,6 +60,7 @@ export function Log({ client, language, edit, suggest }: LogProps): JSX.Element 
                 last={entry.id === lastId}
                 retry={(id) => client.retry(id)}
                 edit={edit}
+                say={say}
               />
             ))}
           </ol>
@@ -66,24 +79,25 @@ export function Log({ client, language, edit, suggest }: LogProps): JSX.Element 
           {scroll.unseen && <span>{words.newMessages}</span>}
         </button>
       )}
-    </main>
+    </Frame>
   );
 }
 
-function Welcome({ client, suggest }: { client: ChatClient; suggest: (text: string) => void }): JSX.Element {
-  const words = useWords();
+function Welcome({ greeting, intro, suggestions, say }: Welcoming & { say: (text: string) => void }): JSX.Element {
   return (
     <section class="welcome">
       <Mark />
-      <h2 dir="auto">{client.channel?.greeting || words.hello}</h2>
-      <p>{words.intro}</p>
-      <ul class="chips">
-        {words.suggestions.map((text) => (
-          <li key={text}>
-            <button type="button" onClick={() => suggest(text)}>{text}</button>
-          </li>
-        ))}
-      </ul>
+      <h2 dir="auto">{greeting}</h2>
+      {intro !== '' && <p dir="auto">{intro}</p>}
+      {suggestions.length > 0 && (
+        <ul class="chips">
+          {suggestions.map((text) => (
+            <li key={text}>
+              <button type="button" dir="auto" onClick={() => say(text)}>{text}</button>
+            </li>
+          ))}
+        </ul>
+      )}
     </section>
   );
 }
@@ -92,19 +106,20 @@ function Welcome({ client, suggest }: { client: ChatClient; suggest: (text: stri
 function Announcer({ entries, loaded }: { entries: Entry[]; loaded: boolean }): JSX.Element {
   const told = useRef<string | null>(null);
   const [text, setText] = useState('');
+  const place = useRef<HTMLDivElement>(null);
   const last = entries.findLast((entry) => entry.role !== 'user' && entry.key !== undefined);
   useEffect(() => {
     if (!loaded) return;
     const key = last?.key ?? '';
-    if (told.current !== null && told.current !== key && last) setText(spoken(last));
+    if (told.current !== null && told.current !== key && last) setText(spoken(last, place.current?.getRootNode() as ParentNode));
     told.current = key;
   }, [last?.key, loaded]);
-  return <div class="sr-only" role="status" aria-live="polite" dir="auto">{text}</div>;
+  return <div ref={place} class="sr-only" role="status" aria-live="polite" dir="auto">{text}</div>;
 }
 
 /** The words of a reply as they are drawn: nobody wants its asterisks read aloud. */
-function spoken(entry: Entry): string {
-  const drawn = document.querySelector(`[data-key="${entry.key}"] .md`);
+function spoken(entry: Entry, root: ParentNode): string {
+  const drawn = root.querySelector(`[data-key="${entry.key}"] .md`);
   return drawn?.textContent || entry.text;
 }
 

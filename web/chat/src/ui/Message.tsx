@@ -6,6 +6,7 @@ import { copyText } from './clipboard';
 import { useWords } from './context';
 import { Icon, Mark } from './icons';
 import { Markdown } from './Markdown';
+import { Parts } from './Parts';
 
 interface MessageProps {
   entry: Entry;
@@ -14,6 +15,8 @@ interface MessageProps {
   last: boolean;
   retry: (id: string) => void;
   edit: (id: string) => void;
+  /** Says something in the visitor's place, on a press of theirs. */
+  say: (text: string) => void;
 }
 
 /** One message; drawn again only when it changed, so that a long history costs nothing per token. */
@@ -35,13 +38,13 @@ export class Message extends Component<MessageProps> {
   }
 }
 
-function UserMessage({ entry, language, offline, last, retry, edit }: MessageProps): JSX.Element {
+function UserMessage({ entry, language, offline, last, retry, edit, say }: MessageProps): JSX.Element {
   const words = useWords();
   const state = entry.send ?? 'sent';
   return (
     <li class={`entry user ${state}`} data-key={entry.key} data-send={state}>
       <h2 class="sr-only">{words.you}</h2>
-      <div class="bubble" dir="auto">{entry.text}</div>
+      <div class="bubble" dir="auto">{entry.parts ? <Parts parts={entry.parts} say={say} /> : entry.text}</div>
       {state === 'failed' ? (
         <div class="failure" role="alert">
           <p>{explain(words, entry.failure ?? '')}</p>
@@ -62,7 +65,7 @@ function UserMessage({ entry, language, offline, last, retry, edit }: MessagePro
   );
 }
 
-function Reply({ entry, language, last }: MessageProps): JSX.Element {
+function Reply({ entry, language, last, say }: MessageProps): JSX.Element {
   const words = useWords();
   const [copied, setCopied] = useState(false);
   const streaming = entry.streaming === true;
@@ -76,7 +79,7 @@ function Reply({ entry, language, last }: MessageProps): JSX.Element {
       <Mark />
       <div class="reply">
         <h2 class="sr-only">{words.assistant}</h2>
-        <Markdown text={entry.text} streaming={streaming} />
+        {entry.parts ? <Parts parts={entry.parts} say={say} /> : <Markdown text={entry.text} streaming={streaming} />}
         {entry.key !== undefined && (
           <div class={last ? 'meta' : 'meta quiet'}>
             <button type="button" class="copy" aria-label={words.copyReply} title={words.copyReply} onClick={() => void copy()}>

@@ -231,6 +231,7 @@ export const en = {
     'assistant.create': 'made an assistant',
     'channel.create': 'made a channel',
     'channel.update': 'changed a channel',
+    'channel.connect': 'tried the credentials of a channel',
     'credit.add': 'added credits',
     'identity_provider.create': 'added a sign-in service',
     'identity_provider.delete': 'removed a sign-in service',
@@ -253,6 +254,9 @@ export const en = {
     'tenant.update': 'changed the settings of the business',
     'tenant.erase': 'erased the business',
     'contact.erase': 'erased a contact',
+    'contact.merge': 'made two contacts one',
+    'contact.unmerge': 'took two contacts apart',
+    'contact.subscribe': 'changed which messages a contact wants',
   } as Record<string, string>,
   errors: {
     offline: 'The server cannot be reached. Check your connection and try again.',

@@ -231,6 +231,7 @@ export const zh: Words = {
     'assistant.create': '创建了助手',
     'channel.create': '创建了渠道',
     'channel.update': '修改了渠道',
+    'channel.connect': '测试了渠道的凭据',
     'credit.add': '充值',
     'identity_provider.create': '添加了登录服务',
     'identity_provider.delete': '移除了登录服务',
@@ -253,6 +254,9 @@ export const zh: Words = {
     'tenant.update': '更改了企业设置',
     'tenant.erase': '清除了企业',
     'contact.erase': '清除了联系人',
+    'contact.merge': '合并了两个联系人',
+    'contact.unmerge': '撤销了联系人合并',
+    'contact.subscribe': '修改了联系人的订阅',
   },
   errors: {
     offline: '无法连接服务器，请检查网络后重试。',

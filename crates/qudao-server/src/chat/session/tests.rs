@@ -105,6 +105,7 @@ fn row(key: MessageKey) -> MessageFrame {
         cursor: TimelineCursor::default(),
         key,
         role,
+        parts: Vec::new(),
         text: "hi".to_owned(),
         client_id: None,
         turn: None,

@@ -1,0 +1,163 @@
+//! The gateway's socket, without the socket: identify or resume, heartbeats, events.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use qudao_core::channel::{
+    adapter::{ChannelSession, SessionFrame, SessionStep},
+    config::ChannelConfig,
+    plan::RawResponse,
+};
+use serde_json::{Value, json};
+
+use super::event;
+use crate::wire::{id, text};
+
+/// Messages and reactions, in servers and directly.
+const INTENTS: u64 = 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13;
+/// What people say who do not call the bot.
+const MESSAGE_CONTENT: u64 = 1 << 15;
+/// How long to wait before a session that Discord ended is begun anew. It asks for one to five
+/// seconds.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// An operation of the gateway.
+mod op {
+    pub(super) const DISPATCH: u64 = 0;
+    pub(super) const HEARTBEAT: u64 = 1;
+    pub(super) const IDENTIFY: u64 = 2;
+    pub(super) const RESUME: u64 = 6;
+    pub(super) const RECONNECT: u64 = 7;
+    pub(super) const INVALID_SESSION: u64 = 9;
+    pub(super) const HELLO: u64 = 10;
+    pub(super) const HEARTBEAT_ACK: u64 = 11;
+}
+
+pub(super) fn open(
+    config: &ChannelConfig,
+    located: Option<&RawResponse>,
+) -> Result<Box<dyn ChannelSession>, String> {
+    let token = config.secret("bot_token").map_err(|_| "the bot token is not set".to_owned())?;
+    let located = located.ok_or("Discord did not say where its gateway is")?;
+    let body = located.json();
+    if located.status == 401 {
+        return Err("Discord does not take this bot token".to_owned());
+    }
+    let Some(url) = text(&body, "/url") else {
+        return Err(format!("Discord did not say where its gateway is: {}", located.excerpt()));
+    };
+    if body.pointer("/session_start_limit/remaining") == Some(&json!(0)) {
+        return Err(
+            "this bot began too many sessions today: Discord allows more tomorrow".to_owned()
+        );
+    }
+    let content = if config.flag("read_all", false) { MESSAGE_CONTENT } else { 0 };
+    Ok(Box::new(Session {
+        token: token.to_owned(),
+        intents: INTENTS | content,
+        gateway: url.to_owned(),
+        own: None,
+        resumable: None,
+        seen: None,
+        beat: Duration::from_secs(40),
+        acknowledged: true,
+    }))
+}
+
+struct Session {
+    token: String,
+    intents: u64,
+    /// Where the next socket is opened.
+    gateway: String,
+    /// The bot's own user.
+    own: Option<String>,
+    /// The session that can be gone on with.
+    resumable: Option<String>,
+    /// The number of the last event.
+    seen: Option<u64>,
+    /// Between two heartbeats.
+    beat: Duration,
+    /// The last heartbeat was answered.
+    acknowledged: bool,
+}
+
+impl ChannelSession for Session {
+    fn address(&self) -> String {
+        format!("{}/?v=10&encoding=json", self.gateway.trim_end_matches('/'))
+    }
+
+    fn on_frame(&mut self, frame: &SessionFrame, _now: Timestamp) -> Vec<SessionStep> {
+        let SessionFrame::Text(words) = frame else { return Vec::new() };
+        let Ok(body) = serde_json::from_str::<Value>(words) else { return Vec::new() };
+        let data = body.get("d").unwrap_or(&Value::Null);
+        match body.get("op").and_then(Value::as_u64) {
+            Some(op::HELLO) => self.hello(data),
+            Some(op::HEARTBEAT) => vec![self.heartbeat()],
+            Some(op::HEARTBEAT_ACK) => {
+                self.acknowledged = true;
+                Vec::new()
+            }
+            Some(op::RECONNECT) => vec![SessionStep::Reconnect(Duration::ZERO)],
+            Some(op::INVALID_SESSION) => {
+                if data != &Value::Bool(true) {
+                    self.resumable = None;
+                    self.seen = None;
+                }
+                vec![SessionStep::Reconnect(AGAIN)]
+            }
+            Some(op::DISPATCH) => {
+                let kind = text(&body, "/t").unwrap_or("unnamed");
+                let steps = self.dispatched(kind, data);
+                // Only now: an event is not seen before it is handed on.
+                self.seen = body.get("s").and_then(Value::as_u64).or(self.seen);
+                steps
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn on_timer(&mut self, _now: Timestamp) -> Vec<SessionStep> {
+        if !self.acknowledged {
+            // The other side is gone without a word.
+            return vec![SessionStep::Reconnect(Duration::ZERO)];
+        }
+        self.acknowledged = false;
+        vec![self.heartbeat(), SessionStep::Wake(self.beat)]
+    }
+}
+
+impl Session {
+    fn hello(&mut self, data: &Value) -> Vec<SessionStep> {
+        let told = data.get("heartbeat_interval").and_then(Value::as_u64).unwrap_or(40_000);
+        self.beat = Duration::from_millis(told.clamp(1_000, 600_000));
+        self.acknowledged = true;
+        let begin = match (&self.resumable, self.seen) {
+            (Some(session), Some(seen)) => json!({ "op": op::RESUME,
+                "d": { "token": self.token, "session_id": session, "seq": seen } }),
+            _ => json!({ "op": op::IDENTIFY, "d": { "token": self.token, "intents": self.intents,
+                "properties": { "os": "linux", "browser": "qudao", "device": "qudao" } } }),
+        };
+        let begin = SessionFrame::Text(begin.to_string());
+        // The first heartbeat comes early, so that many sessions do not beat at once.
+        vec![SessionStep::Send(begin), SessionStep::Wake(self.beat / 2)]
+    }
+
+    fn heartbeat(&self) -> SessionStep {
+        let beat = json!({ "op": op::HEARTBEAT, "d": self.seen });
+        SessionStep::Send(SessionFrame::Text(beat.to_string()))
+    }
+
+    fn dispatched(&mut self, kind: &str, data: &Value) -> Vec<SessionStep> {
+        match kind {
+            "READY" => {
+                self.own = id(data, "/user/id");
+                self.resumable = id(data, "/session_id");
+                let next = text(data, "/resume_gateway_url").map(str::to_owned);
+                self.gateway = next.unwrap_or_else(|| self.gateway.clone());
+                Vec::new()
+            }
+            "RESUMED" => Vec::new(),
+            _ => vec![SessionStep::Accept(event::dispatched(kind, data, self.own.as_deref()))],
+        }
+    }
+}

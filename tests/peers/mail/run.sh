@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# A mailbox's channel against a real mail server, mail-devel: over SMTP and IMAP, plain and with
+# TLS, with a person on the other side who reads and answers as mail programs do.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+here=tests/peers/mail
+venv=target/tools/mail
+
+$venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
+$venv/bin/python -m pip install --quiet --disable-pip-version-check -r $here/requirements.txt
+cargo build --quiet -p qudao-channels --example mailbox
+exec $venv/bin/python $here/check.py target/debug/examples/mailbox

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# What the adapters send, judged by the vendors' types and by an emulator made by others.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+here=$PWD/tests/peers/outbound
+tools=$PWD/target/tools/outbound
+
+venv=$tools/venv
+$venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+mkdir -p "$tools/node"
+cp "$here/package.json" "$here/package-lock.json" "$tools/node/"
+npm ci --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/node"
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/qudao-outbound.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+cargo build --quiet -p qudao-channels --example adapter
+"$venv/bin/python" "$here/check.py" "$PWD/${CARGO_TARGET_DIR:-target}/debug/examples/adapter" \
+    "$tools/node" "$venv/bin/mockpost" "$work"

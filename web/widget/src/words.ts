@@ -1,0 +1,58 @@
+/** The widget's own words; the rest are the chat page's. */
+import type { Language } from '../../chat/src/words';
+
+const en = {
+  open: 'Open the chat',
+  openUnread: 'Open the chat, {n} new',
+  close: 'Close the chat',
+  intro: 'You are talking with an AI assistant. What it says may be wrong.',
+  attach: 'Send a file',
+  uploading: 'Sending {name}…',
+  fileTooLarge: 'Files may have 10 MB at most.',
+  fileKind: 'This kind of file cannot be sent. Pictures, PDF, sound and plain text can.',
+  fileOffline: 'Files can be sent when the connection is back.',
+  fileFailed: 'The file was not sent. Please try again.',
+  save: 'Save the conversation',
+  rate: 'Was this helpful?',
+  good: 'Yes',
+  bad: 'No',
+  thanks: 'Thank you for telling us.',
+};
+
+export type WidgetWords = typeof en;
+
+const zh: WidgetWords = {
+  open: '打开对话',
+  openUnread: '打开对话，{n} 条新消息',
+  close: '关闭对话',
+  intro: '与您对话的是 AI 助手，它的回答可能有误。',
+  attach: '发送文件',
+  uploading: '正在发送 {name}…',
+  fileTooLarge: '文件不能超过 10 MB。',
+  fileKind: '无法发送此类文件。可发送图片、PDF、音频和纯文本。',
+  fileOffline: '网络恢复后才能发送文件。',
+  fileFailed: '文件未能发送，请重试。',
+  save: '保存对话',
+  rate: '这次对话有帮助吗？',
+  good: '有帮助',
+  bad: '没有帮助',
+  thanks: '感谢您的反馈。',
+};
+
+export const WIDGET_WORDS: Record<Language, WidgetWords> = { en, zh };
+
+const RIGHT_TO_LEFT = /^(ar|he|iw|fa|ur|ps|yi|dv|sd|ug|ckb)\b/i;
+
+export interface Tongue {
+  /** The words that the widget has for it. */
+  language: Language;
+  tag: string;
+  direction: 'ltr' | 'rtl';
+}
+
+/** The first tag that is not empty decides. */
+export function tongue(tags: readonly (string | undefined)[], direction: 'auto' | 'ltr' | 'rtl'): Tongue {
+  const tag = tags.find((one) => one !== undefined && one.trim() !== '')?.trim() ?? 'en';
+  const own = RIGHT_TO_LEFT.test(tag) ? 'rtl' : 'ltr';
+  return { language: /^zh\b/i.test(tag) ? 'zh' : 'en', tag, direction: direction === 'auto' ? own : direction };
+}
