@@ -58,6 +58,7 @@ impl World {
     pub(crate) async fn partner(&self) -> Partner {
         let tenant = self.tenant(CREDITS).await;
         let mut tx = self.core.store.begin(tenant.id).await.unwrap();
+        let name = Name::parse("Partner").unwrap();
         let new = NewChannel {
             id: qudao_domain::ChannelId::new(),
             settings: serde_json::Map::new(),
@@ -65,8 +66,7 @@ impl World {
             name: Name::parse("Partner").unwrap(),
             kind: ChannelKind::Partner,
             public_key: None,
-            assistant_id: tenant.assistant_id,
-            locale: "en".to_owned(),
+            ..NewChannel::web(name, String::new(), tenant.assistant_id, "en".to_owned())
         };
         let channel = tx.create_channel(&new).await.unwrap().id;
         let keys = NewKeys::generate(tenant.id, false);

@@ -65,6 +65,16 @@ const CHANNELS: &str = "\
             decode(repeat('00', 32), 'hex') FROM conversations; \
     INSERT INTO ratings (tenant_id, conversation_id, day, channel_id, score) \
         SELECT tenant_id, conversation_id, '2026-11-28', channel_id, 5 FROM conversations \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_channels (tenant_id, channel_id) \
+        SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_keys (tenant_id, channel_id, secret_hash) \
+        SELECT tenant_id, channel_id, decode(repeat('00', 32), 'hex') FROM conversations \
+        ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_threads (tenant_id, channel_id, thread) \
+        SELECT tenant_id, channel_id, peer FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO partner_events (tenant_id, channel_id, cursor, event_id, kind, body) \
+        SELECT tenant_id, channel_id, 1, 'evt_00000001', 'ping', '{}' FROM conversations \
         ON CONFLICT DO NOTHING";
 
 async fn fill(world: &World) {
