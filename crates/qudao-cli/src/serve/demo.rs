@@ -185,7 +185,6 @@ async fn partner(core: &Core, before: Option<&Demo>, parts: &Parts) -> anyhow::R
             return Ok(former.clone());
         }
     }
-    let name = Name::parse("Partner (sandbox)").context("the channel's name")?;
     let channel = NewChannel {
         id: ChannelId::new(),
         name: Name::parse("Partner (sandbox)").context("the channel's name")?,

@@ -111,7 +111,7 @@ fn too_large() -> ApiError {
     ApiError::new(Code::BodyTooLarge, format!("a file may have {MEDIA_MAX} bytes at most"))
 }
 
-async fn read(whole: web::Bytes, boundary: String) -> Result<PartnerFile, ApiError> {
+async fn read(whole: web::Bytes, boundary: String) -> Result<MediaFile, ApiError> {
     let malformed = |error: multer::Error| ApiError::new(Code::BadRequest, error.to_string());
     let stream = futures_util::stream::once(async move { Ok::<_, std::io::Error>(whole) });
     let mut form = multer::Multipart::new(stream, boundary);
@@ -123,7 +123,7 @@ async fn read(whole: web::Bytes, boundary: String) -> Result<PartnerFile, ApiErr
             return Err(too_large());
         }
         let name = name.replace(['\0', '/', '\\'], "_");
-        return Ok(PartnerFile {
+        return Ok(MediaFile {
             mime: mime.filter(|mime| mime.len() <= 127).unwrap_or_else(|| OCTETS.to_owned()),
             name: Some(name).filter(|name| !name.is_empty()),
             sha256: Sha256::digest(&bytes).to_vec(),

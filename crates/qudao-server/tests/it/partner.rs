@@ -60,10 +60,6 @@ impl World {
         let mut tx = self.core.store.begin(tenant.id).await.unwrap();
         let name = Name::parse("Partner").unwrap();
         let new = NewChannel {
-            id: qudao_domain::ChannelId::new(),
-            settings: serde_json::Map::new(),
-            secrets: None,
-            name: Name::parse("Partner").unwrap(),
             kind: ChannelKind::Partner,
             public_key: None,
             ..NewChannel::web(name, String::new(), tenant.assistant_id, "en".to_owned())
