@@ -111,7 +111,7 @@ impl Between {
             return Reply { body: response.bytes().await.unwrap_or_default().to_vec(), ..reply };
         }
         let (pieces, stream) = mpsc::channel(64);
-        let (fault, resumed) = (self.fault, request.header("last-event-id").len() > 0);
+        let (fault, resumed) = (self.fault, !request.header("last-event-id").is_empty());
         let opened = self.count.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             let (mut chunks, mut text, mut dropped) =

@@ -6,6 +6,7 @@
 mod admin;
 mod assignment;
 mod chat;
+#[expect(clippy::disallowed_methods, reason = "a partner has a clock and tasks of its own")]
 mod conform;
 mod endings;
 mod events;
@@ -17,6 +18,7 @@ mod money;
 mod oidc;
 mod once;
 mod openai;
+#[expect(clippy::disallowed_methods, reason = "a partner has a clock and tasks of its own")]
 mod partner;
 mod people;
 mod socket;

@@ -130,10 +130,13 @@ fn text(event: &Value) -> &str {
     event["data"]["message"]["parts"][0]["text"].as_str().unwrap_or_default()
 }
 
+/// A request: its header and its body.
+type Got = (BTreeMap<String, String>, Vec<u8>);
+
 /// An endpoint that answers as told and keeps what it got.
 struct Endpoint {
     url: String,
-    got: Arc<Mutex<Vec<(BTreeMap<String, String>, Vec<u8>)>>>,
+    got: Arc<Mutex<Vec<Got>>>,
 }
 
 impl Endpoint {
@@ -148,7 +151,8 @@ impl Endpoint {
                 let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
                 tokio::spawn(async move {
                     let mut bytes = Vec::new();
-                    while let Some((headers, body, taken)) = next_request(&mut stream, &bytes).await
+                    while let Some((headers, body, taken)) =
+                        Box::pin(next_request(&mut stream, &bytes)).await
                     {
                         bytes = taken;
                         let event: Value = serde_json::from_slice(&body).unwrap();
