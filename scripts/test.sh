@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Every test, in the order in which a failure is cheapest. Ends with one line for each part.
-# Words name parts to run alone: scripts/test.sh [web] [rust] [model] [e2e] [lint]
+# Words name parts to run alone: scripts/test.sh [web] [rust] [model] [e2e] [peers] [lint]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(web lint rust model e2e)
+[ ${#parts[@]} -gt 0 ] || parts=(web lint rust model e2e peers)
 results=()
 failed=0
 
@@ -53,6 +53,16 @@ model() {
 }
 
 e2e() { scripts/e2e.sh; }
+
+# Adapters, the kit and the SDKs against libraries and servers that others made.
+peers() {
+    local run verdict=0
+    for run in tests/peers/*/run.sh; do
+        printf '%s\n' "-- $run" >&2
+        "$run" || { printf '%s\n' "-- $run FAILED" >&2; verdict=1; }
+    done
+    return $verdict
+}
 
 for name in "${parts[@]}"; do part "$name" "$name"; done
 printf '\n'

@@ -3,7 +3,7 @@
 import sys
 import time
 
-sys.path.insert(0, "tests/peers/mail")
+sys.path[:0] = ["tests/peers", "tests/peers/mail"]
 
 import check
 import platform_under_test as platform

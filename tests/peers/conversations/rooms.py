@@ -6,7 +6,7 @@ import sys
 import tempfile
 import urllib.parse
 
-sys.path.insert(0, "tests/peers/matrix")
+sys.path[:0] = ["tests/peers", "tests/peers/matrix"]
 
 import check
 import platform_under_test as platform

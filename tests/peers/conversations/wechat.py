@@ -12,6 +12,8 @@ import xml.etree.ElementTree as ElementTree
 
 from wechatpy.crypto import WeChatCrypto
 
+sys.path.insert(0, "tests/peers")
+
 import platform_under_test as platform
 
 TOKEN, APP = "a-token-of-the-test", "wx-of-the-test"
