@@ -21,6 +21,7 @@ mod connect;
 mod deliver;
 mod files;
 mod mail;
+mod passive;
 mod poll;
 mod preview;
 mod receive;

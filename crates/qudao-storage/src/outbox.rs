@@ -189,24 +189,23 @@ impl Tx {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Takes the conversation's first open message for an answer that goes out now; it counts as
-    /// delivered. `None` if there is none, or if a sender has it.
+    /// The conversation's first open message, for an answer that goes out now; locked until this
+    /// transaction ends. `None` if there is none, or if a sender has it.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).
-    pub async fn take_for_answer(
+    pub async fn open_reply(
         &mut self,
         conversation_id: ConversationId,
     ) -> Result<Option<PassiveReply>> {
         let row = sqlx::query(
-            "UPDATE outbox SET state = 'delivered', delivered_at = now(), epoch = epoch + 1, \
-                 lease_until = NULL, owner = NULL \
-             WHERE tenant_id = $1 AND outbox_id = (SELECT o.outbox_id FROM outbox o \
+            "SELECT outbox_id, to_seq, kind, body FROM outbox \
+             WHERE tenant_id = $1 AND state = 'queued' AND outbox_id = ( \
+                 SELECT o.outbox_id FROM outbox o \
                  WHERE o.tenant_id = $1 AND o.conversation_id = $2 \
                    AND o.state IN ('queued', 'sending') \
-                 ORDER BY o.out_seq LIMIT 1 FOR UPDATE SKIP LOCKED) \
-               AND state = 'queued' \
-             RETURNING outbox_id, to_seq, kind, body",
+                 ORDER BY o.out_seq LIMIT 1) \
+             FOR UPDATE SKIP LOCKED",
         )
         .bind(self.tenant_id().as_uuid())
         .bind(conversation_id.as_uuid())
@@ -215,29 +214,60 @@ impl Tx {
         Ok(row.as_ref().map(read_passive).transpose()?)
     }
 
-    /// The first message that answers `seq` of a conversation, if it went out with an answer: for a
-    /// platform that asks the same again.
+    /// A message goes out within an answer: all of it, or, with `rest`, a piece of it, and what is
+    /// left is not sent by other means before that time.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn give_as_answer(
+        &mut self,
+        outbox_id: OutboxId,
+        rest: Option<Duration>,
+    ) -> Result<()> {
+        sqlx::query(
+            "UPDATE outbox SET epoch = epoch + 1, lease_until = NULL, owner = NULL, \
+                 state = CASE WHEN $3::bigint IS NULL THEN 'delivered' ELSE 'queued' END, \
+                 delivered_at = CASE WHEN $3::bigint IS NULL THEN now() ELSE delivered_at END, \
+                 next_at = CASE WHEN $3::bigint IS NULL THEN next_at \
+                           ELSE now() + $3 * interval '1 millisecond' END \
+             WHERE tenant_id = $1 AND outbox_id = $2 AND state = 'queued'",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(outbox_id.as_uuid())
+        .bind(rest.map(millis))
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
+    /// The message of which a piece went out under this mark, and which piece: for a platform that
+    /// asks the same again.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).
     pub async fn answer_given(
         &mut self,
         conversation_id: ConversationId,
-        seq: i64,
-    ) -> Result<Option<PassiveReply>> {
+        mark: &str,
+        channel_id: ChannelId,
+    ) -> Result<Option<(PassiveReply, u32)>> {
         let row = sqlx::query(
-            "SELECT o.outbox_id, o.to_seq, o.kind, o.body FROM outbox o \
-             JOIN delivery_pieces p ON p.tenant_id = o.tenant_id AND p.outbox_id = o.outbox_id \
-             WHERE o.tenant_id = $1 AND o.conversation_id = $2 AND $3 <= o.to_seq \
-               AND p.external_id = 'answer' \
+            "SELECT o.outbox_id, o.to_seq, o.kind, o.body, p.piece FROM delivery_pieces p \
+             JOIN outbox o ON o.tenant_id = p.tenant_id AND o.outbox_id = p.outbox_id \
+             WHERE p.tenant_id = $1 AND p.channel_id = $4 AND p.conversation_id = $2 \
+               AND p.external_id = $3 \
              ORDER BY o.out_seq LIMIT 1",
         )
         .bind(self.tenant_id().as_uuid())
         .bind(conversation_id.as_uuid())
-        .bind(seq)
+        .bind(mark)
+        .bind(channel_id.as_uuid())
         .fetch_optional(self.connection())
         .await?;
-        Ok(row.as_ref().map(read_passive).transpose()?)
+        let read = |row: &sqlx::postgres::PgRow| {
+            Ok::<_, sqlx::Error>((read_passive(row)?, row::count(row, "piece")?))
+        };
+        Ok(row.as_ref().map(read).transpose()?)
     }
 
     /// The other side will never take the message. The next one of the conversation may go out.

@@ -130,9 +130,18 @@ class Relay(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+def redis_server(folder):
+    """Debian's redis-tools has the server's program under another name alone."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if not found:
+        found = os.path.join(folder, "redis-server")
+        os.symlink("/usr/bin/redis-check-rdb", found)
+    return found
+
+
 def telemelya(base, assistant, folder):
     redis, moto, port = free_port(), free_port(), free_port()
-    start([shutil.which("redis-server"), "--port", str(redis), "--bind", "127.0.0.1", "--save", ""], redis, folder)
+    start([redis_server(folder), "--port", str(redis), "--bind", "127.0.0.1", "--save", ""], redis, folder)
     start(program("moto", "moto_server", "-H", "127.0.0.1", "-p", str(moto)), moto, folder)
     start(program("telemelya", "telemelya-server"), port, folder, MOCK_SERVER_HOST="127.0.0.1",
           MOCK_SERVER_PORT=str(port), REDIS_URL=f"redis://127.0.0.1:{redis}/0", AUTH_KEYS="k",

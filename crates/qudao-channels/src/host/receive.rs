@@ -100,7 +100,7 @@ impl Host {
         let mut answer = answer;
         if let (Some(patience), Some(accepted)) = (patience, last) {
             let until = arrived + patience.saturating_sub(ANSWER_ROOM);
-            let reply = self.await_reply(&channel, accepted, until).await?;
+            let reply = self.await_reply(&channel, &**adapter, accepted, until).await?;
             if let Some(passive) =
                 reply.and_then(|reply| self.passive_answer(&channel, &**adapter, request, &reply))
             {
@@ -319,75 +319,6 @@ impl Host {
             source: CreditSource::Cash,
             note: format!("{} payment", channel.kind.as_str()),
         })
-    }
-
-    /// The reply to a message, taken from the outbox if it is there in time. A platform that asks
-    /// the same again is given the same.
-    async fn await_reply(
-        &self,
-        channel: &OpenChannel,
-        accepted: Accepted,
-        until: Instant,
-    ) -> Result<Option<PassiveReply>, StorageError> {
-        let id = accepted.conversation_id;
-        loop {
-            let mut tx = self.core.store.begin(channel.config.tenant_id).await?;
-            let given =
-                if accepted.duplicate { tx.answer_given(id, accepted.seq).await? } else { None };
-            let found = match given {
-                Some(given) => Some(given),
-                None => self.take_for_answer(&mut tx, channel, id).await?,
-            };
-            tx.commit().await?;
-            if found.is_some() || until <= Instant::now() {
-                return Ok(found);
-            }
-            sleep(LOOK_EVERY).await;
-        }
-    }
-
-    async fn take_for_answer(
-        &self,
-        tx: &mut qudao_storage::Tx,
-        channel: &OpenChannel,
-        conversation_id: ConversationId,
-    ) -> Result<Option<PassiveReply>, StorageError> {
-        let taken = tx.take_for_answer(conversation_id).await?;
-        if let Some(taken) = &taken {
-            tx.record_piece(SentPiece {
-                outbox_id: taken.outbox_id,
-                piece: 0,
-                channel_id: channel.config.channel_id,
-                conversation_id,
-                external_id: Some("answer"),
-            })
-            .await?;
-        }
-        Ok(taken)
-    }
-
-    fn passive_answer(
-        &self,
-        channel: &OpenChannel,
-        adapter: &dyn ChannelAdapter,
-        request: &RawRequest,
-        reply: &PassiveReply,
-    ) -> Option<Answer> {
-        let now = self.core.clock.now();
-        let capabilities = adapter.capabilities(&channel.config);
-        let whole = super::deliver::whole_message(reply.kind, &reply.body);
-        let message = render(&whole, &capabilities).ok()?.into_iter().next()?;
-        let id = reply.outbox_id.to_string();
-        let out = Outgoing {
-            id: &id,
-            piece: 0,
-            thread: "",
-            message: &message,
-            answered: None,
-            preview_id: None,
-            now,
-        };
-        adapter.passive_answer(&channel.config, request, &out, now)
     }
 }
 

@@ -18,7 +18,9 @@ pub fn split(text: &str, max: usize, unit: Unit) -> Vec<String> {
             break;
         }
         let (head, tail) = cut(&rest, max, unit);
-        pieces.push(head);
+        if !head.trim().is_empty() {
+            pieces.push(head);
+        }
         rest = tail;
     }
     pieces

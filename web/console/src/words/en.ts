@@ -232,6 +232,8 @@ export const en = {
     'channel.create': 'made a channel',
     'channel.update': 'changed a channel',
     'channel.connect': 'tried the credentials of a channel',
+    'partner_key.create': 'made keys of a partner\'s channel',
+    'partner_endpoint.set': 'set where a partner\'s channel sends',
     'credit.add': 'added credits',
     'identity_provider.create': 'added a sign-in service',
     'identity_provider.delete': 'removed a sign-in service',

@@ -232,6 +232,8 @@ export const zh: Words = {
     'channel.create': '创建了渠道',
     'channel.update': '修改了渠道',
     'channel.connect': '测试了渠道的凭据',
+    'partner_key.create': '创建了合作伙伴渠道的密钥',
+    'partner_endpoint.set': '设置了合作伙伴渠道的接收地址',
     'credit.add': '充值',
     'identity_provider.create': '添加了登录服务',
     'identity_provider.delete': '移除了登录服务',
