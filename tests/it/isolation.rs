@@ -203,7 +203,7 @@ impl Probe {
             ("public", _) => true,
             ("visitor", "visitor") => true,
             (_, "nobody" | "visitor" | "revoked key") => status == 401,
-            ("visitor" | "widget", _) => status == 401,
+            ("visitor" | "widget" | "partner", _) => status == 401,
             ("tenant", "rival's key" | "rival's owner") => {
                 // Within their own tenant they may do as they like, short of reaching ours.
                 status == 404

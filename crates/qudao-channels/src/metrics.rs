@@ -2,7 +2,24 @@
 
 use qudao_telemetry::{Label, Metric};
 
-const CHANNEL: Label = Label { name: "channel", values: &[] };
+const CHANNEL: Label = Label {
+    name: "channel",
+    values: &[
+        "telegram",
+        "slack",
+        "whatsapp",
+        "messenger",
+        "instagram",
+        "email",
+        "matrix",
+        "feishu",
+        "wecom",
+        "wechat",
+        "discord",
+        "line",
+        "dingtalk",
+    ],
+};
 const KIND: Label = Label {
     name: "kind",
     values: &[

@@ -27,9 +27,12 @@ const WITHOUT_TEXT: &[&str] = &[
     "audit_heads",
     "audit_heads_signed",
     "audit_signers",
+    "contact_claims",
     "contacts",
     "holds",
     "ledger_entries",
+    "partner_keys",
+    "ratings",
     "recovery_codes",
     "tenant_keys",
     "wallets",
@@ -92,6 +95,18 @@ impl Probe {
         sql("INSERT INTO attributions (tenant_id, contact_id, channel_id, body) \
              SELECT tenant_id, contact_id, channel_id, '{\"ref\": \"r\"}' FROM conversations \
              WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO contacts (tenant_id, contact_id) VALUES ('$tenant', gen_random_uuid())");
+        sql("INSERT INTO ratings (tenant_id, conversation_id, day, channel_id, score) \
+             SELECT tenant_id, conversation_id, '2026-11-28', channel_id, 5 FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO partner_threads (tenant_id, channel_id, thread) \
+             SELECT tenant_id, channel_id, peer FROM conversations WHERE tenant_id = '$tenant' LIMIT 1 \
+             ON CONFLICT DO NOTHING");
+        sql(
+            "INSERT INTO partner_events (tenant_id, channel_id, cursor, event_id, kind, body, state) \
+             SELECT tenant_id, channel_id, 1, 'evt_00000001', 'ping', '{}', 'done' FROM conversations \
+             WHERE tenant_id = '$tenant' LIMIT 1",
+        );
         sql("INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
              SELECT tenant_id, 'customer', decode(repeat('00', 32), 'hex'), contact_id \
              FROM conversations WHERE tenant_id = '$tenant' LIMIT 1");
@@ -129,6 +144,7 @@ impl Probe {
             ("conversation_id", first("conversations", "conversation_id", "cnv")),
             ("contact_id", first("contacts", "contact_id", "cnt")),
             ("merge_id", first("contact_merges", "merge_id", "mrg")),
+            ("upload_id", first("media", "media_id", "upl")),
             ("member_id", first("members", "member_id", "mbr")),
             ("session_id", first("sessions", "session_id", "ses")),
             ("identity_provider_id", first("identity_providers", "identity_provider_id", "idp")),

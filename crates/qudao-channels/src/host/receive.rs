@@ -6,33 +6,27 @@ use metrics::counter;
 use qudao_core::{
     AcceptError, Accepted, Sender, TooFast,
     channel::{
-        adapter::{Answer, ChannelAdapter, Outgoing, Parsed, RawRequest, Reject},
+        adapter::{Answer, ChannelAdapter, Parsed, RawRequest, Reject},
         event::{Event, EventBody, ReceiptState},
         setup::{OpenChannel, SetupError},
     },
     rates,
 };
 use qudao_domain::{
-    AssistantId, ChannelId, ConversationId, Micros, TenantId,
+    AssistantId, ChannelId, Micros, TenantId,
     key::SecretHash,
     message::{Message, Part, TextFormat},
-    render::render,
     text::{ExternalId, IdempotencyKey, MessageText},
 };
-use qudao_storage::{
-    ChannelEvent, CreditSource, Inbound, MessageBody, NewCredit, PassiveReply, SentPiece,
-    StorageError,
-};
+use qudao_storage::{ChannelEvent, CreditSource, Inbound, MessageBody, NewCredit, StorageError};
 use qudao_telemetry::Trace;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{Host, HostError, files::without_inline};
 
 /// How much of an event's raw form is kept, in bytes of JSON. More is left out, and said so.
 const RAW_MAX: usize = 256 << 10;
-/// How often a reply is looked for that the platform waits for.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What is answered is on its way by then.
 const ANSWER_ROOM: Duration = Duration::from_millis(300);
 
