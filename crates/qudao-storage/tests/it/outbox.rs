@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use qudao_storage::{OutboxKind, TimelineCursor, TimelineRole};
+use qudao_storage::{Accept, OutboxKind, SentPiece, TimelineCursor, TimelineRole};
 
 use crate::world::{LEASE, World};
 
@@ -103,4 +103,36 @@ fn what_is_not_a_cursor_is_refused() {
     for text in ["1", "1.", ".1", "a.1", "1.-1", "1.1.1", "+1.1"] {
         assert!(text.parse::<TimelineCursor>().is_err(), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_long_reply_goes_out_piece_by_piece_within_answers_and_each_is_found_again() {
+    let world = World::new().await;
+    let Accept::New { conversation_id, .. } = world.say("ann", "m1").await else { panic!() };
+    let claim = world.claim_one().await;
+    world.hold(&claim, 1000).await;
+    world.commit(&claim, 700).await;
+    let channel_id = world.tenant.channel_id;
+    for (piece, rest) in [(0, Some(LEASE)), (1, None)] {
+        let mut tx = world.store.begin(world.tenant.id).await.unwrap();
+        let reply = tx.open_reply(conversation_id).await.unwrap().unwrap();
+        assert_eq!(tx.pieces_sent(reply.outbox_id).await.unwrap().len(), piece as usize);
+        let mark = format!("answer:{piece}");
+        let external_id = Some(mark.as_str());
+        let outbox_id = reply.outbox_id;
+        tx.record_piece(SentPiece { outbox_id, piece, channel_id, conversation_id, external_id })
+            .await
+            .unwrap();
+        tx.give_as_answer(outbox_id, rest).await.unwrap();
+        let given = tx.answer_given(conversation_id, &mark, channel_id).await.unwrap();
+        assert_eq!(given, Some((reply, piece)));
+        tx.commit().await.unwrap();
+        // What is left waits for the next question before it goes by other means.
+        assert_eq!(world.deliver().await, 0);
+    }
+    let mut tx = world.store.begin(world.tenant.id).await.unwrap();
+    assert_eq!(tx.open_reply(conversation_id).await.unwrap(), None);
+    assert_eq!(tx.answer_given(conversation_id, "answer:7", channel_id).await.unwrap(), None);
+    drop(tx);
+    world.assert_sound().await;
 }
