@@ -103,9 +103,9 @@ pub(crate) fn upload_media() -> Doc {
 pub(crate) fn fetch_media() -> Doc {
     pcp("Fetch a file of an answer")
         .about("The address stands in the answer and is good for an hour.")
-        .query("tenant", "As the address has it.")
-        .query("until", "As the address has it.")
-        .query("sig", "As the address has it.")
+        .needs_query("tenant", "As the address has it.")
+        .needs_query("until", "As the address has it.")
+        .needs_query("sig", "As the address has it.")
         .returns_text(200, "application/octet-stream", "Its bytes.")
         .fails(&[Code::Forbidden, Code::InvalidQuery])
 }
@@ -161,8 +161,8 @@ pub(crate) fn submit_conformance() -> Doc {
 
 pub(crate) fn pcp_keys() -> Doc {
     pcp("Read the platform's public keys")
-        .query("tenant", "As the event's envelope names it.")
-        .query("channel", "As the event's envelope names it.")
+        .needs_query("tenant", "As the event's envelope names it.")
+        .needs_query("channel", "As the event's envelope names it.")
         .returns::<PublicKeys>(200, "What `v1a` signatures are verified with.")
         .fails(&[Code::InvalidQuery])
 }

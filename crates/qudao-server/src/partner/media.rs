@@ -46,7 +46,7 @@ pub(crate) struct FreshUrl {
 #[serde(deny_unknown_fields)]
 pub(crate) struct LinkQuery {
     tenant: String,
-    until: i64,
+    until: String,
     sig: String,
 }
 
@@ -152,7 +152,8 @@ pub(crate) async fn fetch(
         let setup = core.channel_setup(tenant_id, channel_id).await;
         let setup = setup.map_err(|error| super::unreadable(&error))?.ok_or_else(gone)?;
         let links = MediaLink::of(&setup.config, Some("")).ok_or_else(gone)?;
-        if !links.is_good(&name, query.until, &query.sig, now) {
+        let until = query.until.parse().unwrap_or_default();
+        if !links.is_good(&name, until, &query.sig, now) {
             return Err(gone());
         }
         let mut tx = core.store.begin_reading(tenant_id).await?;
