@@ -202,7 +202,8 @@ impl Probe {
             (_, _) if 500 <= status => false,
             ("public", _) => true,
             ("visitor", "visitor") => true,
-            (_, "nobody" | "visitor" | "revoked key") => status == 401,
+            ("widget", "widget token") => true,
+            (_, "nobody" | "visitor" | "revoked key" | "widget token") => status == 401,
             ("visitor" | "widget" | "partner", _) => status == 401,
             ("tenant", "rival's key" | "rival's owner") => {
                 // Within their own tenant they may do as they like, short of reaching ours.

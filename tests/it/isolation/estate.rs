@@ -22,6 +22,8 @@ const STRUCTURAL: &[(&str, &str)] = &[
     ("usage_events", "currency"),
     ("wallets", "currency"),
 ];
+/// A site that the tenant lists.
+const SHOP: &str = "https://shop.example";
 /// Tables without a text that a tenant or a person chose.
 const WITHOUT_TEXT: &[&str] = &[
     "audit_heads",
@@ -160,6 +162,7 @@ impl Probe {
             scopes.iter().map(|scope| scope.as_str().unwrap().to_owned()).collect();
         let bearer = |token: &str| vec![("authorization", format!("Bearer {token}"))];
         let stranger = format!("vt_{}", "a".repeat(43));
+        let widget = self.widget(&operator, &base).await;
         vec![
             Asker { name: "rival's key", headers: bearer(rival_key["key"].as_str().unwrap()) },
             Asker { name: "rival's owner", headers: rival_owner.0 },
@@ -167,7 +170,28 @@ impl Probe {
             Asker { name: "revoked key", headers: bearer(doomed["key"].as_str().unwrap()) },
             Asker { name: "nobody", headers: Vec::new() },
             Asker { name: "visitor", headers: bearer(&stranger) },
+            Asker {
+                name: "widget token",
+                headers: [bearer(&widget), vec![("origin", SHOP.to_owned())]].concat(),
+            },
         ]
+    }
+
+    /// The token of somebody who came to the tenant's own site.
+    async fn widget(&self, operator: &str, base: &str) -> String {
+        let key = self.ids["key"].clone();
+        let found = self.platform.sql(&format!(
+            "SELECT replace(channel_id::text, '-', '') FROM channels WHERE public_key = '{key}'"
+        ));
+        let body = json!({ "settings": { "origins": [SHOP] } });
+        let path = format!("{base}/channels/chn_{found}");
+        let (status, changed) =
+            self.platform.send(Method::PATCH, &path, operator, &[], Some(body)).await;
+        assert_eq!(status, StatusCode::OK, "{changed}");
+        let url = self.platform.url(&format!("/v1/widget/{key}/token"));
+        let asked = self.http.post(url).header("origin", SHOP).json(&json!({}));
+        let answer: Value = asked.send().await.unwrap().json().await.unwrap();
+        answer["token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
     }
 
     /// Invites somebody and lets them in; returns what their browser sends.

@@ -10,7 +10,7 @@ $venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$v
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
 mkdir -p "$tools/node"
 cp "$here/package.json" "$here/package-lock.json" "$tools/node/"
-npm ci --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/node"
+(cd "$tools/node" && npm ci --silent --no-audit --no-fund --ignore-scripts)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/qudao-outbound.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -10,7 +10,7 @@ $venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$v
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
 mkdir -p "$tools/node"
 cp "$here/package.json" "$here/package-lock.json" "$here/judge.mjs" "$tools/node/"
-npm ci --silent --no-audit --no-fund --prefix "$tools/node"
+(cd "$tools/node" && npm ci --silent --no-audit --no-fund --ignore-scripts)
 
 cargo build --quiet -p qudao-channels --example adapter
 "$venv/bin/python" "$here/check.py" "$PWD/${CARGO_TARGET_DIR:-target}/debug/examples/adapter" \
