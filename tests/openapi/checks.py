@@ -35,6 +35,8 @@ FIELDS = {
     "is needed: ": "the same of what a kind cannot do without",
     "has to be one of web": "kinds of channels are those that channel-kinds lists",
     "only partners' channels have": "a kind of channel",
+    "names nothing to change": "every field may be left out, but not all of them",
+    "the key has to begin with whpk_": "a key of another form is none",
 }
 REQUESTS = {
     "WebSocket upgrade is expected": "the handshake is no part of a description",

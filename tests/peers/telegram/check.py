@@ -84,7 +84,7 @@ def mockpost(base, assistant, folder):
     made = platform.channel(base, "telegram", assistant, {"api_url": api, "receive": "poll"}, {"bot_token": token})
     connected = platform.connect(base, made)
     is_true(connected["account"] == "@mockpost_bot", connected)
-    sent = lambda: [message for message in ask(f"http://127.0.0.1:{port}/api/messages?channel=telegram&limit=200")["items"]
+    sent = lambda: [message for message in ask(f"http://127.0.0.1:{port}/api/messages?channel=telegram&limit=200")
                     if message["direction"] == "outbound"]
     for number, text in enumerate(["Where is parcel seventeen?", "你好，在吗 😀", "And **number** eighteen?"], 1):
         ask(f"{api}/client/sendMessage", {"chat_id": 501, "text": text})
