@@ -72,30 +72,6 @@ def program(name, *words):
     return [os.path.abspath(f"target/tools/{name}/bin/{words[0]}"), *words[1:]]
 
 
-def mockpost(base, assistant, folder):
-    """Every message is told at each question, whatever was read before: one answer all the same."""
-    port = int(os.environ["QUDAO_MOCKPOST_PORT"])
-    ports = {name: str(free_port()) for name in ("SMTP", "FTP", "FTPS", "FTPS_IMPLICIT", "SFTP")}
-    settings = {f"MOCKPOST_{name}_PORT": value for name, value in ports.items()}
-    start(program("mockpost", "mockpost"), port, folder, MOCKPOST_HTTP_PORT=str(port),
-          MOCKPOST_HOST="127.0.0.1", **settings)
-    api = f"http://127.0.0.1:{port}/telegram"
-    token = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
-    made = platform.channel(base, "telegram", assistant, {"api_url": api, "receive": "poll"}, {"bot_token": token})
-    connected = platform.connect(base, made)
-    is_true(connected["account"] == "@mockpost_bot", connected)
-    sent = lambda: [message for message in ask(f"http://127.0.0.1:{port}/api/messages?channel=telegram&limit=200")
-                    if message["direction"] == "outbound"]
-    for number, text in enumerate(["Where is parcel seventeen?", "你好，在吗 😀", "And **number** eighteen?"], 1):
-        ask(f"{api}/client/sendMessage", {"chat_id": 501, "text": text})
-        until_true(lambda: number <= len(sent()), (text, sent()))
-    time.sleep(4)
-    texts = [message["body"] for message in sent()]
-    is_true(len(texts) == 3, texts)
-    is_true(platform.says("\n".join(texts), "parcel seventeen"), texts)
-    return len(texts)
-
-
 class Relay(http.server.BaseHTTPRequestHandler):
     """Between the platform and an emulator that forgets the secret header: both ways, and it alone
     knows the secret that the platform told."""
@@ -109,12 +85,12 @@ class Relay(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if self.path == "/inbound":
-            url, headers = Relay.inbound, {"x-telegram-bot-api-secret-token": Relay.secret}
+            url, headers = self.__class__.inbound, {"x-telegram-bot-api-secret-token": self.__class__.secret}
         else:
-            url, headers = Relay.upstream + self.path, {}
+            url, headers = self.__class__.upstream + self.path, {}
             if self.path.endswith("/setWebhook"):
                 told = json.loads(body)
-                Relay.inbound, Relay.secret = told["url"], told["secret_token"]
+                self.__class__.inbound, self.__class__.secret = told["url"], told["secret_token"]
                 told["url"] = f"http://127.0.0.1:{self.server.server_address[1]}/inbound"
                 body = json.dumps(told).encode()
         request = urllib.request.Request(url, data=body, headers={"content-type": "application/json", **headers})
@@ -124,12 +100,55 @@ class Relay(http.server.BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             status, content = error.code, error.read()
         if self.path == "/inbound":
-            Relay.status = status
+            self.__class__.status = status
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def relay_to(upstream, port):
+    """A relay of its own, which listens."""
+    relay = type("RelayTo", (Relay,), {"upstream": upstream})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), relay)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return relay
+
+
+def is_turned_away(relay, said, forge):
+    """Another secret than the platform told opens nothing."""
+    before, relay.secret = len(said()), "0" * 64
+    forge()
+    is_true(relay.status == 401, relay.status)
+    time.sleep(2)
+    is_true(len(said()) == before, said())
+
+
+def mockpost(base, assistant, folder):
+    port, relay_port = free_port(), int(os.environ["QUDAO_MOCKPOST_PORT"])
+    ports = {name: str(free_port()) for name in ("SMTP", "FTP", "FTPS", "FTPS_IMPLICIT", "SFTP")}
+    settings = {f"MOCKPOST_{name}_PORT": value for name, value in ports.items()}
+    start(program("mockpost", "mockpost"), port, folder, MOCKPOST_HTTP_PORT=str(port),
+          MOCKPOST_HOST="127.0.0.1", **settings)
+    relay = relay_to(f"http://127.0.0.1:{port}", relay_port)
+    token = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
+    ask(f"http://127.0.0.1:{port}/api/apps", {"name": "p1", "creds": {"telegram_token": token}})
+    settings = {"api_url": f"http://127.0.0.1:{relay_port}/telegram", "receive": "webhook"}
+    made = platform.channel(base, "telegram", assistant, settings, {"bot_token": token})
+    connected = platform.connect(base, made)
+    is_true(connected["account"] == "@mockpost_bot", connected)
+    said = lambda: [message for message in ask(f"http://127.0.0.1:{port}/api/messages?channel=telegram&limit=200")
+                    if message["direction"] == "outbound"]
+    tell = lambda text: ask(f"http://127.0.0.1:{port}/telegram/client/sendMessage", {"chat_id": 501, "text": text},
+                            {"X-MockPost-App": "p1"})
+    for number, text in enumerate(["Where is parcel seventeen?", "你好，在吗 😀", "And **number** eighteen?"], 1):
+        tell(text)
+        until_true(lambda: number <= len(said()), (text, said()))
+    texts = sorted(message["body"] for message in said())
+    is_true(len(texts) == 3 and platform.says("\n".join(texts), "parcel seventeen"), texts)
+    is_turned_away(relay, said, lambda: tell("forged"))
+    return len(texts)
 
 
 def redis_server(folder):
@@ -148,14 +167,13 @@ def telemelya(base, assistant, folder):
     start(program("telemelya", "telemelya-server"), port, folder, MOCK_SERVER_HOST="127.0.0.1",
           MOCK_SERVER_PORT=str(port), REDIS_URL=f"redis://127.0.0.1:{redis}/0", AUTH_KEYS="k",
           MINIO_ENDPOINT=f"127.0.0.1:{moto}", STRICT_EDIT="true")
-    relay = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["QUDAO_RELAY_PORT"])), Relay)
-    Relay.upstream = f"http://127.0.0.1:{port}"
-    threading.Thread(target=relay.serve_forever, daemon=True).start()
+    relay_port = int(os.environ["QUDAO_RELAY_PORT"])
+    relay = relay_to(f"http://127.0.0.1:{port}", relay_port)
     token = "220201543:BBHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
-    settings = {"api_url": f"http://127.0.0.1:{relay.server_address[1]}", "receive": "webhook"}
+    settings = {"api_url": f"http://127.0.0.1:{relay_port}", "receive": "webhook"}
     made = platform.channel(base, "telegram", assistant, settings, {"bot_token": token})
     platform.connect(base, made)
-    is_true(Relay.secret and Relay.inbound.endswith(made["inbound_path"]), Relay.inbound)
+    is_true(relay.secret and relay.inbound.endswith(made["inbound_path"]), relay.inbound)
 
     control, headers = f"http://127.0.0.1:{port}/api/v1/test", {"authorization": "Bearer k"}
     said = lambda: [answer for answer in ask(f"{control}/responses", None, headers)["responses"]
@@ -165,13 +183,8 @@ def telemelya(base, assistant, folder):
         is_true(delivered["ok"], delivered)
         until_true(lambda: number <= len(said()), (text, said()))
     is_true(platform.says(json.dumps(said(), ensure_ascii=False), "parcel nineteen"), said())
-    # Another secret than the platform told is turned away.
-    before = len(said())
-    Relay.secret = "0" * 64
-    ask(f"{control}/send_update?bot_token={token}", {"chat_id": 602, "text": "forged"}, headers)
-    is_true(Relay.status == 401, Relay.status)
-    time.sleep(2)
-    is_true(len(said()) == before, said())
+    is_turned_away(relay, said, lambda: ask(f"{control}/send_update?bot_token={token}",
+                                            {"chat_id": 602, "text": "forged"}, headers))
     return len(said())
 
 

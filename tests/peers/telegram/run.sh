@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# A bot of the platform on two emulators of Telegram that others made: mockpost, which tells every
-# message again and again, and telemelya, which sends them to the address that it is told.
+# A bot of the platform on two emulators of Telegram that others made, mockpost and telemelya.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 . tests/peers/platform.sh
