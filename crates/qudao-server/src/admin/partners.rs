@@ -46,7 +46,7 @@ pub(crate) struct PartnerEndpoint {
     endpoint_url: String,
     /// `webhook`, `sse` or `pull`.
     #[serde(default = "webhook")]
-    #[schema(example = "webhook")]
+    #[schema(example = "webhook", pattern = "^(webhook|sse|pull)$")]
     transport: String,
     /// The partner's own `whpk_…`, if it signs with a key pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
