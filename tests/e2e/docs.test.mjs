@@ -44,8 +44,8 @@ test('/docs draws every path of /openapi.json without asking a stranger', { skip
   });
   await page.goto(`${baseUrl}/docs`);
   await page.locator('.opblock').first().waitFor();
-  const { paths } = await (await fetch(`${baseUrl}/openapi.json`)).json();
-  const wanted = Object.values(paths).flatMap((item) => Object.keys(item).filter((verb) => /^(get|put|post|patch|delete)$/.test(verb)));
+  const { paths, webhooks } = await (await fetch(`${baseUrl}/openapi.json`)).json();
+  const wanted = [...Object.values(paths), ...Object.values(webhooks)].flatMap((item) => Object.keys(item).filter((verb) => /^(get|put|post|patch|delete)$/.test(verb)));
   assert.ok(wanted.length > 0);
   assert.equal(await page.locator('.opblock').count(), wanted.length);
   assert.deepEqual([...errors, ...foreign], []);
