@@ -43,6 +43,7 @@ const VISITED: &[&str] = &[
     "ledger_entries",
     "model_attempts",
     "outbox",
+    "ratings",
     "usage_events",
     "wallets",
 ];
