@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The SDKs of the partner channel protocol held against the Standard Webhooks libraries of PyPI and
-# npm, and against the conformance kit. The library of crates.io is a test of qudao-pcp.
+# npm, and against the conformance kit. The one in Rust is a test of qudao-pcp.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 here=tests/peers/pcp-sdk
