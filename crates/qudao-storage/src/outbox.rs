@@ -124,20 +124,7 @@ impl Tx {
         delay: Duration,
         error: &str,
     ) -> Result<bool> {
-        let done = sqlx::query(
-            "UPDATE outbox \
-             SET state = 'queued', lease_until = NULL, owner = NULL, last_error = left($5, 1000), \
-                 next_at = now() + $4 * interval '1 millisecond' \
-             WHERE tenant_id = $1 AND outbox_id = $2 AND epoch = $3 AND state = 'sending'",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(outbox_id.as_uuid())
-        .bind(epoch)
-        .bind(millis(delay))
-        .bind(error)
-        .execute(self.connection())
-        .await?;
-        Ok(done.rows_affected() == 1)
+        self.requeue((outbox_id, epoch), delay, error, true).await
     }
 
     /// The other side said when to come again: the message may be claimed after `delay`, and this
@@ -152,11 +139,21 @@ impl Tx {
         delay: Duration,
         error: &str,
     ) -> Result<bool> {
+        self.requeue((outbox_id, epoch), delay, error, false).await
+    }
+
+    async fn requeue(
+        &mut self,
+        (outbox_id, epoch): (OutboxId, i64),
+        delay: Duration,
+        error: &str,
+        counted: bool,
+    ) -> Result<bool> {
         let done = sqlx::query(
             "UPDATE outbox \
              SET state = 'queued', lease_until = NULL, owner = NULL, last_error = left($5, 1000), \
                  next_at = now() + $4 * interval '1 millisecond', \
-                 attempts = greatest(attempts - 1, 0) \
+                 attempts = CASE WHEN $6 THEN attempts ELSE greatest(attempts - 1, 0) END \
              WHERE tenant_id = $1 AND outbox_id = $2 AND epoch = $3 AND state = 'sending'",
         )
         .bind(self.tenant_id().as_uuid())
@@ -164,6 +161,7 @@ impl Tx {
         .bind(epoch)
         .bind(millis(delay))
         .bind(error)
+        .bind(counted)
         .execute(self.connection())
         .await?;
         Ok(done.rows_affected() == 1)
