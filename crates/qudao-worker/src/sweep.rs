@@ -2,7 +2,7 @@
 //! off), the answers to idempotency keys that are older than a day, and words that are older than
 //! their tenant keeps them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use metrics::counter;
 use qudao_core::{failpoint, people::RetentionCursor};
@@ -10,6 +10,11 @@ use rand::RngExt as _;
 use tokio::time;
 
 use crate::Shared;
+
+/// No platform repeats an event after a week; a day more for its clock.
+const EVENTS_KEPT: Duration = Duration::from_secs(8 * 24 * 3600);
+/// Rows that one sweep lets go of.
+const EVENTS_AT_A_TIME: u32 = 10_000;
 
 pub(crate) async fn run(shared: Arc<Shared>) {
     let every = shared.settings.sweep_every;
@@ -44,7 +49,20 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 tracing::warn!(%error, "cannot forget old idempotency keys");
             }
         }
+        sweep_channel_events(&shared).await;
         sweep_people(&shared, &mut retention).await;
+    }
+}
+
+async fn sweep_channel_events(shared: &Shared) {
+    match shared.core.store.forget_channel_events(EVENTS_KEPT, EVENTS_AT_A_TIME).await {
+        Ok(forgotten) => {
+            counter!("qudao_swept_total", "what" => "channel_events").increment(forgotten);
+        }
+        Err(error) => {
+            counter!("qudao_sweep_failures_total").increment(1);
+            tracing::warn!(%error, "cannot forget old events of channels");
+        }
     }
 }
 
