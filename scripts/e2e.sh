@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/await.sh
+. scripts/python-env.sh
 
 bin=target/debug
 model=${QUDAO_E2E_MODEL:-smollm2-135m-instruct}
@@ -111,10 +112,7 @@ sys.exit(any(model["state"] != "ready" for model in json.load(answer)["models"])
 await 180 "every model" ready
 
 venv=target/tools/openai-sdk
-# The build cache outlives the folder it was made from: scripts of an environment name that folder
-# in their first line and its python may be gone, so pip is run as a module and a dead one replaced.
-$venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
-$venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/openai-sdk/requirements.txt -r tests/openapi/requirements.txt
+python_env "$venv" tests/openai-sdk/requirements.txt tests/openapi/requirements.txt
 $venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model"
 
 # Generated requests, held against what /openapi.json says.

@@ -54,14 +54,23 @@ model() {
 
 e2e() { scripts/e2e.sh; }
 
-# Adapters, the kit and the SDKs against libraries and servers that others made.
+# Adapters, the kit and the SDKs against libraries and servers that others made. What a failed one
+# printed last is said again at the end, where it is looked for.
 peers() {
-    local run verdict=0
+    local run logs failures=()
+    logs=$(mktemp -d)
     for run in tests/peers/*/run.sh; do
         printf '%s\n' "-- $run" >&2
-        "$run" || { printf '%s\n' "-- $run FAILED" >&2; verdict=1; }
+        # Into a file: a pipe would wait for whoever it left running.
+        "$run" >"$logs/$(basename "$(dirname "$run")")" 2>&1 || failures+=("$run")
+        tail -n 1 "$logs/$(basename "$(dirname "$run")")" | cut -c 1-300 >&2
     done
-    return $verdict
+    for run in "${failures[@]}"; do
+        printf '%s\n' "-- $run FAILED:" >&2
+        tail -n 25 "$logs/$(basename "$(dirname "$run")")" | cut -c 1-600 >&2
+    done
+    rm -rf "$logs"
+    [ ${#failures[@]} -eq 0 ]
 }
 
 for name in "${parts[@]}"; do part "$name" "$name"; done

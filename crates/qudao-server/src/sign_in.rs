@@ -49,7 +49,7 @@ pub(crate) struct Accept {
     /// From the invitation.
     token: String,
     /// What they are called; 1 to 120 characters.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// 10 to 128 characters that are not easy to guess.
     #[schema(min_length = 10, max_length = 128)]

@@ -3,12 +3,12 @@
 # sign and seal is heard, what we seal they open, and what was changed on the way nobody takes.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
+. scripts/python-env.sh
 here=tests/peers/cn-signatures
 venv=target/tools/cn-signatures
 node=target/tools/cn-signatures-node
 
-$venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
-$venv/bin/python -m pip install --quiet --disable-pip-version-check -r $here/requirements.txt
+python_env "$venv" "$here/requirements.txt"
 mkdir -p $node
 cp $here/package.json $here/package-lock.json $here/oracle.cjs $node/
 (cd $node && npm ci --silent --no-audit --no-fund --ignore-scripts)

@@ -8,12 +8,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 . tests/peers/platform.sh
+. scripts/python-env.sh
 here=tests/peers/conversations
 
 for name in mail matrix cn-signatures; do
     venv=target/tools/$name
-    $venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
-    $venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/peers/$name/requirements.txt
+    python_env "$venv" "tests/peers/$name/requirements.txt"
 done
 
 export QUDAO_MATRIX_PORT=${QUDAO_MATRIX_PORT:-$(free_port)}

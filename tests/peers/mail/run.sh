@@ -3,10 +3,10 @@
 # TLS, with a person on the other side who reads and answers as mail programs do.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
+. scripts/python-env.sh
 here=tests/peers/mail
 venv=target/tools/mail
 
-$venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $venv
-$venv/bin/python -m pip install --quiet --disable-pip-version-check -r $here/requirements.txt
+python_env "$venv" "$here/requirements.txt"
 cargo build --quiet -p qudao-channels --example mailbox
 exec $venv/bin/python $here/check.py target/debug/examples/mailbox

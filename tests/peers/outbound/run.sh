@@ -2,12 +2,12 @@
 # What the adapters send, judged by the vendors' types and by an emulator made by others.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
+. scripts/python-env.sh
 here=$PWD/tests/peers/outbound
 tools=$PWD/target/tools/outbound
 
 venv=$tools/venv
-$venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+python_env "$venv" "$here/requirements.txt"
 mkdir -p "$tools/node"
 cp "$here/package.json" "$here/package-lock.json" "$tools/node/"
 (cd "$tools/node" && npm ci --silent --no-audit --no-fund --ignore-scripts)

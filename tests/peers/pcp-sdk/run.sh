@@ -3,12 +3,12 @@
 # npm, and against the conformance kit. The one in Rust is a test of qudao-pcp.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
+. scripts/python-env.sh
 here=tests/peers/pcp-sdk
 tools=$PWD/target/tools/pcp-sdk
 mkdir -p "$tools"
 
-[ -x "$tools/venv/bin/python" ] || python3 -m venv "$tools/venv"
-"$tools/venv/bin/pip" install --quiet --disable-pip-version-check -r $here/requirements.txt
+python_env "$tools/venv" "$here/requirements.txt"
 cp $here/package.json $here/package-lock.json $here/*.mjs "$tools/"
 (cd "$tools" && npm ci --silent --no-audit --no-fund)
 "$tools/node_modules/.bin/tsc" -p sdk/typescript --outDir "$tools/dist" --typeRoots "$tools/node_modules/@types"

@@ -34,7 +34,7 @@ const MAX_OVERLAP: Duration = Duration::from_secs(30 * 24 * 3600);
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateApiKey {
     /// What it is called; 1 to 120 characters.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// What it may do: `chat` (call models), `admin` (everything else), or parts of that such as
     /// `conversations:read`. `["chat"]` if left out. Nobody hands on what they do not have.

@@ -30,10 +30,10 @@ const MAX_REPLY_TOKENS: u32 = 65_536;
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateAssistant {
     /// What it is called; 1 to 120 characters.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// What it is told; 1 to 32,000 characters.
-    #[schema(min_length = 1, max_length = 32000, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 32000, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     system_prompt: String,
     /// What a person sees before they write; at most 2,000 characters.
     #[schema(max_length = 2000, pattern = r"^[^\x00]*$")]

@@ -29,21 +29,21 @@ const MAX_DOMAINS: usize = 64;
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateIdentityProvider {
     /// What members see on the button; 1 to 120 characters.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// Its address, exactly as its discovery document names it. It is asked before it is kept.
     #[schema(
         min_length = 1,
         max_length = 2000,
-        pattern = r"\S",
+        pattern = r"[^\s\x85]",
         example = "https://login.example.com"
     )]
     issuer: String,
     /// What it calls this platform.
-    #[schema(min_length = 1, max_length = 2000, pattern = r"\S")]
+    #[schema(min_length = 1, max_length = 2000, pattern = r"[^\s\x85]")]
     client_id: String,
     /// What proves to it that this is the platform. It is kept encrypted and not shown again.
-    #[schema(min_length = 1, max_length = 2000, pattern = r"\S")]
+    #[schema(min_length = 1, max_length = 2000, pattern = r"[^\s\x85]")]
     client_secret: String,
     /// What somebody new becomes: `admin`, `billing`, `editor`, `agent` or `viewer`. If left out,
     /// only members may come in.

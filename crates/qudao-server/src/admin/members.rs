@@ -96,7 +96,7 @@ pub(crate) struct MemberBody {
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateMember {
     /// What they are called.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: Option<String>,
     /// What they are.
     #[schema(pattern = "^(owner|admin|billing|editor|agent|viewer|rol_[0-9a-f]{32})$")]

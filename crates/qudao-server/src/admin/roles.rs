@@ -51,7 +51,7 @@ impl ToSchema for ScopeWord {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateRole {
     /// What it is called; 1 to 120 characters.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// What it may do. Nobody hands on what they do not have.
     #[schema(value_type = Vec<ScopeWord>, min_items = 1)]
@@ -63,7 +63,7 @@ pub(crate) struct CreateRole {
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateRole {
     /// What it is called.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: Option<String>,
     /// What it may do, for all who have it.
     #[schema(value_type = Option<Vec<ScopeWord>>, min_items = 1)]

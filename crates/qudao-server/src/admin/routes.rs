@@ -30,7 +30,7 @@ pub(crate) struct ModelName(String);
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateRoute {
     /// What it is called; 1 to 120 characters.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// The models, the preferred first; 1 to 20 names.
     #[schema(value_type = Vec<ModelName>, min_items = 1, max_items = 20)]

@@ -29,7 +29,7 @@ const MAX_CREDIT: Micros = Micros::new(1_000_000_000 * Micros::UNIT.get());
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateTenant {
     /// What it is called; 1 to 120 characters.
-    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// What it pays in; CNY if left out. Fixed for its life.
     #[schema(pattern = r"^[A-Z]{3}$")]

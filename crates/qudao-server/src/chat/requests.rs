@@ -62,7 +62,7 @@ pub(crate) struct PostMessage {
     #[schema(min_length = 1, max_length = 64, pattern = "^[!-~]+$")]
     id: String,
     /// 1 to 16,000 characters.
-    #[schema(min_length = 1, max_length = 16000, pattern = r"^[^\x00]*[^\s\x00][^\x00]*$")]
+    #[schema(min_length = 1, max_length = 16000, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     text: String,
 }
 
