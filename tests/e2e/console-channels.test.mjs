@@ -174,13 +174,13 @@ test('a web channel: its snippet puts the chat on the site, and the link opens i
   await page.locator('qudao-widget button').first().click();
   await page.locator('qudao-widget textarea').fill('Hello from the shop');
   await page.locator('qudao-widget textarea').press('Enter');
-  await page.locator('qudao-widget').getByText('echo: Hello from the shop', { exact: false }).waitFor();
+  await page.locator('qudao-widget .entry.assistant[data-key]').getByText('Hello from the shop').waitFor();
   await context.close();
 
   const [chat] = await Promise.all([mei.context.waitForEvent('page'), link('Open the chat page').click()]);
   await chat.locator('textarea').fill('Hello from the chat page');
   await chat.locator('textarea').press('Enter');
-  await chat.locator('.entry.assistant').getByText('echo: Hello from the chat page', { exact: false }).waitFor();
+  await chat.locator('.entry.assistant[data-key]').getByText('Hello from the chat page').waitFor();
   await chat.close();
 });
 
@@ -254,9 +254,9 @@ test('a partner’s endpoint is verified, and what was sent there can be sent ag
   await state.getByText('verified', { exact: true }).waitFor();
   // Whoever has a key can make events: this tells the partner of a new secret.
   assert.equal(await made.call('keys:rotate'), 200);
-  await until('the event arrived', () => bot.events.includes('key.rotated'));
+  await until('the event arrived', () => bot.events.includes('endpoint.key_rotated'));
   await mei.press('Refresh');
-  const delivery = mei.page.locator('[data-test="delivery-key.rotated"]').first();
+  const delivery = mei.page.locator('[data-test="delivery-endpoint.key_rotated"]').first();
   await until('it is seen', async () => {
     await mei.press('Refresh');
     return (await delivery.getByText('delivered').count()) > 0;

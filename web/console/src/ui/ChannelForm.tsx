@@ -25,7 +25,7 @@ export function NewChannel(): JSX.Element {
       <Heading>{words.chooseKind}</Heading>
       {kinds === null && <p class="muted" role="status">{all.loading}</p>}
       <ul class="kinds">
-        {kinds?.map((kind) => (
+        {[...(kinds ?? [])].sort(theirOwnLast).map((kind) => (
           <li key={kind.kind} class="card kind goes">
             <ChannelMark kind={kind.kind} />
             <div>
@@ -37,6 +37,11 @@ export function NewChannel(): JSX.Element {
       </ul>
     </section>
   );
+}
+
+/** What has to be programmed comes after what is there. */
+function theirOwnLast(one: ChannelKind, other: ChannelKind): number {
+  return Number(one.kind === 'partner') - Number(other.kind === 'partner');
 }
 
 function MakeChannel({ kind }: { kind: ChannelKind }): JSX.Element {

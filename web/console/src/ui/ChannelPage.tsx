@@ -175,7 +175,7 @@ function Site({ channel }: { channel: Channel }): JSX.Element {
       <div class="card">
         <h2>{words.chatPage}</h2>
         <p>{words.tryBody}</p>
-        <Copied label={words.chatPage} value={chat} test="chat" />
+        <Copied label={words.address} value={chat} test="chat" />
         <div class="actions">
           <a class="button strong" href={chat} target="_blank" rel="noopener">{words.tryIt}</a>
         </div>

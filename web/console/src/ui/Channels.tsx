@@ -102,12 +102,21 @@ export function StateTag({ channel }: { channel: Channel }): JSX.Element {
 }
 
 const MARKS: Record<string, string> = {
-  web: '◐', telegram: 'TG', slack: 'SL', whatsapp: 'WA', messenger: 'M', instagram: 'IG', email: '@', matrix: '[m]', feishu: '飞', wecom: '企', wechat: '微',
-  discord: 'DC', line: 'LN', dingtalk: '钉', partner: '⇄',
+  telegram: 'TG', slack: 'SL', whatsapp: 'WA', messenger: 'M', instagram: 'IG', email: '@', matrix: '[m]', feishu: '飞', wecom: '企', wechat: '微',
+  discord: 'DC', line: 'LN', dingtalk: '钉',
+};
+const DRAWN: Record<string, string> = {
+  web: 'M3.5 4.5h13v9h-7l-3.5 3v-3h-2.5zM7 8h6M7 10.5h4',
+  partner: 'M4 7h11m-3-3 3 3-3 3M16 13H5m3-3-3 3 3 3',
 };
 
 export function ChannelMark({ kind }: { kind: string }): JSX.Element {
-  return <span class={`kind-mark kind-${kind}`} aria-hidden="true">{MARKS[kind] ?? '·'}</span>;
+  const drawn = DRAWN[kind];
+  return (
+    <span class={`kind-mark kind-${kind}`} aria-hidden="true">
+      {drawn ? <svg class="icon" viewBox="0 0 20 20"><path d={drawn} /></svg> : (MARKS[kind] ?? '·')}
+    </span>
+  );
 }
 
 export function Chevron(): JSX.Element {

@@ -6,7 +6,7 @@ import { may } from '../scopes';
 import { fill, refusalWords } from '../words';
 import { useContactWords } from '../words/contacts';
 import { Back } from './Channels';
-import { ContactTags, contactName, Face, useChannelNames } from './Contacts';
+import { ContactTags, contactName, Face, Outside, useChannelNames } from './Contacts';
 import { useSession, useSurroundings, useTime } from './context';
 import { useList, useNames, useRead, useTenantPath, type Read } from './data';
 import { Confirm } from './Dialog';
@@ -103,6 +103,7 @@ function IdentityRow({ identity, channel, path, reload }: { identity: Identity; 
   const time = useTime();
   const act = useAct();
   const changes = may(useSession().scopes, 'contacts:write');
+  const [wanted, setWanted] = useState<boolean | null>(null);
   const { unreachable_at: unreachable, unsubscribed_at: unsubscribed } = identity;
   return (
     <li class="row" data-test="identity">
@@ -114,7 +115,7 @@ function IdentityRow({ identity, channel, path, reload }: { identity: Identity; 
         </p>
         <p class="muted dots">
           {identity.name && <span dir="auto">{identity.name}</span>}
-          <span class="mono">{identity.external_id}</span>
+          <Outside id={identity.external_id} />
           <span>{fill(words.knownSince, { date: time(identity.created_at) })}</span>
         </p>
         <Refused refusal={act.refusal} />
@@ -125,14 +126,15 @@ function IdentityRow({ identity, channel, path, reload }: { identity: Identity; 
             type="checkbox"
             role="switch"
             class="switch"
-            checked={unsubscribed === null}
-            disabled={act.busy}
+            checked={wanted ?? unsubscribed === null}
             onChange={(event) => {
               const subscribed = event.currentTarget.checked;
+              // Shown as it was asked for, until the server has said how it is.
+              setWanted(subscribed);
               void act.run(async () => {
                 await console.api.send('PATCH', `${path}/channels/${identity.channel_id}`, { subscribed });
                 await reload();
-              });
+              }).finally(() => setWanted(null));
             }}
           />
           <span>

@@ -71,7 +71,16 @@ export function contactName(words: ReturnType<typeof useContactWords>, contact: 
 /** A letter in the place of a picture. */
 export function Face({ contact }: { contact: Pick<Contact, 'id' | 'name'> }): JSX.Element {
   const shade = Number.parseInt(contact.id.slice(-1), 16) % 6;
-  return <span class={`face face-${Number.isNaN(shade) ? 0 : shade}`} aria-hidden="true">{contact.name ? [...contact.name.trim()][0]?.toUpperCase() : '?'}</span>;
+  return (
+    <span class={`face face-${Number.isNaN(shade) ? 0 : shade}`} aria-hidden="true">
+      {contact.name ? [...contact.name.trim()][0]?.toUpperCase() : <svg class="icon" viewBox="0 0 20 20"><path d="M10 3.5a3 3 0 1 0 0 6 3 3 0 0 0 0-6ZM4 16.5c.6-3 3-4.5 6-4.5s5.4 1.5 6 4.5" /></svg>}
+    </span>
+  );
+}
+
+/** A channel's own name of somebody may be a whole hash, of which ends are enough to be told apart. */
+export function Outside({ id }: { id: string }): JSX.Element {
+  return <span class="mono" title={id}>{id.length > 28 ? `${id.slice(0, 10)}…${id.slice(-6)}` : id}</span>;
 }
 
 function ContactRow({ contact, channelName }: { contact: Contact; channelName: (id: string) => string }): JSX.Element {

@@ -13,8 +13,9 @@ export function Lazy({ load }: { load: () => Promise<ComponentType> }): JSX.Elem
   }
   useEffect(fetchIt, []);
   useEffect(() => {
-    // Whoever was told of nothing yet hears the name of the page now.
-    if (Found && document.activeElement === document.body) document.querySelector<HTMLElement>('main h1')?.focus({ preventScroll: true });
+    const main = document.querySelector('main');
+    // Whoever comes to the page hears its name, unless they were faster and are in it already.
+    if (Found && main && !main.contains(document.activeElement)) main.querySelector<HTMLElement>('h1')?.focus({ preventScroll: true });
   }, [Found]);
   if (Found) return <Found />;
   if (!lost) return <p class="muted" role="status">{words.loading}</p>;

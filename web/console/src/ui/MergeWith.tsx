@@ -1,11 +1,13 @@
 /** Making two contacts one: who, what goes where, and why it is certain. */
 import type { JSX } from 'preact';
 import { useState } from 'preact/hooks';
-import type { Contact, ContactDetail } from '../protocol';
+import type { Contact, ContactDetail, Conversation, Page } from '../protocol';
+import { may } from '../scopes';
 import { fill } from '../words';
 import { useContactWords } from '../words/contacts';
-import { contactName, Face, useChannelNames, useFound } from './Contacts';
-import { useSurroundings, useTime } from './context';
+import { contactName, Face, Outside, useChannelNames, useFound } from './Contacts';
+import { useSession, useSurroundings, useTime } from './context';
+import { useRead, useTenantPath } from './data';
 import { Dialog } from './Dialog';
 import { Field, Form, Refused, TextField, useAct } from './form';
 import { Rows } from './parts';
@@ -103,7 +105,11 @@ function Preview({ contact, other, path, back, close, done }: PreviewProps): JSX
 function Side({ title, contact }: { title: string; contact: Contact }): JSX.Element {
   const words = useContactWords();
   const channelName = useChannelNames();
-  const time = useTime();
+  const path = useTenantPath();
+  const reads = may(useSession().scopes, 'conversations:read');
+  const identities = useRead<ContactDetail>(path(`/contacts/${contact.id}`)).value?.identities ?? [];
+  const conversations = useRead<Page<Conversation>>(reads ? path(`/conversations?contact=${contact.id}&limit=50`) : null).value;
+  const count = conversations ? `${conversations.data.length}${conversations.has_more ? '+' : ''}` : '…';
   return (
     <div class="card">
       <p class="card-name">{title}</p>
@@ -111,8 +117,15 @@ function Side({ title, contact }: { title: string; contact: Contact }): JSX.Elem
         <Face contact={contact} />
         <strong dir="auto">{contactName(words, contact)}</strong>
       </div>
-      <p class="muted">{contact.channels.map(channelName).join(' · ')}</p>
-      <p class="muted">{fill(words.since, { date: time(contact.created_at) })}</p>
+      <ul class="muted">
+        {identities.map((one) => (
+          <li key={`${one.channel_id} ${one.external_id}`} class="dots">
+            <span dir="auto">{channelName(one.channel_id)}</span>
+            <Outside id={one.external_id} />
+          </li>
+        ))}
+      </ul>
+      {reads && <p class="muted">{fill(words.mergeCount, { n: count })}</p>}
     </div>
   );
 }

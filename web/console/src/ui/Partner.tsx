@@ -220,6 +220,7 @@ function Log({ channel, changes }: PartnerProps): JSX.Element {
       setSent((await console.api.send<{ replayed: number }>('POST', `${path}/replay`, body)).replayed);
       await read(null);
     });
+  const anyDead = changes && (items?.some((item) => item.status === 'dead') ?? false);
   return (
     <div class="card" data-test="deliveries">
       <div class="section-head">
@@ -227,9 +228,11 @@ function Log({ channel, changes }: PartnerProps): JSX.Element {
           <h2>{words.log}</h2>
           <p class="muted">{words.logBody}</p>
         </div>
-        <button type="button" class="button small" onClick={() => void read(null)}>{words.refresh}</button>
+        <div class="filter">
+          <SelectField label={words.filter} pointer="" refusal={null} value={status} setValue={setStatus} options={[['', words.any], ...Object.entries(words.statuses)]} />
+          <button type="button" class="button" onClick={() => void read(null)}>{words.refresh}</button>
+        </div>
       </div>
-      <SelectField label={words.filter} pointer="" refusal={null} value={status} setValue={setStatus} options={[['', words.any], ...Object.entries(words.statuses)]} />
       <div role="status">
         {items === null && refusal === null && <p class="muted">{all.loading}</p>}
         {items?.length === 0 && <p class="muted">{status === '' ? words.logNone : words.logNoneSuch}</p>}
@@ -244,12 +247,12 @@ function Log({ channel, changes }: PartnerProps): JSX.Element {
           ))}
         </ul>
       )}
-      <div class="actions">
-        {next !== null && <button type="button" class="button small" onClick={() => void read(next)}>{all.more}</button>}
-        {changes && items?.some((item) => item.status === 'dead') && (
-          <button type="button" class="button small" disabled={act.busy} onClick={() => void again({ status: 'dead' })}>{words.againAll}</button>
-        )}
-      </div>
+      {(next !== null || anyDead) && (
+        <div class="actions">
+          {next !== null && <button type="button" class="button small" onClick={() => void read(next)}>{all.more}</button>}
+          {anyDead && <button type="button" class="button small" disabled={act.busy} onClick={() => void again({ status: 'dead' })}>{words.againAll}</button>}
+        </div>
+      )}
     </div>
   );
 }

@@ -123,6 +123,7 @@ export const en = {
   tryIt: 'Open the chat page',
   tryBody: 'Write to your assistant as a customer would.',
   chatPage: 'Chat page',
+  address: 'Address',
   missing: 'There is no such channel.',
   api: 'API',
   partner: {
@@ -309,6 +310,7 @@ const zh: ChannelWords = {
   tryIt: '打开聊天页面',
   tryBody: '像客户一样给您的助手留言。',
   chatPage: '聊天页面',
+  address: '地址',
   missing: '没有这个渠道。',
   api: 'API',
   partner: {
