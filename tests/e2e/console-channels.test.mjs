@@ -340,7 +340,7 @@ test('ratings are summed, and lead to what was said', async () => {
   await mei.page.locator('.said.user').getByText('Worth a 2').waitFor();
 });
 
-test('a viewer sees channels and may change none; an agent sees contacts and no channels’ buttons', async () => {
+test('a viewer sees channels and may change none; an agent reads contacts and may not merge them', async () => {
   const lin = await openConsole(browser, `#/invitation/${await invite(tenant, 'lin@example.com', 'viewer')}`, { viewport: PHONE, locale: 'zh-CN' });
   await lin.field('您的称呼').fill('林');
   await lin.field('密码').fill(PASSWORD);
@@ -363,6 +363,19 @@ test('a viewer sees channels and may change none; an agent sees contacts and no 
   }
   for (const path of ['contacts', 'ratings']) assert.equal(await lin.status(`${tenant.base}/${path}`), 403, path);
   await close(lin);
+
+  const bo = await openConsole(browser, `#/invitation/${await invite(tenant, 'bo@example.com', 'agent')}`);
+  await bo.accept('Bo');
+  await bo.heading('Hello, Bo');
+  const tabs = await bo.tabs();
+  assert.ok(tabs.includes('Contacts') && tabs.includes('Ratings'), tabs.join());
+  await bo.page.goto(consoleUrl(`#/contacts/${made.contact}`));
+  await bo.page.locator('[data-test=conversation] button').click();
+  await bo.page.locator('.said.user').getByText('It is me, on the web').waitFor();
+  await bo.page.locator('[data-test=identity]').getByText('wants news').waitFor();
+  assert.equal(await bo.page.getByRole('switch').count(), 0);
+  for (const name of ['Merge with another contact', 'Undo']) assert.equal(await bo.page.getByRole('button', { name }).count(), 0, name);
+  await close(bo);
 });
 
 test('axe finds nothing on these pages, which fit the narrowest phone, in both languages and colours', async () => {

@@ -80,3 +80,25 @@ function isSite(text: string): boolean {
 export function snippet(origin: string, key: string): string {
   return `<script src="${origin}/widget.js" data-key="${key}" async></script>`;
 }
+
+/** Sentences after each other: Chinese has no space between them. */
+export function sentences(texts: readonly string[], language: string): string {
+  return texts.filter((text) => text !== '').join(language === 'zh' ? '' : ' ');
+}
+
+const UNITS = [['day', 86_400_000], ['hour', 3_600_000], ['minute', 60_000]] as const;
+
+/** How long ago something was, roughly. */
+export function ago(iso: string, nowMs: number, language: string): string {
+  const since = Math.max(0, nowMs - Date.parse(iso));
+  const format = new Intl.RelativeTimeFormat(language === 'zh' ? 'zh-CN' : 'en', { numeric: 'auto' });
+  const [unit, length] = UNITS.find(([, ms]) => ms <= since) ?? ['second', Number.POSITIVE_INFINITY];
+  return format.format(-Math.floor(since / length), unit);
+}
+
+/** What is wrong with a channel, which begins with the name of a setting: its label is what people see. */
+export function labelled(fault: string, kind: ChannelKind | null, language: string): string {
+  const [, name, rest] = /^(\w+): (.*)$/s.exec(fault) ?? [];
+  const field = kind?.fields.find((one) => one.name === name);
+  return field ? `${language === 'zh' ? field.label_zh : field.label}: ${rest}` : fault;
+}

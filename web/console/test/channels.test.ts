@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { Refusal } from '../src/api';
-import { channelState, checkWeb, readForm, readValues, snippet } from '../src/channels';
+import { ago, channelState, checkWeb, labelled, readForm, readValues, sentences, snippet } from '../src/channels';
 import type { Channel, ChannelKind, KindField, Partner } from '../src/protocol';
 import { combine, good, percent } from '../src/ratings';
 import { detailWords, fieldWords, WORDS } from '../src/words';
@@ -22,6 +22,27 @@ describe('a channel', () => {
     expect(channelState(channel({ kind: 'partner', connected_at: null, partner: PARTNER }))).toBe('sandbox');
     expect(channelState(channel({ kind: 'partner', partner: { ...PARTNER, sandbox: false, endpoint: 'active' } }))).toBe('live');
     expect(channelState(channel({ kind: 'partner', partner: { ...PARTNER, endpoint: 'paused' } }))).toBe('fault');
+  });
+
+  it('has a fault under the name that people see', () => {
+    const kind = { fields: [{ name: 'imap_host', label: 'IMAP server', label_zh: 'IMAP 服务器' }] } as ChannelKind;
+    expect(labelled('imap_host: set one', kind, 'en')).toBe('IMAP server: set one');
+    expect(labelled('imap_host: set one', kind, 'zh')).toBe('IMAP 服务器: set one');
+    expect(labelled('other: set one', kind, 'en')).toBe('other: set one');
+    expect(labelled('imap_host: set one', null, 'en')).toBe('imap_host: set one');
+  });
+
+  it('was written to some time ago', () => {
+    const now = Date.parse('2026-11-28T20:00:00Z');
+    const at = (ms: number): string => new Date(now - ms).toISOString();
+    expect(ago(at(5000), now, 'en')).toBe('now');
+    expect(ago(at(-5000), now, 'en')).toBe('now');
+    expect(ago(at(8 * 60_000), now, 'en')).toBe('8 minutes ago');
+    expect(ago(at(8 * 60_000), now, 'zh')).toBe('8分钟前');
+    expect(ago(at(23.5 * 3_600_000), now, 'en')).toBe('23 hours ago');
+    expect(ago(at(3 * 86_400_000), now, 'zh')).toBe('3天前');
+    expect(sentences(['一。', '', '二。'], 'zh')).toBe('一。二。');
+    expect(sentences(['One.', 'Two.'], 'en')).toBe('One. Two.');
   });
 
   it('has a line for the pages of the business', () => {

@@ -31,7 +31,7 @@ use crate::{
 const AHEAD: usize = 4;
 const MAX_DAYS: u32 = 36_500;
 /// The longest text to look for, in characters.
-const MAX_SEARCH: usize = 200;
+pub(crate) const MAX_SEARCH: usize = 200;
 
 /// A contact.
 #[derive(Debug, Serialize, ToSchema)]

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const DEFAULT_DAYS: u32 = 30;
-const MAX_DAYS: u32 = 366;
+pub(crate) const MAX_DAYS: u32 = 366;
 const DEFAULT_LATEST: u32 = 20;
 
 /// Over how long, and how many one by one.

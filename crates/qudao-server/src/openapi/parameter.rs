@@ -7,7 +7,11 @@ use utoipa::openapi::{
     schema::{ObjectBuilder, Type},
 };
 
-use crate::{chat::session::MAX_CLIENT_ID, extract::MAX_PAGE};
+use crate::{
+    admin::{people::MAX_SEARCH, ratings::MAX_DAYS as MAX_RATED},
+    chat::session::MAX_CLIENT_ID,
+    extract::MAX_PAGE,
+};
 
 /// What a parameter of a path is, in words.
 pub(super) fn path_words(name: &str) -> &'static str {
@@ -30,6 +34,20 @@ pub(super) fn parameter(
         "limit" => {
             ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_PAGE))
         }
+        "days" => ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(MAX_RATED)),
+        "search" => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .max_length(Some(MAX_SEARCH))
+            .pattern(Some(r"^[^\x00]*$")),
+        "contact" => {
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^cnt_[0-9a-f]{32}$"))
+        }
+        "status" => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^(ready|sending|done|dead|expired)$")),
         // The client's own id of a message.
         "id" => ObjectBuilder::new()
             .schema_type(Type::String)

@@ -63,15 +63,17 @@ pub(crate) struct DeliveryList {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Replay {
     /// Ids of events, 500 at most.
+    #[schema(max_items = 500)]
     ids: Option<Vec<String>>,
     /// `dead` if left out; `done` and `expired` are the others.
+    #[schema(pattern = "^(done|dead|expired)$")]
     status: Option<String>,
     /// From when on, RFC 3339.
-    #[schema(value_type = Option<String>)]
-    since: Option<Timestamp>,
+    #[schema(format = DateTime)]
+    since: Option<String>,
     /// Until when, RFC 3339.
-    #[schema(value_type = Option<String>)]
-    until: Option<Timestamp>,
+    #[schema(format = DateTime)]
+    until: Option<String>,
 }
 
 /// How many events are sent again.
@@ -183,12 +185,18 @@ impl Replay {
         if ids.as_ref().is_some_and(|ids| 500 < ids.len()) {
             return Err(ApiError::field("/ids", "has 500 ids at most"));
         }
-        let wrong = || ApiError::field("/status", "has to be dead, done or expired");
         let status = match status.as_deref() {
-            None => PartnerState::Dead,
-            Some(text) => PartnerState::find(text).ok_or_else(wrong)?,
+            None | Some("dead") => PartnerState::Dead,
+            Some("done") => PartnerState::Done,
+            Some("expired") => PartnerState::Expired,
+            Some(_) => return Err(ApiError::field("/status", "has to be dead, done or expired")),
         };
-        Ok(Which { ids, status, between: (since, until) })
+        let time = |pointer: &'static str, text: Option<String>| {
+            let detail = "has to be a time such as 2030-01-01T00:00:00Z";
+            let time = text.map(|text| text.parse::<Timestamp>());
+            time.transpose().map_err(|_| ApiError::field(pointer, detail))
+        };
+        Ok(Which { ids, status, between: (time("/since", since)?, time("/until", until)?) })
     }
 }
 

@@ -647,7 +647,7 @@ async fn a_tenant_sees_a_partners_state_verifies_replays_and_revokes() {
         (&json!(true), &json!("none"), &json!(1))
     );
     let nowhere = ask("POST", "/partner-endpoint/verify", &Value::Null).await;
-    assert_eq!(refusal(&nowhere), (422, "endpoint_unverified".into()), "{}", nowhere.body);
+    assert_eq!(refusal(&nowhere), (409, "endpoint_unverified".into()), "{}", nowhere.body);
 
     let endpoint = Endpoint::listen(sent).await;
     let to = json!({ "endpoint_url": endpoint.url, "transport": "webhook" });
@@ -693,8 +693,7 @@ async fn a_tenant_sees_a_partners_state_verifies_replays_and_revokes() {
         .send("DELETE", &format!("{base}/partner-keys"), &bearer(&rival.api_key.reveal()), "")
         .await;
     assert_eq!(stranger.status, 404);
-    let acts =
-        "SELECT string_agg(action, ' ' ORDER BY seq) FROM audit_events WHERE action LIKE 'partner_%'";
+    let acts = "SELECT string_agg(action, ' ' ORDER BY seq) FROM audit_events WHERE action LIKE 'partner_%'";
     assert_eq!(
         world.db.psql(acts).trim(),
         "partner_endpoint.verify partner_endpoint.set partner_endpoint.verify \

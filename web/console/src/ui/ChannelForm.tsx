@@ -2,7 +2,7 @@
 import type { ComponentChildren, JSX } from 'preact';
 import { useRef, useState } from 'preact/hooks';
 import { Refusal } from '../api';
-import { checkWeb, isTried, readForm, readValues, type Values } from '../channels';
+import { checkWeb, isTried, readForm, readValues, sentences, type Values } from '../channels';
 import type { Channel, ChannelKind, KindField } from '../protocol';
 import { fieldWords, fill } from '../words';
 import { guideOf, useChannelWords, zhHelp } from '../words/channels';
@@ -173,7 +173,7 @@ export function EditChannel({ channel, kind, done }: { channel: Channel; kind: C
               options={assistants.map((one) => [one.id, one.name] as const)}
             />
           )}
-          <KindFields kind={kind} fields={kind.fields.filter((field) => !field.secret && isForPeople(field))} act={act} values={values} setValues={setValues} unfolded />
+          <KindFields kind={kind} fields={kind.fields.filter((field) => !field.secret && isForPeople(field))} act={act} values={values} setValues={setValues} />
           <Refused refusal={act.refusal} />
           <div class="actions">
             <a class="button" href={here}>{all.cancel}</a>
@@ -194,14 +194,15 @@ interface KindFieldsProps {
   act: Act;
   values: Values;
   setValues: (values: Values) => void;
-  unfolded?: boolean;
 }
 
-/** What a channel cannot do without, and the rest behind a fold. */
-function KindFields({ kind, fields, act, values, setValues, unfolded = false }: KindFieldsProps): JSX.Element {
+/** What a channel cannot do without and what is set, and the rest behind a fold. */
+function KindFields({ kind, fields, act, values, setValues }: KindFieldsProps): JSX.Element {
   const { words: all } = useSurroundings();
   const words = useChannelWords();
-  const isFirst = (field: KindField): boolean => field.required || unfolded || MOSTLY_NEEDED.includes(`${kind.kind}.${field.name}`);
+  // As the form was opened: no field moves while it is written in.
+  const [set] = useState(() => Object.keys(values).filter((name) => values[name] !== ''));
+  const isFirst = (field: KindField): boolean => field.required || set.includes(field.name) || MOSTLY_NEEDED.includes(`${kind.kind}.${field.name}`);
   const draw = (field: KindField): JSX.Element => (
     <KindInput
       key={field.name}
@@ -254,7 +255,7 @@ export function KindInput({ kind, field, refusal, value, setValue }: KindInputPr
   const words = useChannelWords();
   const label = useLabel()(field);
   const help = (language === 'zh' && zhHelp[`${kind}.${field.name}`]) || field.help;
-  const hint = [help, field.form === 'list' ? words.lines : ''].filter((text) => text !== '').join(' ');
+  const hint = sentences([help, field.form === 'list' ? words.lines : ''], language);
   const common = { label, pointer: pointerOf(field), refusal, ...(field.required && { mark: words.needed }), ...(hint !== '' && { hint }) };
   if (field.form === 'bool' || field.form === 'choice') {
     const choices = field.form === 'bool' ? ['true', 'false'] : field.choices;

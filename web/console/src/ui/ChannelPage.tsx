@@ -1,13 +1,13 @@
 /** One channel: how it is doing, what is set of it, and what to do next. */
 import type { JSX } from 'preact';
 import { useState } from 'preact/hooks';
-import { isTried, snippet } from '../channels';
+import { ago, isTried, labelled, sentences, snippet } from '../channels';
 import type { Channel, ChannelKind } from '../protocol';
 import { may } from '../scopes';
 import { detailWords, fill, refusalWords } from '../words';
 import { guideOf, useChannelWords, zhHelp } from '../words/channels';
 import { EditChannel, SecretField, tryCredentials, useLabel } from './ChannelForm';
-import { Back, ChannelMark, StateTag, useAssistantNames, useKindNames, useKinds } from './Channels';
+import { Back, ChannelMark, kindName, StateTag, useAssistantNames, useKinds } from './Channels';
 import { useSession, useSurroundings, useTime } from './context';
 import { useRead, useTenantPath } from './data';
 import { Confirm, CopyButton, Dialog } from './Dialog';
@@ -49,10 +49,9 @@ interface ShownProps {
 }
 
 function Shown({ channel, kind, changes, reload }: ShownProps): JSX.Element {
+  const { language } = useSurroundings();
   const words = useChannelWords();
-  const time = useTime();
   const assistant = useAssistantNames()(channel.assistant_id);
-  const kindName = useKindNames()(channel.kind);
   return (
     <section class="section">
       <Back href="#/channels">{words.back}</Back>
@@ -64,15 +63,15 @@ function Shown({ channel, kind, changes, reload }: ShownProps): JSX.Element {
               <span dir="auto">{channel.name}</span> <StateTag channel={channel} />
             </Heading>
             <p class="muted dots">
-              <span>{kindName}</span>
+              <span>{kind ? kindName(kind, language) : channel.kind}</span>
               {assistant && <span dir="auto">{fill(words.answeredBy, { name: assistant })}</span>}
-              <span>{channel.last_message_at ? fill(words.lastMessage, { date: time(channel.last_message_at) }) : words.noMessage}</span>
+              <span>{channel.last_message_at ? fill(words.lastMessage, { date: ago(channel.last_message_at, Date.now(), language) }) : words.noMessage}</span>
             </p>
           </div>
         </div>
         {changes && kind && <a class="button" href={`#/channels/${channel.id}/edit`}>{words.edit}</a>}
       </div>
-      {isTried(channel.kind) && <Connection channel={channel} changes={changes} reload={reload} />}
+      {isTried(channel.kind) && <Connection channel={channel} kind={kind} changes={changes} reload={reload} />}
       {channel.kind === 'web' && <Site channel={channel} />}
       {channel.partner && <PartnerCards channel={channel} partner={channel.partner} changes={changes} reload={reload} />}
       {isTried(channel.kind) && <NextSteps channel={channel} kind={kind} />}
@@ -82,8 +81,8 @@ function Shown({ channel, kind, changes, reload }: ShownProps): JSX.Element {
   );
 }
 
-function Connection({ channel, changes, reload }: Omit<ShownProps, 'kind'>): JSX.Element {
-  const { console, words: all } = useSurroundings();
+function Connection({ channel, kind, changes, reload }: ShownProps): JSX.Element {
+  const { console, language, words: all } = useSurroundings();
   const words = useChannelWords();
   const time = useTime();
   const path = useTenantPath()(`/channels/${channel.id}`);
@@ -104,7 +103,7 @@ function Connection({ channel, changes, reload }: Omit<ShownProps, 'kind'>): JSX
         {!act.busy && fault !== null && (
           <div class="banner bad" data-test="fault">
             <strong>{words.wrong}</strong>
-            <p>{detailWords(all, fault)}</p>
+            <p>{detailWords(all, labelled(fault, kind, language))}</p>
           </div>
         )}
         {!act.busy && fault === null && at !== null && (
@@ -261,7 +260,7 @@ function RotateSecret({ channel, kind, close, done }: { channel: Channel; kind: 
   const [overlap, setOverlap] = useState('s86400');
   const field = secrets.find(({ name }) => name === which);
   const help = (language === 'zh' && zhHelp[`${kind.kind}.${which}`]) || (field?.help ?? '');
-  const hint = [help, field?.required ? '' : words.rotateEmpty].filter((text) => text !== '').join(' ');
+  const hint = sentences([help, field?.required ? '' : words.rotateEmpty], language);
   async function submit(): Promise<void> {
     await console.api.send('PATCH', path, { secrets: { [which]: value.trim() }, secrets_overlap_s: Number(overlap.slice(1)) });
     if (channel.open && isTried(channel.kind)) await tryCredentials(console.api, path);

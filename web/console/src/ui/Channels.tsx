@@ -1,14 +1,14 @@
 /** Channels: the list, and the way to one of them. */
 import type { JSX } from 'preact';
 import { useMemo } from 'preact/hooks';
-import { channelState } from '../channels';
+import { ago, channelState, labelled } from '../channels';
 import type { Assistant, Channel, ChannelKind, Page } from '../protocol';
 import { may } from '../scopes';
 import { detailWords, fill } from '../words';
 import { useChannelWords, withDetails } from '../words/channels';
 import { ChannelPage } from './ChannelPage';
 import { NewChannel } from './ChannelForm';
-import { SurroundingsContext, useSession, useSurroundings, useTime } from './context';
+import { SurroundingsContext, useSession, useSurroundings } from './context';
 import { useList, useRead, useTenantPath } from './data';
 import { Heading, Rows } from './parts';
 
@@ -30,9 +30,9 @@ function List({ changes }: { changes: boolean }): JSX.Element {
   const words = useChannelWords();
   const path = useTenantPath();
   const channels = useList<Channel>(path('/channels'));
-  const nameOf = useKindNames();
+  const kinds = useKinds();
   const assistantOf = useAssistantNames();
-  const shown = channels.items.filter(isOwn);
+  const empty = channels.ready && channels.refusal === null && channels.more === null && !channels.items.some(isOwn);
   return (
     <section class="section">
       <div class="section-head">
@@ -40,17 +40,17 @@ function List({ changes }: { changes: boolean }): JSX.Element {
           <Heading>{words.title}</Heading>
           <p class="muted">{words.intro}</p>
         </div>
-        {changes && <a class="button strong" href="#/channels/new">{words.create}</a>}
+        {changes && !empty && <a class="button strong" href="#/channels/new">{words.create}</a>}
       </div>
-      {channels.ready && channels.refusal === null && shown.length === 0 && channels.more === null ? (
+      {empty ? (
         <div class="card empty">
           <ChannelMark kind="web" />
           <p>{changes ? words.none : words.noneToSee}</p>
-          {changes && <a class="button" href="#/channels/new">{words.create}</a>}
+          {changes && <a class="button strong" href="#/channels/new">{words.create}</a>}
         </div>
       ) : (
         <Rows list={channels} none="" filter={isOwn}>
-          {(channel) => <ChannelRow key={channel.id} channel={channel} kind={nameOf(channel.kind)} assistant={assistantOf(channel.assistant_id)} />}
+          {(channel) => <ChannelRow key={channel.id} channel={channel} kind={kinds?.find(({ kind }) => kind === channel.kind) ?? null} assistant={assistantOf(channel.assistant_id)} />}
         </Rows>
       )}
     </section>
@@ -60,10 +60,9 @@ function List({ changes }: { changes: boolean }): JSX.Element {
 /** The channel of the API is no place where customers write. */
 const isOwn = (channel: Channel): boolean => channel.kind !== 'api';
 
-function ChannelRow({ channel, kind, assistant }: { channel: Channel; kind: string; assistant: string | null }): JSX.Element {
-  const { words: all } = useSurroundings();
+function ChannelRow({ channel, kind, assistant }: { channel: Channel; kind: ChannelKind | null; assistant: string | null }): JSX.Element {
+  const { language, words: all } = useSurroundings();
   const words = useChannelWords();
-  const time = useTime();
   const wrong = whatIsWrong(words, channel);
   return (
     <li class={channel.open ? 'row goes' : 'row goes over'} data-test={`channel-${channel.name}`}>
@@ -74,12 +73,12 @@ function ChannelRow({ channel, kind, assistant }: { channel: Channel; kind: stri
           <StateTag channel={channel} />
         </p>
         <p class="muted dots">
-          <span>{kind}</span>
+          <span>{kind ? kindName(kind, language) : channel.kind}</span>
           {channel.account && <span dir="auto">{channel.account}</span>}
           {assistant && <span dir="auto">{fill(words.answeredBy, { name: assistant })}</span>}
-          <span>{channel.last_message_at ? fill(words.lastMessage, { date: time(channel.last_message_at) }) : words.noMessage}</span>
+          <span>{channel.last_message_at ? fill(words.lastMessage, { date: ago(channel.last_message_at, Date.now(), language) }) : words.noMessage}</span>
         </p>
-        {wrong !== '' && <p class="wrong">{detailWords(all, wrong)}</p>}
+        {wrong !== '' && <p class="wrong">{detailWords(all, labelled(wrong, kind, language))}</p>}
       </div>
       <Chevron />
     </li>
@@ -142,18 +141,6 @@ export function useKinds(): ChannelKind[] | null {
   const path = useTenantPath();
   const reads = may(useSession().scopes, 'channels:read');
   return useRead<{ data: ChannelKind[] }>(reads ? path('/channel-kinds') : null).value?.data ?? null;
-}
-
-/** What a kind of channel is called. */
-export function useKindNames(): (kind: string) => string {
-  const { language } = useSurroundings();
-  const words = useChannelWords();
-  const kinds = useKinds();
-  return (kind) => {
-    if (kind === 'api') return words.api;
-    const found = kinds?.find((one) => one.kind === kind);
-    return found ? kindName(found, language) : kind;
-  };
 }
 
 export function kindName(kind: ChannelKind, language: string): string {

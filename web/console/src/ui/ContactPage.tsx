@@ -102,14 +102,15 @@ function IdentityRow({ identity, channel, path, reload }: { identity: Identity; 
   const words = useContactWords();
   const time = useTime();
   const act = useAct();
-  const changes = may(useSession().scopes, 'contacts:write');
+  const { scopes } = useSession();
+  const [changes, readsChannels] = [may(scopes, 'contacts:write'), may(scopes, 'channels:read')];
   const [wanted, setWanted] = useState<boolean | null>(null);
   const { unreachable_at: unreachable, unsubscribed_at: unsubscribed } = identity;
   return (
     <li class="row" data-test="identity">
       <div class="row-text">
         <p class="row-title">
-          <a href={`#/channels/${identity.channel_id}`} class="plain" dir="auto">{channel}</a>
+          {readsChannels ? <a href={`#/channels/${identity.channel_id}`} class="plain" dir="auto">{channel}</a> : <span dir="auto">{channel}</span>}
           {unreachable === null ? <span class="tag good">{words.reachable}</span> : <span class="tag bad">{fill(words.unreachable, { date: time(unreachable) })}</span>}
           {!changes && <span class="tag">{unsubscribed === null ? words.subscribed : fill(words.unsubscribed, { date: time(unsubscribed) })}</span>}
         </p>

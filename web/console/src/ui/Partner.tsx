@@ -160,7 +160,7 @@ function Endpoint({ channel, partner, changes, reload }: PartnerProps): JSX.Elem
           {transport === 'webhook' && (
             <TextField label={words.url} hint={words.urlHint} pointer="/endpoint_url" refusal={saving.refusal} value={url} setValue={setUrl} />
           )}
-          <TextField label={words.publicKey} hint={words.publicKeyHint} pointer="/public_key" refusal={saving.refusal} value={publicKey} setValue={setPublicKey} />
+          <TextField label={words.publicKey} hint={channel.secrets_set.includes('partner_public_key') ? words.publicKeySet : words.publicKeyHint} pointer="/public_key" refusal={saving.refusal} value={publicKey} setValue={setPublicKey} />
           <Refused refusal={saving.refusal} />
           <Refused refusal={verifying.refusal} />
           <div role="status">{verified && <p class="banner good">{words.verified}</p>}</div>

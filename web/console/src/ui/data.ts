@@ -1,5 +1,5 @@
 /** What pages read from the server. */
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { Refusal } from '../api';
 import type { ApiKey, Member, Page, Role } from '../protocol';
 import { may } from '../scopes';
@@ -18,14 +18,19 @@ export function useRead<T>(path: string | null): Read<T> {
   const { api } = useSurroundings().console;
   const [value, setValue] = useState<T | null>(null);
   const [refusal, setRefusal] = useState<Refusal | null>(null);
+  // What was asked before and comes later than this is of no interest any more.
+  const wanted = useRef(path);
+  wanted.current = path;
   async function reload(): Promise<void> {
     if (path === null) return;
     try {
-      setValue(await api.get<T>(path));
+      const read = await api.get<T>(path);
+      if (wanted.current !== path) return;
+      setValue(read);
       setRefusal(null);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      setRefusal(error);
+      if (wanted.current === path) setRefusal(error);
     }
   }
   useEffect(() => void reload(), [path]);
@@ -48,15 +53,19 @@ export function useList<T>(path: string): Listed<T> {
   const [cursor, setCursor] = useState<string | null>(null);
   const [ready, setReady] = useState(false);
   const [refusal, setRefusal] = useState<Refusal | null>(null);
+  const wanted = useRef(path);
+  wanted.current = path;
   async function read(after: string | null): Promise<void> {
     const joint = path.includes('?') ? '&' : '?';
     try {
       const page = await api.get<Page<T>>(after === null ? path : `${path}${joint}cursor=${encodeURIComponent(after)}`);
+      if (wanted.current !== path) return;
       setItems((before) => (after === null ? page.data : [...before, ...page.data]));
       setCursor(page.has_more ? page.next_cursor : null);
       setRefusal(null);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
+      if (wanted.current !== path) return;
       setRefusal(error);
     }
     setReady(true);
