@@ -36,7 +36,7 @@ pub use keys::{
 pub use media::{MEDIA_GOOD_FOR, MediaLink};
 pub use metrics::METRICS;
 pub use postman::{Postman, PostmanHandle};
-pub use queue::{Place, Say, announce, say};
+pub use queue::{Asked, Place, Say, announce, say};
 pub use receive::{Received, Refused, Setting, receive};
 pub use rules::{BREAKER, GOOD_FOR};
 pub use sandbox::Refusal;

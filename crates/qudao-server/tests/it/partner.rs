@@ -30,6 +30,7 @@ use crate::{
 const CREDITS: i64 = 1_000_000_000;
 
 /// A partner with a channel.
+#[derive(Clone)]
 pub(crate) struct Partner {
     pub(crate) tenant: TestTenant,
     pub(crate) channel: ChannelId,
@@ -627,6 +628,43 @@ async fn a_tenant_makes_keys_and_a_green_report_lifts_the_sandbox() {
     assert_eq!((lifted.status, &lifted.body["sandbox"]), (200, &json!(false)), "{}", lifted.body);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_follows_the_channel_sees_each_answer_grow() {
+    let (script, prompter) = Script::prompted();
+    let world = world(Some(&script)).await;
+    let partner = world.partner().await;
+    let sql = format!(
+        "UPDATE partner_channels SET sandbox = false WHERE channel_id = '{}'",
+        partner.channel.as_uuid()
+    );
+    world.db.psql(&sql);
+    let path = format!("/v1/pcp/channels/{}/stream", partner.channel);
+    let mut stream = world.stream("GET", &path, &partner.bearer, "").await;
+    let event = message("room-1", "m-1", "Where is order 17?");
+    assert_eq!(world.report(&partner, "", &event).await.status, 202);
+    // A hint that came before the reader listened is lost: words are said until one is seen.
+    let frame = loop {
+        prompter.say("word ");
+        let waited = tokio::time::timeout(Duration::from_millis(300), stream.event()).await;
+        if let Ok(frame) = waited {
+            break frame.unwrap();
+        }
+    };
+    assert!(frame.starts_with("event: message.delta\ndata: "), "{frame}");
+    let data: Value = serde_json::from_str(frame.split_once("data: ").unwrap().1).unwrap();
+    assert_eq!(data["conversation"]["external_id"], "room-1", "{frame}");
+    assert!(data["append"].as_str().unwrap().contains("word"), "{frame}");
+    drop(prompter);
+    let whole = loop {
+        let frame = stream.event().await.unwrap();
+        if !frame.starts_with("event: message.delta") {
+            break frame;
+        }
+    };
+    assert!(whole.starts_with("id: 1\nevent: message.created\ndata: "), "{whole}");
+    assert!(whole.contains("word"), "{whole}");
+}
+
 /// Values that a field is not meant to have.
 fn odd(n: usize) -> Value {
     let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
@@ -647,14 +685,87 @@ fn odd(n: usize) -> Value {
     all[n % all.len()].clone()
 }
 
-/// Signed as they should be, and wrong in every other way: never a 5xx, and nothing dropped silently.
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
-    let world = world(None).await;
-    let partners = [world.partner().await, world.partner().await, world.partner().await];
-    let kinds =
+/// What is done to one of ten thousand events, beside the field that is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forgery {
+    /// It is signed as it should be.
+    None,
+    /// Some of the body is missing, under a signature of what is left.
+    Cut,
+    /// A byte was changed after it was signed.
+    Flipped,
+    /// The same JSON, written in another way.
+    Rewritten,
+    /// By the secret of another partner.
+    Stranger,
+    /// Ten minutes ago.
+    Old,
+    /// In ten minutes.
+    Early,
+    /// No signature.
+    Unsigned,
+}
+
+impl Forgery {
+    fn of(n: usize) -> Self {
+        match n % 16 {
+            9 => Self::Cut,
+            10 => Self::Flipped,
+            11 => Self::Rewritten,
+            12 => Self::Stranger,
+            13 => Self::Old,
+            14 => Self::Early,
+            15 => Self::Unsigned,
+            _ => Self::None,
+        }
+    }
+
+    /// The headers and the body as they come in.
+    fn forge(
+        self,
+        n: usize,
+        by: &Partner,
+        other: &Partner,
+        event: &Event,
+        body: String,
+    ) -> (String, String) {
+        let now = Timestamp::now();
+        let at = match self {
+            Self::Old => now - Duration::from_secs(600),
+            Self::Early => now + Duration::from_secs(600),
+            _ => now,
+        };
+        let mut cut = body.len() * (n % 7) / 7;
+        while !body.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let body = if self == Self::Cut { body[..cut].to_owned() } else { body };
+        let mut headers = signed(by, event, body.as_bytes(), at);
+        if self == Self::Stranger {
+            let theirs = Partner { secret: other.secret.clone(), ..by.clone() };
+            headers = signed(&theirs, event, body.as_bytes(), at);
+        }
+        if self == Self::Unsigned {
+            headers.truncate(headers.find("webhook-signature").unwrap());
+        }
+        let sent = match self {
+            Self::Flipped => body.replacen("\"spec\"", "\"spek\"", 1),
+            Self::Rewritten => format!(" {body}"),
+            _ => body,
+        };
+        (headers, sent)
+    }
+
+    fn is_refused(self) -> bool {
+        !matches!(self, Self::None | Self::Cut)
+    }
+}
+
+/// One of ten thousand: an event with one field of another kind or value.
+fn hostile(n: usize) -> (Event, String) {
+    const KINDS: [&str; 5] =
         ["message.created", "button.pressed", "message.read", "brand.new", "handoff.accepted"];
-    let pointers = [
+    const POINTERS: [&str; 15] = [
         "/data",
         "/data/message",
         "/data/message/parts",
@@ -671,37 +782,70 @@ async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
         "/channel_data",
         "/expires_at",
     ];
-    let mut taken = 0;
-    for n in 0..540 {
-        let partner = &partners[n % 3];
-        let mut event = message(&format!("room-{n}"), &format!("m-{n}"), "Hello");
-        event.kind = kinds[n % kinds.len()].to_owned();
-        event.channel_data = Some(json!(1));
-        event.seq = Some(1);
-        event.attribution = Some(qudao_pcp::Attribution::default());
-        event.expires_at = Some(Timestamp::now());
-        let mut hostile = serde_json::to_value(&event).unwrap();
-        let pointer = pointers[(n / 12) % pointers.len()];
-        match hostile.pointer_mut(pointer) {
-            Some(field) => *field = odd(n),
-            None => hostile[pointer.rsplit('/').next().unwrap()] = odd(n),
-        }
-        let mut body = hostile.to_string();
-        if n % 9 == 8 {
-            let mut cut = body.len() * (n % 7) / 7;
-            while !body.is_char_boundary(cut) {
-                cut -= 1;
+    let mut event = message(&format!("room-{n}"), &format!("m-{n}"), "Hello");
+    event.kind = KINDS[n % KINDS.len()].to_owned();
+    event.channel_data = Some(json!(1));
+    event.seq = Some(1);
+    event.attribution = Some(qudao_pcp::Attribution::default());
+    event.expires_at = Some(Timestamp::now());
+    let mut hostile = serde_json::to_value(&event).unwrap();
+    let pointer = POINTERS[(n / 12) % POINTERS.len()];
+    match hostile.pointer_mut(pointer) {
+        Some(field) => *field = odd(n),
+        None => hostile[pointer.rsplit('/').next().unwrap()] = odd(n),
+    }
+    (event, hostile.to_string())
+}
+
+/// Ten thousand: signed as they should be and wrong in every other way, or well and forged. Never a
+/// 5xx, nothing taken that was forged, and nothing of the others dropped silently.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
+    const EVENTS: usize = 10_000;
+    const PARTNERS: usize = 16;
+    let world = Arc::new(world(None).await);
+    let mut partners = Vec::new();
+    for _ in 0..PARTNERS {
+        partners.push(world.partner().await);
+    }
+    let partners = Arc::new(partners);
+    let mut tasks = tokio::task::JoinSet::new();
+    for first in 0..PARTNERS {
+        let (world, partners) = (Arc::clone(&world), Arc::clone(&partners));
+        tasks.spawn(async move {
+            let (partner, other) = (&partners[first], &partners[(first + 1) % PARTNERS]);
+            let path = format!("/v1/pcp/channels/{}/events", partner.channel);
+            let (mut taken, mut forged) = (0, 0);
+            for n in (first..EVENTS).step_by(PARTNERS) {
+                // Not the number itself: each partner would meet one forgery only.
+                let forgery = Forgery::of(n / PARTNERS);
+                let (event, body) = hostile(n);
+                let answer = loop {
+                    let (headers, body) = forgery.forge(n, partner, other, &event, body.clone());
+                    let answer = world.send("POST", &path, &headers, &body).await;
+                    if answer.status != 429 {
+                        break answer;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                };
+                assert!(answer.status < 500, "{}: {} {body}", answer.status, answer.body);
+                if forgery.is_refused() {
+                    assert!(
+                        (400..500).contains(&answer.status),
+                        "{forgery:?}: {} {body}",
+                        answer.body
+                    );
+                    forged += 1;
+                }
+                taken += usize::from(answer.status == 202);
             }
-            body.truncate(cut);
-        }
-        let headers = signed(partner, &event, body.as_bytes(), Timestamp::now());
-        let path = format!("/v1/pcp/channels/{}/events", partner.channel);
-        let answer = world.send("POST", &path, &headers, &body).await;
-        assert!(answer.status < 500, "{}: {} {body}", answer.status, answer.body);
-        if answer.status == 429 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        taken += usize::from(answer.status == 202);
+            (taken, forged)
+        });
+    }
+    let (mut taken, mut forged) = (0, 0);
+    while let Some(of_one) = tasks.join_next().await {
+        let of_one = of_one.unwrap();
+        (taken, forged) = (taken + of_one.0, forged + of_one.1);
     }
     let kept: usize = world
         .db
@@ -709,5 +853,6 @@ async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
         .parse()
         .unwrap();
     assert_eq!(kept, taken);
-    assert!(50 < taken, "{taken}");
+    assert!(1_000 < taken, "{taken}");
+    assert!(3_000 < forged, "{forged}");
 }
