@@ -92,12 +92,13 @@ export class Chat {
     if (offline) this.networkIsCut = true;
     await this.context.setOffline(offline);
   }
-  async screenshot(name) {
+  /** `whole` takes what is below the fold, too. */
+  async screenshot(name, whole = false) {
     const folder = process.env.QUDAO_SCREENSHOTS;
     if (!folder) return;
     mkdirSync(folder, { recursive: true });
     await this.page.waitForTimeout(300);
-    await this.page.screenshot({ path: join(folder, `${name}.png`) });
+    await this.page.screenshot({ path: join(folder, `${name}.png`), fullPage: whole });
   }
   close() {
     return this.context.close();

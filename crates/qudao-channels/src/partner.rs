@@ -31,7 +31,8 @@ use queue::say_with;
 
 pub use courier::{Courier, Posted};
 pub use keys::{
-    Keys, NewKeys, PUBLIC_KEY, SIGNING_KEY, SIGNING_SECRET, keep_keys, rotate, set_endpoint,
+    Keys, NewKeys, PUBLIC_KEY, SIGNING_KEY, SIGNING_SECRET, drop_keys, keep_keys, rotate,
+    set_endpoint,
 };
 pub use media::{MEDIA_GOOD_FOR, MediaLink};
 pub use metrics::METRICS;

@@ -7,11 +7,13 @@ use crate::{
         assistants::{AssistantBody, CreateAssistant},
         audit::AuditBody,
         books::{Entry, Usage},
-        channels::{ChannelBody, ChannelKindList, Connected, CreateChannel, UpdateChannel},
+        channel_kinds::ChannelKindList,
+        channels::{ChannelBody, Connected, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
         merges::{MergeBody, MergeContacts, MergeList, Subscription},
         people::{ContactBody, ContactDetail, EraseTenant, Erasure, UpdateTenant},
         plugins::{PluginList, Reloaded},
+        ratings::Ratings,
         routes::{CreateRoute, RouteBody},
         tenants::{AddCredit, CreateTenant, Credit, TenantBody, WalletBody},
     },
@@ -254,6 +256,7 @@ pub(crate) fn subscribe_contact() -> Doc {
 pub(crate) fn list_conversations() -> Doc {
     Doc::new("Conversations", "List the conversations")
         .paged()
+        .query("contact", "The id of a contact: only theirs.")
         .lists::<ConversationBody>("The conversations, the newest first.")
 }
 
@@ -261,6 +264,14 @@ pub(crate) fn list_messages() -> Doc {
     Doc::new("Conversations", "Read a conversation")
         .paged()
         .lists::<MessageBody>("The messages, the oldest first.")
+}
+
+pub(crate) fn read_ratings() -> Doc {
+    Doc::new("Conversations", "Read how conversations were")
+        .query("days", "Over so many days, 1 to 366; 30 if left out.")
+        .query("limit", "At most so many of the last ones, 1 to 200; 20 if left out.")
+        .returns::<Ratings>(200, "What people said, by channel, and the last ratings.")
+        .fails(&[Code::InvalidQuery])
 }
 
 pub(crate) fn audit() -> Doc {
@@ -320,6 +331,7 @@ pub(crate) fn list_contacts() -> Doc {
     Doc::new("Contacts", "List the contacts")
         .about("Erased ones too: an id and times are what is left of them.")
         .paged()
+        .query("search", "Only those whose name or id, here or on a channel, holds this text.")
         .lists::<ContactBody>("The contacts, the newest first.")
 }
 

@@ -183,17 +183,26 @@ fn tenant_endpoints(api: &mut Endpoints) {
     let connect = "/v1/tenants/{tenant_id}/channels/{channel_id}/connect";
     api.post(connect, write, admin::channels::connect, docs::connect_channel());
     let kinds = "/v1/tenants/{tenant_id}/channel-kinds";
-    api.get(kinds, read, admin::channels::kinds, docs::list_channel_kinds());
+    api.get(kinds, read, admin::channel_kinds::list, docs::list_channel_kinds());
     let keys = "/v1/tenants/{tenant_id}/channels/{channel_id}/partner-keys";
     api.post(keys, write, admin::partners::create_keys, docs::create_partner_keys());
+    api.delete(keys, write, admin::partners::revoke_keys, docs::revoke_partner_keys());
     let endpoint = "/v1/tenants/{tenant_id}/channels/{channel_id}/partner-endpoint";
     api.put(endpoint, write, admin::partners::set_endpoint, docs::set_partner_endpoint());
+    let verify = "/v1/tenants/{tenant_id}/channels/{channel_id}/partner-endpoint/verify";
+    api.post(verify, write, admin::partners::verify_endpoint, docs::verify_partner_endpoint());
+    let deliveries = "/v1/tenants/{tenant_id}/channels/{channel_id}/deliveries";
+    api.get(deliveries, read, admin::partners::deliveries, docs::list_partner_deliveries());
+    let replay = "/v1/tenants/{tenant_id}/channels/{channel_id}/deliveries/replay";
+    api.post(replay, write, admin::partners::replay, docs::replay_partner_deliveries());
 
     let read = Tenant(Scope::ConversationsRead);
     let conversations = "/v1/tenants/{tenant_id}/conversations";
     api.get(conversations, read, admin::conversations::list, docs::list_conversations());
     let messages = "/v1/tenants/{tenant_id}/conversations/{conversation_id}/messages";
     api.get(messages, read, admin::conversations::messages, docs::list_messages());
+    let ratings = "/v1/tenants/{tenant_id}/ratings";
+    api.get(ratings, read, admin::ratings::read, docs::read_ratings());
 
     let audit = "/v1/tenants/{tenant_id}/audit-events";
     api.get(audit, Tenant(Scope::AuditRead), admin::audit::list, docs::audit());

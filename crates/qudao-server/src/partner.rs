@@ -56,7 +56,7 @@ pub(crate) async fn admit(request: &HttpRequest, token: &str) -> Result<PartnerD
     Ok(PartnerDoor { tenant_id, channel_id, setup, partner })
 }
 
-fn unreadable(error: &qudao_core::channel::setup::SetupError) -> ApiError {
+pub(crate) fn unreadable(error: &qudao_core::channel::setup::SetupError) -> ApiError {
     tracing::warn!(%error, "the settings of a partner's channel cannot be read");
     ApiError::new(Code::Unavailable, "the channel's settings cannot be read")
 }

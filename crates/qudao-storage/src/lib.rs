@@ -39,7 +39,9 @@ pub use admin::{
     api_keys::{ApiKeyRecord, KeyHolder, NewApiKey},
     assistants::{Assistant, NewAssistant, NewRoute, Route},
     channel_setups::ChannelSetup,
-    channels::{ChannelChange, ChannelDoor, ChannelRecord, NewChannel, SealedSecrets},
+    channels::{
+        ChannelActivity, ChannelChange, ChannelDoor, ChannelRecord, NewChannel, SealedSecrets,
+    },
     identity_providers::{IdentityProvider, NewIdentityProvider},
     invitations::{Invitation, NewInvitation},
     members::{Lock, Member, NewMember},
@@ -68,8 +70,8 @@ pub use partner::{
     PartnerState, PartnerThread,
 };
 pub use people::{
-    Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link, Merge, Merged,
-    NewMerge, TABLES, TableRule, Unfinished,
+    Calling, Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link,
+    Merge, Merged, NewMerge, TABLES, TableRule, Unfinished,
 };
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};
@@ -77,7 +79,7 @@ pub use sealed::{SEALED, SealedColumn};
 pub use store::{PlatformTx, Store, StoreSettings, Tx};
 pub use timeline::{TimelineCursor, TimelineItem, TimelineRole};
 pub use turn::{Commit, CommitTurn, EndTurn, Hold, HoldTurn};
-pub use visitors::{NewUpload, UploadedBytes};
+pub use visitors::{NewUpload, Rating, RatingCount, UploadedBytes};
 
 /// What a storage function returns.
 pub type Result<T, E = StorageError> = std::result::Result<T, E>;

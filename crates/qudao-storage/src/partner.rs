@@ -296,7 +296,7 @@ impl Tx {
     }
 }
 
-fn read_channel(row: &PgRow) -> Result<PartnerChannel, sqlx::Error> {
+pub(crate) fn read_channel(row: &PgRow) -> Result<PartnerChannel, sqlx::Error> {
     let Json(capabilities) = row.try_get("capabilities")?;
     Ok(PartnerChannel {
         sandbox: row.try_get("sandbox")?,

@@ -52,6 +52,17 @@ pub struct Identity {
     pub unsubscribed_at: Option<Timestamp>,
 }
 
+/// A contact in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calling {
+    /// Which.
+    pub id: ContactId,
+    /// What the person called themselves last, on any channel.
+    pub name: Option<String>,
+    /// Where they write.
+    pub channels: Vec<ChannelId>,
+}
+
 /// What the first step of an erasure found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fence {
@@ -78,18 +89,32 @@ const CONTACT: &str = "contact_id, app.micros(created_at) AS created_at, \
 
 impl Tx {
     /// The tenant's contacts, the newest first. Erased ones too, without anything that they said.
+    /// `search` leaves those whose name or id, here or on a channel, holds the text; capitals do
+    /// not matter.
     ///
     /// # Errors
     /// [`StorageError::BadCursor`] and others.
-    pub async fn list_contacts(&mut self, page: &Page) -> Result<Listing<Contact>> {
+    pub async fn list_contacts(
+        &mut self,
+        page: &Page,
+        search: Option<&str>,
+    ) -> Result<Listing<Contact>> {
+        let id = search.and_then(|text| text.parse::<ContactId>().ok());
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "SELECT {CONTACT} FROM contacts \
+            "SELECT {CONTACT} FROM contacts c \
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR contact_id < $2) \
+               AND ($4::text IS NULL OR contact_id = $5 OR EXISTS ( \
+                   SELECT 1 FROM identities i \
+                   WHERE i.tenant_id = $1 AND i.contact_id = c.contact_id \
+                     AND (strpos(lower(i.name), lower($4)) > 0 \
+                          OR strpos(lower(i.external_id), lower($4)) > 0))) \
              ORDER BY contact_id DESC LIMIT $3"
         )))
         .bind(self.tenant_id().as_uuid())
         .bind(page.after_id()?)
         .bind(page.probe_limit())
+        .bind(search)
+        .bind(id.map(ContactId::as_uuid))
         .fetch_all(self.connection())
         .await?;
         let items = rows.iter().map(read_contact).collect::<Result<Vec<_>, _>>()?;
@@ -109,6 +134,33 @@ impl Tx {
         .fetch_optional(self.connection())
         .await?;
         Ok(row.as_ref().map(read_contact).transpose()?)
+    }
+
+    /// What these contacts call themselves and where they write, in any order. None of those who
+    /// have no identity.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn callings(&mut self, ids: &[ContactId]) -> Result<Vec<Calling>> {
+        let ids: Vec<_> = ids.iter().map(|id| id.as_uuid()).collect();
+        let rows = sqlx::query(
+            "SELECT contact_id, array_agg(DISTINCT channel_id) AS channels, \
+                    (array_agg(name ORDER BY created_at DESC) FILTER (WHERE name <> ''))[1] AS name \
+             FROM identities WHERE tenant_id = $1 AND contact_id = ANY ($2) GROUP BY contact_id",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(ids)
+        .fetch_all(self.connection())
+        .await?;
+        let read = |row: &PgRow| {
+            let channels: Vec<_> = row.try_get("channels")?;
+            Ok(Calling {
+                id: row::id(row, "contact_id", ContactId::from_uuid)?,
+                name: row.try_get("name")?,
+                channels: channels.into_iter().map(ChannelId::from_uuid).collect(),
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// How channels call a contact; none after its erasure.

@@ -126,19 +126,25 @@ impl Tx {
         Ok(row.as_ref().map(read_conversation).transpose()?)
     }
 
-    /// The tenant's conversations, the newest first.
+    /// The tenant's conversations, or those of one contact, the newest first.
     ///
     /// # Errors
     /// [`StorageError::BadCursor`](crate::StorageError) and others.
-    pub async fn list_conversations(&mut self, page: &Page) -> Result<Listing<Conversation>> {
+    pub async fn list_conversations(
+        &mut self,
+        page: &Page,
+        of: Option<ContactId>,
+    ) -> Result<Listing<Conversation>> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "SELECT {CONVERSATION} FROM conversations \
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR conversation_id < $2) \
+               AND ($4::uuid IS NULL OR contact_id = $4) \
              ORDER BY conversation_id DESC LIMIT $3"
         )))
         .bind(self.tenant_id().as_uuid())
         .bind(page.after_id()?)
         .bind(page.probe_limit())
+        .bind(of.map(ContactId::as_uuid))
         .fetch_all(self.connection())
         .await?;
         let items = rows.iter().map(read_conversation).collect::<Result<Vec<_>, _>>()?;

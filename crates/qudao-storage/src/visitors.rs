@@ -1,9 +1,10 @@
 //! What visitors of a web page leave beside messages: files, and how they liked it.
 
-use qudao_domain::{ChannelId, ConversationId, MediaId};
-use sqlx::Row as _;
+use jiff::Timestamp;
+use qudao_domain::{ChannelId, ContactId, ConversationId, MediaId};
+use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{Result, Tx};
+use crate::{Result, Tx, row};
 
 /// A file that somebody sent.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +34,87 @@ pub struct UploadedBytes {
     pub channel: u64,
 }
 
+/// How conversations of a channel were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RatingCount {
+    /// Where.
+    pub channel_id: ChannelId,
+    /// How often each score was given: 1 first, 5 last.
+    pub scores: [i64; 5],
+}
+
+/// How one conversation was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rating {
+    /// Which.
+    pub conversation_id: ConversationId,
+    /// Where.
+    pub channel_id: ChannelId,
+    /// In whose words.
+    pub contact_id: ContactId,
+    /// 1 to 5.
+    pub score: u8,
+    /// When they said so.
+    pub at: Timestamp,
+}
+
 impl Tx {
+    /// How often each score was given in the last `days`, for each channel that has one.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn count_ratings(&mut self, days: u32) -> Result<Vec<RatingCount>> {
+        let rows = sqlx::query(
+            "SELECT channel_id, array_agg(given ORDER BY score) AS scores FROM ( \
+                 SELECT r.channel_id, s.score, count(*) FILTER (WHERE r.score = s.score) AS given \
+                 FROM ratings r CROSS JOIN generate_series(1, 5) AS s (score) \
+                 WHERE r.tenant_id = $1 AND now() - $2 * interval '1 day' < r.rated_at \
+                 GROUP BY r.channel_id, s.score) counted \
+             GROUP BY channel_id ORDER BY channel_id DESC",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(f64::from(days))
+        .fetch_all(self.connection())
+        .await?;
+        let read = |row: &PgRow| {
+            let scores: Vec<i64> = row.try_get("scores")?;
+            Ok(RatingCount {
+                channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
+                scores: scores.try_into().unwrap_or_default(),
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// The last ratings, the newest first.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn latest_ratings(&mut self, days: u32, limit: u32) -> Result<Vec<Rating>> {
+        let rows = sqlx::query(
+            "SELECT conversation_id, r.channel_id, contact_id, score, \
+                    app.micros(rated_at) AS rated_at \
+             FROM ratings r JOIN conversations v USING (tenant_id, conversation_id) \
+             WHERE tenant_id = $1 AND now() - $2 * interval '1 day' < rated_at \
+             ORDER BY rated_at DESC, conversation_id LIMIT $3",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(f64::from(days))
+        .bind(i64::from(limit))
+        .fetch_all(self.connection())
+        .await?;
+        let read = |row: &PgRow| {
+            Ok(Rating {
+                conversation_id: row::id(row, "conversation_id", ConversationId::from_uuid)?,
+                channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
+                contact_id: row::id(row, "contact_id", ContactId::from_uuid)?,
+                score: u8::try_from(row.try_get::<i16, _>("score")?).unwrap_or_default(),
+                at: row::time(row, "rated_at")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
     /// How much is kept of what was sent. `conversation_id` is `None` before anything was said.
     ///
     /// # Errors

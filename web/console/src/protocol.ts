@@ -106,3 +106,153 @@ export interface SignInOption {
   name: string;
   url: string;
 }
+
+export interface Assistant {
+  id: string;
+  name: string;
+}
+
+/** One setting of a kind of channel. */
+export interface KindField {
+  name: string;
+  label: string;
+  label_zh: string;
+  help: string;
+  secret: boolean;
+  required: boolean;
+  form: 'text' | 'url' | 'number' | 'bool' | 'list' | 'choice';
+  choices: string[];
+}
+
+export interface ChannelKind {
+  kind: string;
+  name: string;
+  name_zh: string;
+  inbound: boolean;
+  fields: KindField[];
+}
+
+export interface Partner {
+  sandbox: boolean;
+  transport: string;
+  endpoint: 'none' | 'unverified' | 'active' | 'paused' | 'disabled';
+  failures: number;
+  keys: number;
+  last_cursor: string;
+  acked_cursor: string;
+}
+
+export interface Channel {
+  id: string;
+  name: string;
+  kind: string;
+  public_key: string | null;
+  chat_path: string | null;
+  inbound_path: string | null;
+  assistant_id: string | null;
+  locale: string;
+  open: boolean;
+  created_at: string;
+  settings: Record<string, unknown>;
+  secrets_set: string[];
+  account: string | null;
+  connected_at: string | null;
+  fault: string | null;
+  last_message_at: string | null;
+  partner: Partner | null;
+}
+
+export interface PartnerKeys {
+  bearer_key: string | null;
+  signing_secret: string | null;
+  key_id: string;
+  old_keys_valid_for_s: number;
+}
+
+export interface Delivery {
+  cursor: string;
+  event_id: string;
+  type: string;
+  conversation: string;
+  status: 'ready' | 'sending' | 'done' | 'dead' | 'expired';
+  attempts: number;
+  replayed: boolean;
+  last_status: number | null;
+  last_error: string | null;
+  response: string | null;
+  receipt: string | null;
+  created_at: string;
+  next_attempt_at: string | null;
+}
+
+export interface Deliveries {
+  data: Delivery[];
+  next: string | null;
+}
+
+export interface Contact {
+  id: string;
+  created_at: string;
+  erase_asked_at: string | null;
+  erased_at: string | null;
+  merged_into: string | null;
+  name: string | null;
+  channels: string[];
+}
+
+export interface Identity {
+  channel_id: string;
+  external_id: string;
+  created_at: string;
+  name: string | null;
+  unreachable_at: string | null;
+  unsubscribed_at: string | null;
+}
+
+export interface ContactDetail extends Contact {
+  identities: Identity[];
+  attribution: Record<string, unknown> | null;
+}
+
+export interface Conversation {
+  id: string;
+  channel_id: string;
+  contact_id: string;
+  messages_in: number;
+  messages_answered: number;
+  messages_out: number;
+  created_at: string;
+}
+
+export interface Message {
+  key: string;
+  role: 'user' | 'assistant' | 'notice';
+  state: string;
+  text: string;
+  at: string;
+}
+
+export interface Merge {
+  id: string;
+  into: string;
+  from: string;
+  evidence: string;
+  made_by: string;
+  consent: string;
+  made_at: string;
+  undone_at: string | null;
+}
+
+export interface Rating {
+  conversation_id: string;
+  channel_id: string;
+  contact_id: string;
+  score: number;
+  at: string;
+}
+
+export interface Ratings {
+  days: number;
+  data: { channel_id: string; count: number; good: number; scores: number[] }[];
+  latest: Rating[];
+}

@@ -32,7 +32,14 @@ export function may(words: readonly string[], scope: Scope): boolean {
   return words.includes(scope) || (scope !== 'chat' && words.includes('admin'));
 }
 
-const OPENED_BY: Partial<Record<PageName, Scope>> = { members: 'members:read', keys: 'keys:read', audit: 'audit:read' };
+const OPENED_BY: Partial<Record<PageName, Scope>> = {
+  channels: 'channels:read',
+  contacts: 'contacts:read',
+  ratings: 'conversations:read',
+  members: 'members:read',
+  keys: 'keys:read',
+  audit: 'audit:read',
+};
 
 /** The pages that whoever has these scopes can use. */
 export function pagesFor(words: readonly string[]): PageName[] {

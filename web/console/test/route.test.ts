@@ -13,6 +13,14 @@ describe('the address', () => {
     expect(readRoute('#/constructor')).toEqual({ page: 'home' });
   });
 
+  it('names a thing of a page, and a part of it', () => {
+    expect(readRoute('#/channels/chn_1')).toEqual({ page: 'channels', item: 'chn_1' });
+    expect(readRoute('#/channels/new/telegram')).toEqual({ page: 'channels', item: 'new', part: 'telegram' });
+    expect(readRoute('#/contacts/cnt_1/cnv_2/more')).toEqual({ page: 'contacts', item: 'cnt_1', part: 'cnv_2' });
+    expect(readRoute('#/contacts/')).toEqual({ page: 'contacts' });
+    expect(readRoute('#/nowhere/chn_1')).toEqual({ page: 'home' });
+  });
+
   it('names the tenant to sign in to', () => {
     expect(readRoute(`#/${TENANT}`)).toEqual({ page: 'sign-in', tenant: TENANT });
     expect(readRoute('#/sign-in')).toEqual({ page: 'sign-in', tenant: null });

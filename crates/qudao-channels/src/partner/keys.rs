@@ -146,6 +146,20 @@ pub async fn keep_keys(
     tx.add_partner_key(id, &SecretHash::of(&keys.bearer)).await
 }
 
+/// Removes the signing keys of a channel at once.
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn drop_keys(tx: &mut Tx, core: &Core, id: ChannelId) -> Result<(), StorageError> {
+    let now = core.clock.now();
+    change(tx, core, id, &[], |secrets| {
+        for name in [SIGNING_SECRET, SIGNING_KEY, PUBLIC_KEY] {
+            secrets.set(name, "", Duration::ZERO, now);
+        }
+    })
+    .await
+}
+
 /// Sets where a partner takes its events, how, and what it signs with besides the shared secret.
 ///
 /// # Errors

@@ -6,17 +6,20 @@ use actix_web::{HttpResponse, web};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use qudao_core::channel::{
-    config::{Field, FieldForm, Manifest},
+    config::Manifest,
     secrets::Secrets,
     setup::{INBOUND, SetupError},
 };
 use qudao_domain::{AssistantId, ChannelId, TenantId, key, state::ChannelKind, text::Name};
-use qudao_storage::{ChannelChange, ChannelRecord, NewChannel, SealedSecrets};
+use qudao_storage::{
+    ChannelActivity, ChannelChange, ChannelRecord, Listing, NewChannel, SealedSecrets,
+    StorageError, Tx,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{List, dangling, in_tenant, page, parse_locale};
+use super::{List, dangling, in_tenant, page, parse_locale, partners::PartnerBody};
 use crate::{
     access::TenantScope,
     act::{Act, change},
@@ -169,10 +172,17 @@ pub(crate) struct ChannelBody {
     connected_at: Option<Timestamp>,
     /// What is wrong with them, and what to do.
     fault: Option<String>,
+    /// When somebody wrote there last, as far as its newest thousand conversations tell.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_message_at: Option<Timestamp>,
+    /// How a partner's channel is doing.
+    partner: Option<PartnerBody>,
 }
 
-impl From<ChannelRecord> for ChannelBody {
-    fn from(channel: ChannelRecord) -> Self {
+impl ChannelBody {
+    fn of(channel: ChannelRecord, activity: Option<ChannelActivity>) -> Self {
+        let is_partner = channel.kind == ChannelKind::Partner;
+        let partner = is_partner.then(|| PartnerBody::of(&channel, activity.as_ref()));
         let key = channel.public_key.as_deref();
         let web = channel.kind == ChannelKind::Web;
         let chat_path = key.filter(|_| web).map(|key| format!("/chat/{key}"));
@@ -193,8 +203,30 @@ impl From<ChannelRecord> for ChannelBody {
             account: channel.account,
             connected_at: channel.connected_at,
             fault: channel.fault,
+            last_message_at: activity.and_then(|activity| activity.last_message_at),
+            partner,
         }
     }
+}
+
+/// Channels with what goes on on them.
+async fn describe(
+    tx: &mut Tx,
+    channels: Vec<ChannelRecord>,
+) -> Result<Vec<ChannelBody>, StorageError> {
+    let ids: Vec<_> = channels.iter().map(|channel| channel.id).collect();
+    let activity = tx.channel_activity(&ids).await?;
+    let with = |channel: ChannelRecord| {
+        let of_it = activity.iter().find(|one| one.id == channel.id).cloned();
+        ChannelBody::of(channel, of_it)
+    };
+    Ok(channels.into_iter().map(with).collect())
+}
+
+/// As [`describe`], of one.
+async fn describe_one(tx: &mut Tx, channel: ChannelRecord) -> Result<ChannelBody, StorageError> {
+    let activity = tx.channel_activity(&[channel.id]).await?;
+    Ok(ChannelBody::of(channel, activity.into_iter().next()))
 }
 
 pub(crate) async fn create(
@@ -229,7 +261,7 @@ pub(crate) async fn create(
             let made = tx.create_channel(&new).await;
             let made = made.map_err(dangling("/assistant_id", "assistant"))?;
             let location = format!("/v1/tenants/{tenant_id}/channels/{}", made.id);
-            Ok(Reply::created(location, &ChannelBody::from(made)))
+            Ok(Reply::created(location, &ChannelBody::of(made, None)))
         })
     });
     made.await
@@ -262,7 +294,11 @@ pub(crate) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     let page = page(&query)?;
     let listing = in_tenant(&state, tenant_id, move |tx| {
-        Box::pin(async move { Ok(tx.list_channels(&page).await?) })
+        Box::pin(async move {
+            let found = tx.list_channels(&page).await?;
+            let items = describe(tx, found.items).await?;
+            Ok(Listing { items, next: found.next })
+        })
     });
     Ok(HttpResponse::Ok().json(List::<ChannelBody>::of(listing.await?)))
 }
@@ -274,10 +310,13 @@ pub(crate) async fn get(
     _: Query<NoQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let found = in_tenant(&state, tenant_id, move |tx| {
-        Box::pin(async move { Ok(tx.find_channel(id).await?) })
+        Box::pin(async move {
+            let channel = tx.find_channel(id).await?;
+            let channel = channel.ok_or_else(|| ApiError::not_found("channel"))?;
+            Ok(describe_one(tx, channel).await?)
+        })
     });
-    let channel = found.await?.ok_or_else(|| ApiError::not_found("channel"))?;
-    Ok(HttpResponse::Ok().json(ChannelBody::from(channel)))
+    Ok(HttpResponse::Ok().json(found.await?))
 }
 
 pub(crate) async fn update(
@@ -307,12 +346,13 @@ pub(crate) async fn update(
             let changed = tx.change_channel(id, channel.revision, &asked).await;
             let changed = changed.map_err(dangling("/assistant_id", "assistant"))?;
             let detail = "somebody else changed the channel at the same moment";
-            changed.ok_or_else(|| ApiError::new(Code::Conflict, detail))
+            let changed = changed.ok_or_else(|| ApiError::new(Code::Conflict, detail))?;
+            Ok(describe_one(tx, changed).await?)
         })
     });
     let changed = changed.await?;
     state.core.forget_channel(tenant_id, id).await;
-    Ok(HttpResponse::Ok().json(ChannelBody::from(changed)))
+    Ok(HttpResponse::Ok().json(changed))
 }
 
 impl UpdateChannel {
@@ -395,76 +435,6 @@ pub(crate) async fn connect(
         Ok(Reply::ok(&Connected { account }))
     };
     Box::pin(run_once(&state, tenant_id, once, tried)).await
-}
-
-/// A kind of channel.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ChannelKindBody {
-    #[schema(value_type = String, example = "telegram")]
-    kind: ChannelKind,
-    /// What it is called, in English.
-    name: &'static str,
-    /// And in Chinese.
-    name_zh: &'static str,
-    /// What can be set.
-    fields: Vec<FieldBody>,
-}
-
-/// One setting of a kind of channel.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct FieldBody {
-    name: &'static str,
-    label: &'static str,
-    label_zh: &'static str,
-    /// Where to find it.
-    help: &'static str,
-    /// It belongs into `secrets`.
-    secret: bool,
-    required: bool,
-    /// `text`, `url`, `number`, `bool`, `list` or `choice`.
-    form: &'static str,
-    /// What can be chosen.
-    choices: &'static [&'static str],
-}
-
-impl From<&Field> for FieldBody {
-    fn from(field: &Field) -> Self {
-        let (form, choices): (_, &[&str]) = match field.form {
-            FieldForm::Text(_) => ("text", &[]),
-            FieldForm::Url => ("url", &[]),
-            FieldForm::Number(..) => ("number", &[]),
-            FieldForm::Bool => ("bool", &[]),
-            FieldForm::List(_) => ("list", &[]),
-            FieldForm::Choice(choices) => ("choice", choices),
-        };
-        Self {
-            name: field.name,
-            label: field.label,
-            label_zh: field.label_zh,
-            help: field.help,
-            secret: field.secret,
-            required: field.required,
-            form,
-            choices,
-        }
-    }
-}
-
-/// Every kind of channel.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ChannelKindList {
-    data: Vec<ChannelKindBody>,
-}
-
-pub(crate) async fn kinds(_: TenantScope, _: Query<NoQuery>) -> HttpResponse {
-    let body = |manifest: &'static Manifest| ChannelKindBody {
-        kind: manifest.kind,
-        name: manifest.name,
-        name_zh: manifest.name_zh,
-        fields: manifest.fields.iter().map(FieldBody::from).collect(),
-    };
-    let data = qudao_channels::manifests().into_iter().map(body).collect();
-    HttpResponse::Ok().json(ChannelKindList { data })
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@ use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
 use qudao_domain::{ChannelId, ContactId, ConversationId, TurnId};
 use qudao_storage::{Conversation, StorageError, TimelineCursor, TimelineItem, TimelineRole};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{List, in_tenant, page};
 use crate::{
     access::TenantScope,
+    code::Code,
     error::ApiError,
     extract::{Id, PageQuery, Query},
     state::AppState,
@@ -96,14 +97,25 @@ impl From<TimelineItem> for MessageBody {
     }
 }
 
+/// Which conversations to list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConversationQuery {
+    contact: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
 pub(crate) async fn list(
     state: web::Data<AppState>,
     TenantScope(tenant_id): TenantScope,
-    Query(query): Query<PageQuery>,
+    Query(ConversationQuery { contact, limit, cursor }): Query<ConversationQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let page = page(&query)?;
+    let page = page(&PageQuery::new(limit, cursor))?;
+    let wrong = |error| ApiError::new(Code::InvalidQuery, format!("contact {error}"));
+    let contact = contact.map(|id| id.parse::<ContactId>().map_err(wrong)).transpose()?;
     let listing = in_tenant(&state, tenant_id, move |tx| {
-        Box::pin(async move { Ok(tx.list_conversations(&page).await?) })
+        Box::pin(async move { Ok(tx.list_conversations(&page, contact).await?) })
     });
     Ok(HttpResponse::Ok().json(List::<ConversationBody>::of(listing.await?)))
 }

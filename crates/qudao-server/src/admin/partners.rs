@@ -5,15 +5,24 @@ use std::time::Duration;
 use actix_web::{HttpResponse, web};
 use qudao_channels::partner::{self, NewKeys};
 use qudao_domain::{ChannelId, state::ChannelKind};
+use qudao_storage::{ChannelActivity, ChannelRecord, Tx};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::in_tenant;
 use crate::{
     access::TenantScope,
     act::{Act, change},
+    code::Code,
     error::ApiError,
     extract::{Body, Id, NoQuery, Query},
-    once::{Once, Reply, commit_once},
+    once::{Once, Posted, Reply, commit_once, run_once},
+    partner::{
+        deliveries::{self, ListQuery, Replay, Replayed},
+        endpoint::{challenge, endpoint_state},
+        unreadable,
+    },
     state::AppState,
 };
 
@@ -34,6 +43,48 @@ pub(crate) struct PartnerKeys {
     key_id: String,
     /// Keys that were there before are valid for so long.
     old_keys_valid_for_s: u64,
+}
+
+/// How a partner's channel is doing.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "Partner", as = Partner)]
+pub(crate) struct PartnerBody {
+    /// Answers are made up and nothing is charged, until a report of `qudao-conform` lifts it.
+    sandbox: bool,
+    /// `webhook`, `sse` or `pull`.
+    transport: String,
+    /// `none`, `unverified`, `active`, `paused` (after failures; it is tried again) or `disabled`
+    /// (it said that it is gone).
+    endpoint: &'static str,
+    /// Failures of the endpoint in a row.
+    failures: u32,
+    /// Bearer keys that are valid.
+    keys: u32,
+    /// The log's end, and how far a reader acknowledged it.
+    last_cursor: String,
+    acked_cursor: String,
+}
+
+impl PartnerBody {
+    pub(crate) fn of(channel: &ChannelRecord, activity: Option<&ChannelActivity>) -> Self {
+        let setting = |name: &str| {
+            let text = channel.settings.get(name).and_then(Value::as_str);
+            text.filter(|text| !text.is_empty())
+        };
+        let url = setting("endpoint_url");
+        let partner = activity.and_then(|activity| activity.partner.as_ref());
+        let unverified = if url.is_some() { "unverified" } else { "none" };
+        let cursor = |cursor: i64| cursor.to_string();
+        Self {
+            sandbox: partner.is_none_or(|partner| partner.sandbox),
+            transport: setting("transport").unwrap_or("webhook").to_owned(),
+            endpoint: partner.map_or(unverified, |partner| endpoint_state(url, partner)),
+            failures: partner.map_or(0, |partner| partner.failures),
+            keys: activity.map_or(0, |activity| activity.partner_keys),
+            last_cursor: cursor(partner.map_or(0, |partner| partner.last_cursor)),
+            acked_cursor: cursor(partner.map_or(0, |partner| partner.acked_cursor)),
+        }
+    }
 }
 
 /// Where a partner takes its events.
@@ -90,6 +141,94 @@ pub(crate) async fn create_keys(
         })
     });
     made.await
+}
+
+/// The channel, if it is a partner's.
+async fn partner_channel(tx: &mut Tx, id: ChannelId) -> Result<ChannelRecord, ApiError> {
+    let channel = tx.find_channel(id).await?.ok_or_else(|| ApiError::not_found("channel"))?;
+    if channel.kind == ChannelKind::Partner {
+        return Ok(channel);
+    }
+    Err(ApiError::new(Code::Conflict, "this is no partner's channel"))
+}
+
+/// Ends every key at once: for keys that others have seen.
+pub(crate) async fn revoke_keys(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    act: Act,
+    Id(id): Id<ChannelId>,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let core = state.core.clone();
+    change(&state, act, tenant_id, move |tx| {
+        Box::pin(async move {
+            partner_channel(tx, id).await?;
+            tx.retire_partner_keys(id, Duration::ZERO).await?;
+            Ok(partner::drop_keys(tx, &core, id).await?)
+        })
+    })
+    .await?;
+    state.core.forget_channel(tenant_id, id).await;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+pub(crate) async fn verify_endpoint(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    Id(id): Id<ChannelId>,
+    _: Query<NoQuery>,
+    once: Once,
+) -> Result<HttpResponse, ApiError> {
+    let found = in_tenant(&state, tenant_id, move |tx| {
+        Box::pin(async move {
+            partner_channel(tx, id).await?;
+            Ok(tx.partner_channel(id).await?.is_none_or(|partner| partner.sandbox))
+        })
+    });
+    let sandbox = found.await?;
+    state.core.forget_channel(tenant_id, id).await;
+    let own = state.clone().into_inner();
+    let tried = async move {
+        let setup = own.core.channel_setup(tenant_id, id).await;
+        let setup = setup.map_err(|error| unreadable(&error))?;
+        let setup = setup.ok_or_else(|| ApiError::not_found("channel"))?;
+        Ok(Reply::ok(&Box::pin(challenge(&own, &setup, sandbox)).await?))
+    };
+    Box::pin(run_once(&state, tenant_id, once, tried)).await
+}
+
+pub(crate) async fn deliveries(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    Id(id): Id<ChannelId>,
+    Query(query): Query<ListQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let found = in_tenant(&state, tenant_id, move |tx| Box::pin(partner_channel(tx, id)));
+    found.await?;
+    let listed = deliveries::deliveries(&state, (tenant_id, id), query).await?;
+    Ok(HttpResponse::Ok().json(listed))
+}
+
+pub(crate) async fn replay(
+    state: web::Data<AppState>,
+    TenantScope(tenant_id): TenantScope,
+    Id(id): Id<ChannelId>,
+    _: Query<NoQuery>,
+    Posted { body, once }: Posted<Replay>,
+) -> Result<HttpResponse, ApiError> {
+    let which = body.parse()?;
+    let replayed = commit_once(&state, tenant_id, once, move |tx| {
+        Box::pin(async move {
+            partner_channel(tx, id).await?;
+            let replayed = which.send_again(tx, id).await?;
+            Ok(Reply::ok(&Replayed { replayed }))
+        })
+    });
+    let replayed = replayed.await?;
+    let core = state.core.clone();
+    state.within(async move { partner::announce(&core, id).await }).await;
+    Ok(replayed)
 }
 
 pub(crate) async fn set_endpoint(

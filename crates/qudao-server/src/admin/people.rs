@@ -10,7 +10,7 @@ use actix_web::{
 use jiff::Timestamp;
 use qudao_core::people::Erased;
 use qudao_domain::{ChannelId, ContactId, TenantId};
-use qudao_storage::{Contact, Export, ExportOf, Identity, StorageError};
+use qudao_storage::{Calling, Contact, Export, ExportOf, Identity, StorageError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ use super::{List, in_tenant, page, tenants::TenantBody};
 use crate::{
     access::TenantScope,
     act::{Act, change},
+    code::Code,
     error::ApiError,
     extract::{Body, Id, NoQuery, PageQuery, Query, path_id},
     once::{Once, Posted, Reply, run_once},
@@ -29,6 +30,8 @@ use crate::{
 /// Pieces of an export that wait for a slow reader.
 const AHEAD: usize = 4;
 const MAX_DAYS: u32 = 36_500;
+/// The longest text to look for, in characters.
+const MAX_SEARCH: usize = 200;
 
 /// A contact.
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,13 +51,28 @@ pub(crate) struct ContactBody {
     /// The contact that this one turned out to be.
     #[schema(value_type = Option<String>)]
     merged_into: Option<ContactId>,
+    /// What the person called themselves last, on any channel.
+    name: Option<String>,
+    /// The ids of the channels that they write on.
+    #[schema(value_type = Vec<String>)]
+    channels: Vec<ChannelId>,
 }
 
-impl From<Contact> for ContactBody {
-    fn from(contact: Contact) -> Self {
+impl ContactBody {
+    fn of(contact: Contact, calling: Option<Calling>) -> Self {
         let Contact { id, created_at, erase_asked_at, erased_at, merged_into } = contact;
-        Self { id, created_at, erase_asked_at, erased_at, merged_into }
+        let (name, channels) = calling.map(|one| (one.name, one.channels)).unwrap_or_default();
+        Self { id, created_at, erase_asked_at, erased_at, merged_into, name, channels }
     }
+}
+
+/// Which contacts to list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ContactQuery {
+    search: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
 }
 
 /// How a channel calls a contact.
@@ -151,11 +169,25 @@ pub(crate) async fn update_tenant(
 pub(crate) async fn list(
     state: web::Data<AppState>,
     TenantScope(tenant_id): TenantScope,
-    Query(query): Query<PageQuery>,
+    Query(ContactQuery { search, limit, cursor }): Query<ContactQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let page = page(&query)?;
+    let page = page(&PageQuery::new(limit, cursor))?;
+    let search = search.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    if search.as_ref().is_some_and(|text| MAX_SEARCH < text.chars().count() || text.contains('\0'))
+    {
+        let detail = "search has to have at most 200 characters, and not U+0000";
+        return Err(ApiError::new(Code::InvalidQuery, detail));
+    }
     let listing = in_tenant(&state, tenant_id, move |tx| {
-        Box::pin(async move { Ok(tx.list_contacts(&page).await?) })
+        Box::pin(async move {
+            let found = tx.list_contacts(&page, search.as_deref()).await?;
+            let ids: Vec<_> = found.items.iter().map(|contact| contact.id).collect();
+            let mut callings = tx.callings(&ids).await?;
+            Ok(found.map(|contact| {
+                let at = callings.iter().position(|one| one.id == contact.id);
+                ContactBody::of(contact, at.map(|at| callings.swap_remove(at)))
+            }))
+        })
     });
     Ok(HttpResponse::Ok().json(List::<ContactBody>::of(listing.await?)))
 }
@@ -169,12 +201,13 @@ pub(crate) async fn get(
     let found = in_tenant(&state, tenant_id, move |tx| {
         Box::pin(async move {
             let contact = tx.find_contact(id).await?.ok_or_else(unknown)?;
-            Ok((contact, tx.identities(id).await?, tx.attribution(id).await?))
+            let calling = tx.callings(&[id]).await?.pop();
+            let contact = ContactBody::of(contact, calling);
+            let identities = tx.identities(id).await?.into_iter().map(Into::into).collect();
+            Ok(ContactDetail { contact, identities, attribution: tx.attribution(id).await? })
         })
     });
-    let (contact, identities, attribution) = found.await?;
-    let identities = identities.into_iter().map(Into::into).collect();
-    Ok(HttpResponse::Ok().json(ContactDetail { contact: contact.into(), identities, attribution }))
+    Ok(HttpResponse::Ok().json(found.await?))
 }
 
 fn unknown() -> ApiError {

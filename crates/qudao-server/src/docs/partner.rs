@@ -185,3 +185,39 @@ pub(crate) fn set_partner_endpoint() -> Doc {
         }))
         .returns::<PartnerEndpoint>(200, "Kept; the partner has to verify it.")
 }
+
+pub(crate) fn revoke_partner_keys() -> Doc {
+    Doc::new("Channels", "Revoke a partner's keys")
+        .act("partner_key.revoke")
+        .about("All of them, at once: nobody speaks for the channel until new ones are made.")
+        .returns_nothing(204, "Revoked.")
+        .fails(&[Code::Conflict])
+}
+
+pub(crate) fn verify_partner_endpoint() -> Doc {
+    Doc::new("Channels", "Verify a partner's endpoint")
+        .act("partner_endpoint.verify")
+        .once()
+        .about("Sends it a challenge, as the partner may do itself.")
+        .returns::<Verified>(200, "It answered with the challenge; events go there from now on.")
+        .fails(&[Code::Conflict, Code::EndpointUnverified])
+}
+
+pub(crate) fn list_partner_deliveries() -> Doc {
+    Doc::new("Channels", "Read what was delivered to a partner")
+        .query("status", "`ready`, `sending`, `done`, `dead` or `expired`.")
+        .query("before", "`next` of the part before.")
+        .query("limit", "At most this many, 1 to 200; 50 if left out.")
+        .returns::<DeliveryList>(200, "Deliveries, the newest first.")
+        .fails(&[Code::Conflict, Code::InvalidQuery, Code::InvalidCursor])
+}
+
+pub(crate) fn replay_partner_deliveries() -> Doc {
+    Doc::new("Channels", "Send a partner events again")
+        .act("partner_delivery.replay")
+        .once()
+        .about("They keep their `webhook-id` and carry `pcp-replay: 1`.")
+        .body::<Replay>(json!({ "status": "dead" }))
+        .returns::<Replayed>(200, "How many are sent again.")
+        .fails(&[Code::Conflict])
+}

@@ -3,7 +3,8 @@
 use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
 use qudao_channels::partner::announce;
-use qudao_storage::{PartnerEvent, PartnerState, StorageError};
+use qudao_domain::{ChannelId, TenantId};
+use qudao_storage::{PartnerEvent, PartnerState, StorageError, Tx};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -76,7 +77,7 @@ pub(crate) struct Replay {
 /// How many events are sent again.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Replayed {
-    replayed: u64,
+    pub(crate) replayed: u64,
 }
 
 impl Delivery {
@@ -115,13 +116,26 @@ pub(crate) async fn list(
     PartnerCaller(door): PartnerCaller,
     Query(query): Query<ListQuery>,
 ) -> Result<HttpResponse, ApiError> {
+    let listed = deliveries(&state, (door.tenant_id, door.channel_id), query).await?;
+    Ok(HttpResponse::Ok().json(listed))
+}
+
+/// The deliveries of a channel.
+///
+/// # Errors
+/// `invalid_query`, and what the database says.
+pub(crate) async fn deliveries(
+    state: &AppState,
+    (tenant_id, channel_id): (TenantId, ChannelId),
+    query: ListQuery,
+) -> Result<DeliveryList, ApiError> {
     let status = query.status.as_deref().map(parse_status).transpose()?;
     let before = query.before.as_deref().map(parse_cursor).transpose()?;
     let limit = query.limit.unwrap_or(50);
     if !(1..=200).contains(&limit) {
         return Err(ApiError::new(Code::InvalidQuery, "limit has to be between 1 and 200"));
     }
-    let (core, tenant_id, channel_id) = (state.core.clone(), door.tenant_id, door.channel_id);
+    let core = state.core.clone();
     let reading = async move {
         let mut tx = core.store.begin_reading(tenant_id).await?;
         let found = tx.partner_deliveries(channel_id, status, before, limit).await?;
@@ -132,7 +146,7 @@ pub(crate) async fn list(
     let full = found.len() == limit as usize;
     let next = found.last().filter(|_| full).map(|event| event.cursor.to_string());
     let data = found.into_iter().map(Delivery::of).collect();
-    Ok(HttpResponse::Ok().json(DeliveryList { data, next }))
+    Ok(DeliveryList { data, next })
 }
 
 pub(crate) async fn replay(
@@ -141,24 +155,53 @@ pub(crate) async fn replay(
     _: Query<NoQuery>,
     Body(replay): Body<Replay>,
 ) -> Result<HttpResponse, ApiError> {
-    let Replay { ids, status, since, until } = replay;
-    if ids.as_ref().is_some_and(|ids| 500 < ids.len()) {
-        return Err(ApiError::field("/ids", "has 500 ids at most"));
-    }
-    let wrong = || ApiError::field("/status", "has to be dead, done or expired");
-    let status = match status.as_deref() {
-        None => PartnerState::Dead,
-        Some(text) => PartnerState::find(text).ok_or_else(wrong)?,
-    };
+    let which = replay.parse()?;
     let (core, tenant_id, channel_id) = (state.core.clone(), door.tenant_id, door.channel_id);
     let replaying = async move {
         let mut tx = core.store.begin(tenant_id).await?;
-        let replayed = tx.replay_partner_events(channel_id, ids.as_deref(), status, (since, until));
-        let replayed = replayed.await?;
+        let replayed = which.send_again(&mut tx, channel_id).await?;
         tx.commit().await?;
         announce(&core, channel_id).await;
         Ok::<_, StorageError>(replayed)
     };
     let replayed = state.on_runtime(replaying).await?;
     Ok(HttpResponse::Accepted().json(Replayed { replayed }))
+}
+
+/// Which events to send again.
+pub(crate) struct Which {
+    ids: Option<Vec<String>>,
+    status: PartnerState,
+    between: (Option<Timestamp>, Option<Timestamp>),
+}
+
+impl Replay {
+    /// # Errors
+    /// `validation_failed`.
+    pub(crate) fn parse(self) -> Result<Which, ApiError> {
+        let Self { ids, status, since, until } = self;
+        if ids.as_ref().is_some_and(|ids| 500 < ids.len()) {
+            return Err(ApiError::field("/ids", "has 500 ids at most"));
+        }
+        let wrong = || ApiError::field("/status", "has to be dead, done or expired");
+        let status = match status.as_deref() {
+            None => PartnerState::Dead,
+            Some(text) => PartnerState::find(text).ok_or_else(wrong)?,
+        };
+        Ok(Which { ids, status, between: (since, until) })
+    }
+}
+
+impl Which {
+    /// Has them sent again. How many.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub(crate) async fn send_again(
+        &self,
+        tx: &mut Tx,
+        channel_id: ChannelId,
+    ) -> Result<u64, StorageError> {
+        tx.replay_partner_events(channel_id, self.ids.as_deref(), self.status, self.between).await
+    }
 }

@@ -2,14 +2,15 @@
 
 use actix_web::{HttpResponse, web};
 use qudao_channels::partner::{Keys, capabilities, rotate};
+use qudao_core::channel::setup::OpenChannel;
 use qudao_domain::{ChannelId, TenantId, capability::Capabilities};
 use qudao_pcp::{Delivered, Event, VERSION, kind};
-use qudao_storage::StorageError;
+use qudao_storage::{PartnerChannel, StorageError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{PartnerCaller, PartnerDoor, secret_json};
+use super::{PartnerCaller, secret_json};
 use crate::{
     code::Code,
     error::ApiError,
@@ -129,14 +130,29 @@ pub(crate) async fn verify(
     PartnerCaller(door): PartnerCaller,
     _: Query<NoQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let url = door.setup.config.setting("endpoint_url").ok_or_else(no_endpoint)?.to_owned();
+    let verified = challenge(&state, &door.setup, door.partner.sandbox).await?;
+    Ok(HttpResponse::Ok().json(verified))
+}
+
+/// Asks a channel's endpoint whether it is its partner's, and keeps that it is.
+///
+/// # Errors
+/// `endpoint_unverified`, and what the database says.
+pub(crate) async fn challenge(
+    state: &AppState,
+    setup: &OpenChannel,
+    sandbox: bool,
+) -> Result<Verified, ApiError> {
+    let config = &setup.config;
+    let (tenant_id, channel_id) = (config.tenant_id, config.channel_id);
+    let url = config.setting("endpoint_url").ok_or_else(no_endpoint)?.to_owned();
     let challenge = qudao_domain::key::random_secret();
     let now = state.core.clock.now();
     let mut event = Event::new(kind::ENDPOINT_VERIFY, now, json!({ "challenge": challenge }));
-    event.tenant = Some(door.tenant_id.to_string());
-    event.channel = Some(door.channel_id.to_string());
-    let keys = Keys::of(&door.setup.config);
-    let (courier, sandbox) = (state.settings.partner.courier.clone(), door.partner.sandbox);
+    event.tenant = Some(tenant_id.to_string());
+    event.channel = Some(channel_id.to_string());
+    let keys = Keys::of(config);
+    let courier = state.settings.partner.courier.clone();
     let address = url.clone();
     let posting = async move {
         let body = event.to_bytes();
@@ -154,7 +170,7 @@ pub(crate) async fn verify(
         );
         return Err(ApiError::new(Code::EndpointUnverified, detail));
     }
-    let (core, tenant_id, channel_id) = (state.core.clone(), door.tenant_id, door.channel_id);
+    let core = state.core.clone();
     let keeping = async move {
         let mut tx = core.store.begin(tenant_id).await?;
         tx.verify_partner_endpoint(channel_id, &url).await?;
@@ -164,7 +180,7 @@ pub(crate) async fn verify(
         Ok::<_, StorageError>(())
     };
     state.on_runtime(keeping).await?;
-    Ok(HttpResponse::Ok().json(Verified { verified: true, status }))
+    Ok(Verified { verified: true, status })
 }
 
 fn no_endpoint() -> ApiError {
@@ -206,16 +222,16 @@ pub(crate) async fn ping(
         sandbox: partner.sandbox,
         open: door.setup.open,
         transport: door.setup.config.setting("transport").unwrap_or("webhook").to_owned(),
-        endpoint: endpoint_state(&door),
+        endpoint: endpoint_state(door.setup.config.setting("endpoint_url"), partner),
         failures: partner.failures,
         last_cursor: partner.last_cursor.to_string(),
         acked_cursor: partner.acked_cursor.to_string(),
     }))
 }
 
-fn endpoint_state(door: &PartnerDoor) -> &'static str {
-    let partner = &door.partner;
-    match door.setup.config.setting("endpoint_url") {
+/// What can be said of the endpoint at this address.
+pub(crate) fn endpoint_state(url: Option<&str>, partner: &PartnerChannel) -> &'static str {
+    match url {
         None => "none",
         Some(_) if partner.disabled => "disabled",
         Some(url) if partner.verified_url.as_deref() != Some(url) => "unverified",

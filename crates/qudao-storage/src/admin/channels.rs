@@ -5,7 +5,7 @@ use qudao_domain::{AssistantId, ChannelId, TenantId, state::ChannelKind, text::N
 use serde_json::{Map, Value};
 use sqlx::{Row as _, postgres::PgRow, types::Json};
 
-use crate::{Listing, Page, Result, Store, Tx, page::id_cursor, row};
+use crate::{Listing, Page, PartnerChannel, Result, Store, Tx, page::id_cursor, row};
 
 /// A messaging channel to be made.
 #[derive(Debug, Clone)]
@@ -100,6 +100,19 @@ pub struct ChannelRecord {
     pub connected_at: Option<Timestamp>,
     /// What is wrong with them.
     pub fault: Option<String>,
+}
+
+/// What goes on on a channel, beside what is set of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelActivity {
+    /// Which.
+    pub id: ChannelId,
+    /// When somebody wrote there last, as far as its newest thousand conversations tell.
+    pub last_message_at: Option<Timestamp>,
+    /// Its state as a partner's channel, if it has been one.
+    pub partner: Option<PartnerChannel>,
+    /// Keys of a partner that are valid.
+    pub partner_keys: u32,
 }
 
 /// A channel as a stranger finds it. Holds nothing that is not for everybody but the ids.
@@ -242,6 +255,53 @@ impl Tx {
         let items = rows.iter().map(read_channel).collect::<Result<Vec<_>, _>>()?;
         Ok(Listing::cut(items, page, |channel| id_cursor(channel.id.as_uuid())))
     }
+
+    /// What goes on on these channels, in any order.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn channel_activity(&mut self, ids: &[ChannelId]) -> Result<Vec<ChannelActivity>> {
+        let ids: Vec<_> = ids.iter().map(|id| id.as_uuid()).collect();
+        // The last message of each conversation is found by the order of the inbox; the newest
+        // conversations alone, so that a channel with a million of them is answered as fast.
+        let rows = sqlx::query(
+            "SELECT c.channel_id, app.micros(heard.at) AS last_message_at, \
+                    p.channel_id IS NOT NULL AS is_partner, COALESCE(p.sandbox, true) AS sandbox, \
+                    COALESCE(p.capabilities, '{}') AS capabilities, p.verified_url, \
+                    p.disabled_at IS NOT NULL AS disabled, COALESCE(p.last_cursor, 0) AS last_cursor, \
+                    COALESCE(p.acked_cursor, 0) AS acked_cursor, COALESCE(p.failures, 0) AS failures, \
+                    p.paused_until IS NOT NULL AS paused, \
+                    (SELECT count(*)::int FROM partner_keys k WHERE k.tenant_id = $1 \
+                        AND k.channel_id = c.channel_id \
+                        AND (k.expires_at IS NULL OR now() < k.expires_at)) AS partner_keys \
+             FROM channels c \
+             LEFT JOIN partner_channels p ON p.tenant_id = $1 AND p.channel_id = c.channel_id \
+             LEFT JOIN LATERAL ( \
+                 SELECT max(i.accepted_at) AS at \
+                 FROM (SELECT conversation_id, last_seq FROM conversations v \
+                       WHERE v.tenant_id = $1 AND v.channel_id = c.channel_id \
+                       ORDER BY v.conversation_id DESC LIMIT 1000) newest \
+                 JOIN inbox i ON i.tenant_id = $1 \
+                     AND i.conversation_id = newest.conversation_id AND i.seq = newest.last_seq \
+             ) heard ON true \
+             WHERE c.tenant_id = $1 AND c.channel_id = ANY ($2)",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(ids)
+        .fetch_all(self.connection())
+        .await?;
+        Ok(rows.iter().map(read_activity).collect::<Result<_, _>>()?)
+    }
+}
+
+fn read_activity(row: &PgRow) -> Result<ChannelActivity, sqlx::Error> {
+    let partner = row.try_get("is_partner")?;
+    Ok(ChannelActivity {
+        id: row::id(row, "channel_id", ChannelId::from_uuid)?,
+        last_message_at: row::optional_time(row, "last_message_at")?,
+        partner: if partner { Some(crate::partner::read_channel(row)?) } else { None },
+        partner_keys: row::count(row, "partner_keys")?,
+    })
 }
 
 fn read_channel(row: &PgRow) -> Result<ChannelRecord, sqlx::Error> {

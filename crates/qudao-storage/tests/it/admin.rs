@@ -93,7 +93,7 @@ async fn every_list_pages_over_what_there_is() {
     assert!(tx.list_channels(&page).await.unwrap().next.is_some());
     assert!(tx.list_assistants(&page).await.unwrap().next.is_none());
     assert_eq!(tx.list_api_keys(&page).await.unwrap().items.len(), 1);
-    assert_eq!(tx.list_conversations(&page).await.unwrap().items[0].peer, "peer 2");
+    assert_eq!(tx.list_conversations(&page, None).await.unwrap().items[0].peer, "peer 2");
     let usage = tx.list_usage(&page).await.unwrap();
     let second = tx.list_usage(&Page { limit: 1, cursor: usage.next }).await.unwrap();
     assert_ne!(usage.items[0].turn_id, second.items[0].turn_id);

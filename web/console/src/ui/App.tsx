@@ -12,6 +12,7 @@ import { Door } from './Door';
 import { Header } from './Header';
 import { Home } from './Home';
 import { Keys } from './Keys';
+import { Lazy } from './Lazy';
 import { Members } from './Members';
 import { SignIn } from './SignIn';
 import { SignInFailed } from './SignInFailed';
@@ -55,9 +56,12 @@ function Place({ settings, changed }: Omit<AppProps, 'console'>): JSX.Element {
   return (
     <>
       <Header {...tools} page={page} />
-      <Main key={page} title={words.pages[page]}>
+      <Main key={[page, route.page === page && route.item].join()} title={words.pages[page]}>
         {console.trouble && <p class="banner bad" role="alert">{refusalWords(words, console.trouble)}</p>}
         {page === 'home' && <Home />}
+        {page === 'channels' && <Lazy load={async () => (await import('./Channels')).Channels} />}
+        {page === 'contacts' && <Lazy load={async () => (await import('./Contacts')).Contacts} />}
+        {page === 'ratings' && <Lazy load={async () => (await import('./Ratings')).Ratings} />}
         {page === 'members' && <Members />}
         {page === 'keys' && <Keys />}
         {page === 'audit' && <Audit />}

@@ -86,12 +86,14 @@ export function ShownOnce({ title, note, label, value, close }: ShownOnceProps):
   );
 }
 
-export function CopyButton({ value }: { value: string }): JSX.Element {
+/** `label` names what is copied, where a page has several. */
+export function CopyButton({ value, label }: { value: string; label?: string }): JSX.Element {
   const words = useWords();
   const [copied, setCopied] = useState(false);
   return (
     <button type="button" class="button" onClick={() => void copyText(value).then(setCopied)}>
       <span role="status">{copied ? words.copied : words.copy}</span>
+      {label !== undefined && <span class="sr-only">: {label}</span>}
     </button>
   );
 }

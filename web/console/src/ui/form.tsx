@@ -78,17 +78,22 @@ interface FieldProps {
   label: string;
   pointer: string;
   refusal: Refusal | null;
+  /** A word beside the label, such as that it is needed. */
+  mark?: string;
   hint?: string;
-  children: (control: { id: string; class: string; 'aria-describedby': string; 'aria-invalid': boolean }) => JSX.Element;
+  children: (control: { id: string; class: string; 'aria-describedby': string; 'aria-invalid': boolean; 'aria-required'?: true }) => JSX.Element;
 }
 
-export function Field({ label, pointer, refusal, hint, children }: FieldProps): JSX.Element {
+export function Field({ label, pointer, refusal, mark, hint, children }: FieldProps): JSX.Element {
   const id = useOwnId();
   const wrong = fieldWords(useWords(), refusal, pointer);
   return (
     <div class="field">
-      <label class="label" for={id}>{label}</label>
-      {children({ id, class: 'input', 'aria-describedby': `${id}-hint`, 'aria-invalid': wrong !== '' })}
+      <div class="label-line">
+        <label class="label" for={id}>{label}</label>
+        {mark !== undefined && <span class="mark-word">{mark}</span>}
+      </div>
+      {children({ id, class: 'input', 'aria-describedby': `${id}-hint`, 'aria-invalid': wrong !== '', ...(mark !== undefined && { 'aria-required': true as const }) })}
       <div id={`${id}-hint`}>
         {wrong !== '' && <p class="wrong">{wrong}</p>}
         {hint !== undefined && <p class="hint">{hint}</p>}

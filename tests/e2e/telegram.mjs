@@ -1,0 +1,56 @@
+// A Bot API that knows one token, and what is on the other side of it.
+import { createServer } from 'node:http';
+
+export const TOKEN = '4242:the-token-that-is-right';
+
+export class BotApi {
+  /** What the platform sent to people. */
+  sent = [];
+  /** What a partner's endpoint was sent, whose server this is too. */
+  events = [];
+  /** Whether the endpoint answers a challenge. */
+  honest = false;
+  #waiting = [];
+  #updates = 100;
+  #server = createServer((request, response) => void this.#answer(request, response));
+
+  static async listen(port) {
+    const api = new BotApi();
+    await new Promise((resolve) => api.#server.listen(port, '127.0.0.1', resolve));
+    return api;
+  }
+  get url() {
+    return `http://127.0.0.1:${this.#server.address().port}`;
+  }
+  close() {
+    this.#server.closeAllConnections();
+    return new Promise((resolve) => this.#server.close(resolve));
+  }
+  /** Somebody writes to the bot. */
+  write(name, id, text) {
+    const person = { id, is_bot: false, first_name: name };
+    this.#updates += 1;
+    this.#waiting.push({ update_id: this.#updates, message: { message_id: this.#updates, date: Math.floor(Date.now() / 1000), chat: { id, type: 'private', first_name: name }, from: person, text } });
+  }
+  async #answer(request, response) {
+    let text = '';
+    for await (const piece of request) text += piece;
+    const body = /json/.test(request.headers['content-type'] ?? '') ? JSON.parse(text) : {};
+    const reply = (status, answer) => response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
+    if (request.url === '/partner') {
+      if (body.type === 'endpoint.verify') return this.honest ? reply(200, { challenge: body.data.challenge }) : reply(404, { who: 'not me' });
+      this.events.push(body.type);
+      return reply(200, {});
+    }
+    const [, token, method] = /^\/bot([^/]+)\/(\w+)/.exec(request.url) ?? [];
+    if (token !== TOKEN) return reply(401, { ok: false, error_code: 401, description: 'Unauthorized' });
+    if (method === 'getMe') return reply(200, { ok: true, result: { id: 4242, is_bot: true, first_name: 'Tea', username: 'tea_bot' } });
+    if (method === 'getUpdates') {
+      // A little patience, as the real one has.
+      if (this.#waiting.length === 0) await new Promise((resolve) => setTimeout(resolve, 200));
+      return reply(200, { ok: true, result: this.#waiting.filter(({ update_id: id }) => id >= (body.offset ?? 0)) });
+    }
+    if (method === 'sendMessage') this.sent.push(body);
+    return reply(200, { ok: true, result: method === 'sendMessage' ? { message_id: 1000 + this.sent.length, date: 1, chat: { id: body.chat_id, type: 'private' } } : true });
+  }
+}
