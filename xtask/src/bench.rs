@@ -14,6 +14,8 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Subject {
+    /// Open chats, webhooks and deliveries beside a bare server and a bare client.
+    Channels,
     /// Tokens per second of the local engine beside llama.cpp, and the platform's own time per turn.
     Chat,
     /// The OpenAI-compatible door beside the bare upstream and a plain proxy.
@@ -26,6 +28,7 @@ enum Subject {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let name = match args.subject {
+        Subject::Channels => "channels",
         Subject::Chat => "chat",
         Subject::Gateway => "gateway",
         Subject::Pipeline => "pipeline",

@@ -122,6 +122,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "qudao-benches",
         &[
             "qudao-domain",
+            // The channels bench speaks the partner protocol, and drives the platform's own client.
+            "qudao-egress",
+            "qudao-pcp",
             "qudao-plugin-api",
             "qudao-plugin-host",
             "qudao-models",

@@ -7,7 +7,7 @@ use moka::future::Cache;
 use qudao_core::{
     Core,
     channel::{
-        adapter::{ChannelAdapter, Token},
+        adapter::{ChannelAdapter, SessionAdapter, Token},
         setup::{OpenChannel, SetupError},
     },
 };
@@ -26,6 +26,7 @@ mod poll;
 mod preview;
 mod receive;
 mod requests;
+mod session;
 
 pub use connect::ConnectError;
 pub use deliver::HostedChannel;
@@ -43,6 +44,8 @@ pub struct Host {
     /// For mail servers.
     dialer: Option<Dialer>,
     adapters: HashMap<ChannelKind, Arc<dyn ChannelAdapter>>,
+    /// Those of them whose platform keeps a socket open.
+    sessions: HashMap<ChannelKind, Arc<dyn SessionAdapter>>,
     limiter: Limiter,
     /// Access tokens by channel and the revision of its secrets.
     tokens: Cache<(ChannelId, i64), Arc<HeldToken>>,
@@ -92,6 +95,7 @@ impl Host {
             dialer: mail::dialer(egress.as_ref()),
             egress,
             adapters,
+            sessions: crate::sessions().into_iter().map(|one| (one.manifest().kind, one)).collect(),
             limiter,
             tokens: Cache::builder().max_capacity(TOKENS).build(),
             previews: preview::Previews::default(),
@@ -116,7 +120,7 @@ impl Host {
         hosted.map(|channel| Arc::new(channel) as Arc<dyn qudao_core::Channel>).collect()
     }
 
-    /// Starts no more polls and previews.
+    /// Starts no more polls and previews, and lets go of sockets.
     pub fn close(&self) {
         self.closing.cancel();
     }

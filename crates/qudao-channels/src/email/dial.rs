@@ -43,7 +43,7 @@ impl fmt::Debug for Dialer {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
+pub(crate) enum DialError {
     /// It may not be dialled. Nothing is told of what is there.
     #[error(
         "this mail server may not be connected to: it has no public address, or the port is none of mail"
@@ -97,7 +97,7 @@ impl Dialer {
     }
 
     /// TLS on a connection, for the server of this name.
-    pub(super) async fn secure(&self, wire: Wire, host: &str) -> Result<Wire, DialError> {
+    pub(crate) async fn secure(&self, wire: Wire, host: &str) -> Result<Wire, DialError> {
         let Wire::Plain(stream) = wire else { return Ok(wire) };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream);
@@ -108,7 +108,7 @@ impl Dialer {
 
 /// A connection, with or without TLS.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(crate) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }

@@ -467,7 +467,7 @@ fn a_socket_that_means_harm_ends_no_session() {
     };
     for adapter in qudao_channels::sessions() {
         let config = config(&*adapter, json!({}), SECRET);
-        let session = adapter.open(&config, Some(&located)).unwrap();
+        let session = adapter.open(&config, Some(&located), None).unwrap();
         let session = std::cell::RefCell::new(session);
         for_every_body(|how, at| {
             let body = spoiled(FRAMES[at % FRAMES.len()], how);
