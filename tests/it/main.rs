@@ -25,6 +25,7 @@ mod rolling;
 mod scale;
 mod secrets;
 mod telegram;
+mod telegram_more;
 mod traces;
 mod vault;
 mod visitor;

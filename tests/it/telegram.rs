@@ -10,7 +10,7 @@ use crate::{
     platform::{Platform, SLOW, Wanted},
 };
 
-async fn platform(api: &BotApi, more: &str) -> Platform {
+pub(crate) async fn platform(api: &BotApi, more: &str) -> Platform {
     // The platform has to know the address under which it is sent messages.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let settings = format!("{}\n[server]\npublic_url = \"http://{free}\"\n{more}", api.egress());
@@ -19,7 +19,7 @@ async fn platform(api: &BotApi, more: &str) -> Platform {
 }
 
 /// The address of a new channel of the demo tenant.
-async fn channel(platform: &Platform, api: &BotApi, settings: Value) -> String {
+pub(crate) async fn channel(platform: &Platform, api: &BotApi, settings: Value) -> String {
     let mut settings = settings;
     settings["api_url"] = json!(api.url());
     let base = format!("/v1/tenants/{}/channels", platform.text("tenant_id"));
@@ -32,12 +32,12 @@ async fn channel(platform: &Platform, api: &BotApi, settings: Value) -> String {
     format!("{base}/{}", made["id"].as_str().unwrap())
 }
 
-async fn connect(platform: &Platform, channel: &str) -> (StatusCode, Value) {
+pub(crate) async fn connect(platform: &Platform, channel: &str) -> (StatusCode, Value) {
     platform.operator(Method::POST, &format!("{channel}/connect"), None).await
 }
 
 /// Sends an update as Telegram does, to the path that it was told.
-async fn send(api: &BotApi, update: &Value) -> StatusCode {
+pub(crate) async fn send(api: &BotApi, update: &Value) -> StatusCode {
     let (url, secret) = api.webhook().expect("a webhook");
     let request = Client::builder().no_proxy().build().unwrap().post(url);
     let request = request.header("x-telegram-bot-api-secret-token", secret).json(update);

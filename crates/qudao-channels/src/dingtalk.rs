@@ -67,6 +67,7 @@ impl ChannelAdapter for Dingtalk {
             mimes: vec!["image/*".to_owned()],
             max_bytes: Some(20 << 20),
             caption_max: None,
+            ..MediaCapability::default()
         };
         Capabilities {
             text: TextCapability {

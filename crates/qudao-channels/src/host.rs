@@ -14,7 +14,7 @@ use qudao_core::{
 use qudao_domain::{ChannelId, TenantId, state::ChannelKind};
 use qudao_egress::Egress;
 use qudao_storage::{Limiter, LimiterSettings, StorageError};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 mod connect;
@@ -27,6 +27,8 @@ mod preview;
 mod receive;
 mod requests;
 mod session;
+mod take;
+mod upload;
 
 pub use connect::ConnectError;
 pub use deliver::HostedChannel;
@@ -50,6 +52,8 @@ pub struct Host {
     /// Access tokens by channel and the revision of its secrets.
     tokens: Cache<(ChannelId, i64), Arc<HeldToken>>,
     previews: preview::Previews,
+    /// Requests with files that may be made now.
+    uploads: Semaphore,
     runtime: Handle,
     closing: CancellationToken,
 }
@@ -99,6 +103,7 @@ impl Host {
             limiter,
             tokens: Cache::builder().max_capacity(TOKENS).build(),
             previews: preview::Previews::default(),
+            uploads: Semaphore::new(upload::AT_A_TIME),
             runtime: Handle::current(),
             closing: CancellationToken::new(),
         })

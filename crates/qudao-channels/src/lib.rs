@@ -32,6 +32,8 @@ pub mod slack;
 #[cfg(test)]
 mod stand;
 pub mod telegram;
+#[cfg(test)]
+mod uploads;
 pub mod web;
 pub mod wechat;
 mod wire;

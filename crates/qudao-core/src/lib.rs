@@ -33,7 +33,7 @@ pub mod turn;
 pub mod vault;
 pub mod wake;
 
-pub use accept::{AcceptError, Accepted};
+pub use accept::{AcceptError, Accepted, Joined, Piece};
 pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer};
 pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};

@@ -24,6 +24,7 @@ mod outbox;
 mod page;
 mod partner;
 mod people;
+mod pieces;
 mod prices;
 mod reading;
 mod row;
@@ -47,7 +48,7 @@ pub use admin::{
     members::{Lock, Member, NewMember},
     roles::{CustomRole, MemberRole},
     sessions::{NewSession, SessionHolder, SessionRecord, SignIn},
-    tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet},
+    tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, ReverseOutcome, Tenant, Wallet},
 };
 pub use audit::{
     AuditEvent, AuditFault, AuditHead, AuditRecord, AuditReport, AuditSigner, KnownHead, SignedHead,
@@ -60,7 +61,7 @@ pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, Tur
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
-pub use media::{MediaFile, NewMedia};
+pub use media::{MediaFacts, MediaFile, NewMedia};
 pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind, PassiveReply};

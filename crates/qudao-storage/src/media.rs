@@ -4,7 +4,7 @@ use qudao_domain::{ChannelId, ConversationId, MediaId};
 use serde_json::Value;
 use sqlx::{Row as _, types::Json};
 
-use crate::{Result, Tx};
+use crate::{Result, Tx, row};
 
 /// A copy of a file to be kept.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,19 @@ pub struct MediaFile {
     pub sha256: Vec<u8>,
     /// What it holds.
     pub bytes: Vec<u8>,
+}
+
+/// What is known of a copy of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaFacts {
+    /// Which.
+    pub id: MediaId,
+    /// The media type.
+    pub mime: String,
+    /// The file's name.
+    pub name: Option<String>,
+    /// Bytes.
+    pub size: u64,
 }
 
 impl Tx {
@@ -88,6 +101,36 @@ impl Tx {
         .execute(self.connection())
         .await?;
         Ok(())
+    }
+
+    /// What is known of a channel's files whose bytes are still kept, of those that are asked for.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn channel_media_facts(
+        &mut self,
+        channel_id: ChannelId,
+        ids: &[MediaId],
+    ) -> Result<Vec<MediaFacts>> {
+        let rows = sqlx::query(
+            "SELECT media_id, mime, name, size FROM media \
+             WHERE tenant_id = $1 AND channel_id = $2 AND media_id = ANY ($3) \
+               AND bytes IS NOT NULL",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(channel_id.as_uuid())
+        .bind(ids.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
+        .fetch_all(self.connection())
+        .await?;
+        let read = |row: &sqlx::postgres::PgRow| {
+            Ok(MediaFacts {
+                id: row::id(row, "media_id", MediaId::from_uuid)?,
+                mime: row.try_get("mime")?,
+                name: row.try_get("name")?,
+                size: row.try_get::<i64, _>("size")?.unsigned_abs(),
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// A copy of a channel's file, if its bytes are still kept.

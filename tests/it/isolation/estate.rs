@@ -28,6 +28,7 @@ const SHOP: &str = "https://shop.example";
 const WITHOUT_TEXT: &[&str] = &[
     "audit_heads",
     "audit_heads_signed",
+    "credit_reversals",
     "audit_signers",
     "contact_claims",
     "contacts",
@@ -82,6 +83,9 @@ impl Probe {
              FROM identity_providers p JOIN members m USING (tenant_id) LIMIT 1");
         sql("INSERT INTO recovery_codes (tenant_id, member_id, code_hash) \
              SELECT tenant_id, member_id, decode(repeat('00', 32), 'hex') FROM members LIMIT 1");
+        sql("INSERT INTO credit_reversals (tenant_id, credit_txn, txn_id, taken) \
+             SELECT tenant_id, txn_id, gen_random_uuid(), 0 FROM credits \
+             WHERE tenant_id = '$tenant' LIMIT 1");
         sql("INSERT INTO channel_events (tenant_id, channel_id, event_id, kind, thread, body) \
              SELECT tenant_id, channel_id, 'e', 'edited', peer, '{}' FROM conversations \
              WHERE tenant_id = '$tenant' LIMIT 1");

@@ -167,7 +167,7 @@ pub(super) fn connect(kind: Meta, config: &ChannelConfig) -> Vec<HttpPlan> {
 
 fn media(mimes: &[&str], max_bytes: u64, caption_max: Option<usize>) -> MediaCapability {
     let mimes = mimes.iter().map(|mime| (*mime).to_owned()).collect();
-    MediaCapability { mimes, max_bytes: Some(max_bytes), caption_max }
+    MediaCapability { mimes, max_bytes: Some(max_bytes), caption_max, ..MediaCapability::default() }
 }
 
 fn by_kind(kinds: [(&str, MediaCapability); 4]) -> BTreeMap<String, MediaCapability> {

@@ -199,6 +199,7 @@ async fn accept(
             parts: said.parts,
             reply_to: said.reply_to,
             sender: event.sender.as_ref().and_then(|sender| serde_json::to_value(sender).ok()),
+            album: None,
             raw: Some(whole),
         },
     };

@@ -143,7 +143,8 @@ pub trait ChannelAdapter: Send + Sync + 'static {
     }
 
     /// What a payment adds to the tenant's wallet, in micro-units of its currency, if this event is
-    /// one that counts. It is added once for each charge.
+    /// one that counts. It is added once for each charge, and taken out once for a payment that was
+    /// given back.
     fn credit(&self, _config: &ChannelConfig, _event: &Event) -> Option<i64> {
         None
     }

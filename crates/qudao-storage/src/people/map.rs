@@ -238,6 +238,7 @@ pub const TABLES: &[TableRule] = &[
         plain: &["idempotency_key", "currency", "source", "note"],
         ..rule("credits")
     },
+    TableRule { of_tenant: Erase::Keep(BOOKS), ..rule("credit_reversals") },
     TableRule {
         of_tenant: Erase::Keep(BOOKS),
         plain: &["account", "currency"],

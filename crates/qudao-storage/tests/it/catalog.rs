@@ -228,7 +228,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "what is only ever added to refuses changes twice",
         finds: "SELECT t.name FROM unnest(ARRAY['ledger_entries', 'usage_events', 'credits', \
-                    'model_attempts', 'audit_events']) AS t (name) \
+                    'credit_reversals', 'model_attempts', 'audit_events']) AS t (name) \
                 WHERE NOT EXISTS (SELECT 1 FROM pg_trigger g \
                                   WHERE g.tgrelid = t.name::regclass \
                                     AND g.tgname = t.name || '_only_added' AND g.tgenabled = 'O') \

@@ -58,6 +58,8 @@ const CHANNELS: &str = "\
         SELECT c.tenant_id, gen_random_uuid(), c.contact_id, d.contact_id, 'member', 'm', 'c', \
             '{}', '[]' \
         FROM conversations c JOIN contacts d USING (tenant_id) WHERE d.contact_id <> c.contact_id; \
+    INSERT INTO credit_reversals (tenant_id, credit_txn, txn_id, taken) \
+        SELECT tenant_id, txn_id, gen_random_uuid(), 0 FROM credits ON CONFLICT DO NOTHING; \
     INSERT INTO channel_polls (tenant_id, channel_id) \
         SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
     INSERT INTO media (tenant_id, media_id, channel_id, mime, size, sha256) \
