@@ -4,6 +4,7 @@
 use std::{
     net::TcpListener,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use actix_web::{
@@ -17,6 +18,8 @@ use crate::postgres::Session;
 
 /// Threads of each, as many as the platform has on the machine that the figures are given for.
 const WORKERS: usize = 2;
+/// How long a connection may be idle, as with the platform: what is measured is not how one is opened.
+const KEPT: Duration = Duration::from_secs(75);
 
 /// Where messaging platforms told that they would be sent to: address and secret.
 type Hooks = Mutex<Vec<(String, String)>>;
@@ -35,6 +38,8 @@ pub async fn run(listener: TcpListener) -> std::io::Result<()> {
             .default_service(web::to(take))
     })
     .workers(WORKERS)
+    .keep_alive(KEPT)
+    .client_request_timeout(Duration::ZERO)
     .tcp_nodelay(true)
     .listen(listener)?
     .run()
@@ -86,6 +91,8 @@ pub async fn hook(listener: TcpListener, database_url: String) -> std::io::Resul
         App::new().app_data(web::Data::clone(&table)).default_service(web::to(keep))
     })
     .workers(WORKERS)
+    .keep_alive(KEPT)
+    .client_request_timeout(Duration::ZERO)
     .tcp_nodelay(true)
     .listen(listener)?
     .run()
@@ -125,6 +132,8 @@ async fn keep(body: web::Bytes, table: web::Data<Table>) -> Result<HttpResponse,
 pub async fn echo(listener: TcpListener) -> std::io::Result<()> {
     HttpServer::new(|| App::new().default_service(web::to(open)))
         .workers(WORKERS)
+        .keep_alive(KEPT)
+        .client_request_timeout(Duration::ZERO)
         .tcp_nodelay(true)
         .listen(listener)?
         .run()

@@ -14,6 +14,8 @@ mod chaos;
 mod chat;
 mod collector;
 mod death;
+mod discord;
+mod discord_api;
 mod isolation;
 mod metrics;
 mod nodes;

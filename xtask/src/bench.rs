@@ -34,18 +34,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Subject::Pipeline => "pipeline",
         Subject::Plugin => "plugin",
     };
-    crate::run(
-        crate::cargo()
-            .args([
-                "run",
-                "--release",
-                "--quiet",
-                "--package",
-                "qudao-benches",
-                "--bin",
-                name,
-                "--",
-            ])
-            .args(&args.rest),
-    )
+    let mut cargo = crate::cargo();
+    cargo.args(["run", "--release", "--quiet", "--package", "qudao-benches", "--bin", name]);
+    if !matches!(args.subject, Subject::Chat) {
+        // Nobody waits for the engine to be compiled who does not measure it.
+        cargo.arg("--no-default-features");
+    }
+    crate::run(cargo.arg("--").args(&args.rest))
 }
