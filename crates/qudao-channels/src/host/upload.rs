@@ -84,16 +84,16 @@ impl Host {
         let boundary = format!("qudao-{:032x}", rand::rng().random_range(0..u128::MAX));
         let mut body = Vec::new();
         for part in parts {
-            body.extend_from_slice(head_of(part, &boundary).as_bytes());
             match &part.content {
                 FormContent::Text(text) | FormContent::Json(text) => {
-                    body.extend_from_slice(text.as_bytes());
+                    add(&mut body, part, text.as_bytes(), &boundary);
                 }
-                FormContent::File(file) => body.append(&mut self.read_file(config, file).await?),
+                FormContent::File(file) => {
+                    add(&mut body, part, &self.read_file(config, file).await?, &boundary);
+                }
             }
-            body.extend_from_slice(b"\r\n");
         }
-        body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+        end(&mut body, &boundary);
         let content_type = format!("multipart/form-data; boundary={boundary}");
         Ok((body, HeaderValue::try_from(content_type).ok()))
     }
@@ -110,6 +110,17 @@ impl Host {
         let found = read.await.map_err(|error| NoAnswer::Failed(error.to_string()))?;
         found.map(|found| found.bytes).ok_or_else(gone)
     }
+}
+
+/// One more field at the end of a form.
+fn add(body: &mut Vec<u8>, part: &FormPart, content: &[u8], boundary: &str) {
+    body.extend_from_slice(head_of(part, boundary).as_bytes());
+    body.extend_from_slice(content);
+    body.extend_from_slice(b"\r\n");
+}
+
+fn end(body: &mut Vec<u8>, boundary: &str) {
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
 }
 
 /// What stands before a field of a form (RFC 7578), with names as browsers write them.
@@ -140,6 +151,45 @@ fn plain(mime: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a reader of forms that others made reads it.
+    #[tokio::test]
+    async fn a_form_is_read_as_it_was_meant() {
+        let file = OwnFile {
+            upload_id: "upl_1".to_owned(),
+            name: "猫.jpg".to_owned(),
+            mime: "image/jpeg".to_owned(),
+            size: 4,
+        };
+        let json = FormPart {
+            name: "payload_json".to_owned(),
+            content: FormContent::Json("{}".to_owned()),
+        };
+        let bytes = b"\0\xff\r\n--b--\r\n";
+        let mut body = Vec::new();
+        add(&mut body, &FormPart::text("chat_id", "7"), b"7", "qudao-0");
+        add(&mut body, &json, b"{}", "qudao-0");
+        add(&mut body, &FormPart::file("file0", file), bytes, "qudao-0");
+        end(&mut body, "qudao-0");
+        let whole = futures_util::stream::iter([Ok::<_, std::io::Error>(body)]);
+        let mut form = multer::Multipart::new(whole, "qudao-0");
+        let mut read = Vec::new();
+        while let Some(field) = form.next_field().await.unwrap() {
+            let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+            let kind = field.content_type().map(ToString::to_string).unwrap_or_default();
+            let head = (text(field.name()), text(field.file_name()), kind);
+            read.push((head, field.bytes().await.unwrap().to_vec()));
+        }
+        let said = |name: &str, file: &str, kind: &str, bytes: &[u8]| {
+            ((name.to_owned(), file.to_owned(), kind.to_owned()), bytes.to_vec())
+        };
+        let expected = [
+            said("chat_id", "", "", b"7"),
+            said("payload_json", "", "application/json", b"{}"),
+            said("file0", "猫.jpg", "image/jpeg", bytes),
+        ];
+        assert_eq!(read, expected);
+    }
 
     #[test]
     fn a_files_name_cannot_leave_its_place() {
