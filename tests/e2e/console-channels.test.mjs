@@ -77,7 +77,7 @@ test('Telegram: what is missing or wrong is said where it is, and in words', { s
   await mei.heading('Add a channel: Telegram');
   await mei.press('Add and connect');
   const token = mei.field('Bot token');
-  await mei.page.getByText('Is needed: Bot token.', { exact: false }).waitFor();
+  await mei.page.getByText('This is needed.').waitFor();
   assert.equal(await token.getAttribute('aria-invalid'), 'true');
   assert.ok(await token.evaluate((input) => input === document.activeElement), 'the wrong field has the focus');
   assert.match(await token.evaluate((input) => document.getElementById(input.getAttribute('aria-describedby')).innerText), /@BotFather/);
@@ -110,7 +110,7 @@ test('Telegram: what is missing or wrong is said where it is, and in words', { s
   await mei.page.getByText('Connected as @tea_bot', { exact: false }).waitFor();
   await mei.page.locator('h1 [data-test=state]').getByText('live').waitFor();
   assert.ok(!(await mei.page.content()).includes(TOKEN), 'the secret is shown to nobody');
-  await mei.press('Try again');
+  await mei.press('Check again');
   await mei.page.getByText('It works.', { exact: false }).waitFor();
   await mei.screenshot('console-telegram-live-light-en');
 });

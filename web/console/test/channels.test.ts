@@ -5,7 +5,7 @@ import { channelState, checkWeb, readForm, readValues, snippet } from '../src/ch
 import type { Channel, ChannelKind, KindField, Partner } from '../src/protocol';
 import { combine, good, percent } from '../src/ratings';
 import { detailWords, fieldWords, WORDS } from '../src/words';
-import { CHANNEL_WORDS, zhDetails, zhHelp } from '../src/words/channels';
+import { CHANNEL_WORDS, withDetails, zhHelp } from '../src/words/channels';
 import { CONTACT_WORDS } from '../src/words/contacts';
 
 const PARTNER: Partner = { sandbox: true, transport: 'webhook', endpoint: 'none', failures: 0, keys: 0, last_cursor: '0', acked_cursor: '0' };
@@ -80,8 +80,10 @@ describe('the words of channels and contacts', () => {
     expect(leaves(CONTACT_WORDS.zh, '').sort()).toEqual(leaves(CONTACT_WORDS.en, '').sort());
   });
 
-  it('say in Chinese what the server says of a form', () => {
-    const zh = { ...WORDS.zh, details: [...zhDetails, ...WORDS.zh.details] };
+  it('say in both languages what the server says of a form', () => {
+    const zh = withDetails(WORDS.zh, 'zh');
+    expect(detailWords(withDetails(WORDS.en, 'en'), 'is needed: Bot token.')).toBe('This is needed.');
+    expect(detailWords(zh, 'must not be empty')).toBe('不能为空');
     expect(detailWords(zh, 'is needed: Bot token. Send /newbot to @BotFather.')).toBe('此项必填');
     expect(detailWords(zh, 'has to be a whole number from 1 to 65535')).toBe('请填写 1 到 65535 之间的整数');
     expect(detailWords(zh, 'the platform cannot be reached: timeout')).toBe('无法连接到对方平台：timeout');

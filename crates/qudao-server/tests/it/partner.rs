@@ -665,6 +665,81 @@ async fn whoever_follows_the_channel_sees_each_answer_grow() {
     assert!(whole.contains("word"), "{whole}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_sees_a_partners_state_verifies_replays_and_revokes() {
+    let world = world(None).await;
+    let partner = world.partner().await;
+    let key = partner.tenant.api_key.reveal();
+    let base = format!("/v1/tenants/{}/channels/{}", partner.tenant.id, partner.channel);
+    let ask = async |method: &str, path: &str, body: &Value| {
+        let json = if body.is_null() { "" } else { JSON };
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        world
+            .send(method, &format!("{base}{path}"), &format!("{}{json}", bearer(&key)), &text)
+            .await
+    };
+    let state = async || world.get(&base, &key).await.body["partner"].clone();
+    let first = state().await;
+    assert_eq!(
+        (&first["sandbox"], &first["endpoint"], &first["keys"]),
+        (&json!(true), &json!("none"), &json!(1))
+    );
+    let nowhere = ask("POST", "/partner-endpoint/verify", &Value::Null).await;
+    assert_eq!(refusal(&nowhere), (422, "endpoint_unverified".into()), "{}", nowhere.body);
+
+    let endpoint = Endpoint::listen(sent).await;
+    let to = json!({ "endpoint_url": endpoint.url, "transport": "webhook" });
+    assert_eq!(ask("PUT", "/partner-endpoint", &to).await.status, 200);
+    assert_eq!(state().await["endpoint"], "unverified");
+    let verified = ask("POST", "/partner-endpoint/verify", &Value::Null).await;
+    assert_eq!(
+        (verified.status, &verified.body["verified"]),
+        (200, &json!(true)),
+        "{}",
+        verified.body
+    );
+    assert_eq!(state().await["endpoint"], "active");
+
+    world.report(&partner, "", &message("a", "m-1", "one")).await;
+    world.eventually("SELECT count(*) FROM partner_events WHERE state = 'done'", "1").await;
+    let listed = ask("GET", "/deliveries?status=done", &Value::Null).await.body;
+    let id = listed["data"][0]["event_id"].clone();
+    assert!(id.is_string(), "{listed}");
+    assert_eq!(ask("GET", "/deliveries?status=odd", &Value::Null).await.status, 400);
+    let replayed = ask("POST", "/deliveries/replay", &json!({ "ids": [id] })).await;
+    assert_eq!(
+        (replayed.status, &replayed.body["replayed"]),
+        (200, &json!(1)),
+        "{}",
+        replayed.body
+    );
+    endpoint.wait_for(|events| 2 <= events.len()).await;
+
+    assert_eq!(ask("DELETE", "/partner-keys", &Value::Null).await.status, 204);
+    assert_eq!(state().await["keys"], 0);
+    let pinged = world.pcp(&partner, "POST", "ping", &Value::Null).await;
+    assert_eq!(refusal(&pinged), (401, "invalid_credentials".into()));
+    let web = format!("/v1/tenants/{}/channels/{}", partner.tenant.id, partner.tenant.channel_id);
+    for (method, path) in
+        [("GET", "deliveries"), ("DELETE", "partner-keys"), ("POST", "partner-endpoint/verify")]
+    {
+        let answer = world.send(method, &format!("{web}/{path}"), &bearer(&key), "").await;
+        assert_eq!(refusal(&answer).0, 409, "{path} {}", answer.body);
+    }
+    let rival = world.tenant(0).await;
+    let stranger = world
+        .send("DELETE", &format!("{base}/partner-keys"), &bearer(&rival.api_key.reveal()), "")
+        .await;
+    assert_eq!(stranger.status, 404);
+    let acts =
+        "SELECT string_agg(action, ' ' ORDER BY seq) FROM audit_events WHERE action LIKE 'partner_%'";
+    assert_eq!(
+        world.db.psql(acts).trim(),
+        "partner_endpoint.verify partner_endpoint.set partner_endpoint.verify \
+         partner_delivery.replay partner_key.revoke"
+    );
+}
+
 /// Values that a field is not meant to have.
 fn odd(n: usize) -> Value {
     let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));

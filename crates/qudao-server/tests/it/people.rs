@@ -164,3 +164,54 @@ async fn one_person_on_two_channels_becomes_one_contact_and_two_again() {
     let contact = world.get(&format!("{contacts}/{one}"), &key).await.body;
     assert!(contact["identities"][0]["unsubscribed_at"].is_string(), "{contact}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contacts_are_found_by_name_or_id_and_only_within_the_tenant() {
+    let world = World::start().await;
+    let (tenant, rival) = (world.tenant(1_000_000).await, world.tenant(1_000_000).await);
+    for (owner, text) in [(&tenant, "one"), (&tenant, "two"), (&rival, "three")] {
+        say(&world, &owner.public_key, &visitor(), text).await;
+    }
+    // As an adapter keeps them; the percent sign is a letter like others.
+    world.db.psql("UPDATE identities SET name = 'Ann 100%'");
+    let contacts = format!("/v1/tenants/{}/contacts", tenant.id);
+    let key = tenant.api_key.reveal();
+    let found = async |search: &str| world.get(&format!("{contacts}?search={search}"), &key).await;
+    let all = found("").await.body;
+    let (two, one) = (&all["data"][0], &all["data"][1]);
+    assert_eq!(all["data"].as_array().unwrap().len(), 2, "{all}");
+    assert_eq!(
+        (&one["name"], &one["channels"]),
+        (&json!("Ann 100%"), &json!([tenant.channel_id.to_string()]))
+    );
+    let id = one["id"].as_str().unwrap();
+    let contact = world.get(&format!("{contacts}/{id}"), &key).await.body;
+    assert_eq!(contact["name"], "Ann 100%");
+    let external = contact["identities"][0]["external_id"].as_str().unwrap().to_owned();
+    for (search, expected) in [
+        ("aNN", vec![two, one]),
+        ("00%25", vec![two, one]),
+        ("n%25n", vec![]),
+        ("an_", vec![]),
+        (id, vec![one]),
+        (&external[4..20], vec![one]),
+        ("%27%3B--", vec![]),
+    ] {
+        assert_eq!(found(search).await.body["data"], json!(expected), "{search}");
+    }
+    assert_eq!(refusal(&found(&"x".repeat(201)).await).0, 400);
+    assert_eq!(refusal(&found("a%00b").await).0, 400);
+
+    let conversations = format!("/v1/tenants/{}/conversations", tenant.id);
+    let theirs = world.get(&format!("{conversations}?contact={id}"), &key).await.body;
+    let ids: Vec<_> =
+        theirs["data"].as_array().unwrap().iter().map(|one| &one["contact_id"]).collect();
+    assert_eq!(ids, [id], "{theirs}");
+    let nobody = format!("{conversations}?contact=cnt_{:032}", 1);
+    assert_eq!(world.get(&nobody, &key).await.body["data"], json!([]));
+    assert_eq!(refusal(&world.get(&format!("{conversations}?contact=ann"), &key).await).0, 400);
+
+    let channel = format!("/v1/tenants/{}/channels/{}", tenant.id, tenant.channel_id);
+    let heard = world.get(&channel, &key).await.body;
+    assert!(heard["last_message_at"].is_string() && heard["partner"].is_null(), "{heard}");
+}

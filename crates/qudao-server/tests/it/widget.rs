@@ -433,6 +433,27 @@ async fn a_conversation_is_rated_once_a_day_and_the_last_word_counts() {
         assert_eq!(rate(score).await.status, 422, "{score}");
     }
     assert_eq!(site.world.db.psql("SELECT count(*), min(score) FROM ratings"), "1|4");
+    let ratings = format!("/v1/tenants/{}/ratings", site.tenant.id);
+    let key = site.tenant.api_key.reveal();
+    let read = site.world.get(&ratings, &key).await.body;
+    let channel = site.tenant.channel_id.to_string();
+    assert_eq!(
+        read["data"],
+        json!([{ "channel_id": channel, "count": 1, "good": 1, "scores": [0, 0, 0, 1, 0] }])
+    );
+    assert_eq!((&read["days"], &read["latest"][0]["score"]), (&json!(30), &json!(4)), "{read}");
+    site.world.db.psql("UPDATE ratings SET rated_at = now() - interval '40 days'");
+    let later = site.world.get(&ratings, &key).await.body;
+    assert_eq!((&later["data"], &later["latest"]), (&json!([]), &json!([])));
+    let quarter = site.world.get(&format!("{ratings}?days=90&limit=1"), &key).await.body;
+    assert_eq!(quarter["data"][0]["count"], 1, "{quarter}");
+    for query in ["days=0", "days=367", "limit=0", "limit=201", "weeks=1"] {
+        assert_eq!(
+            site.world.get(&format!("{ratings}?{query}"), &key).await.status,
+            400,
+            "{query}"
+        );
+    }
     site.set(&json!({ "origins": [SHOP], "csat": false }));
     let begun = Instant::now();
     while rate(5).await.status != 409 {

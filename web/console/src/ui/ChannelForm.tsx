@@ -5,7 +5,7 @@ import { Refusal } from '../api';
 import { checkWeb, isTried, readForm, readValues, type Values } from '../channels';
 import type { Channel, ChannelKind, KindField } from '../protocol';
 import { fieldWords, fill } from '../words';
-import { useChannelWords, zhHelp } from '../words/channels';
+import { guideOf, useChannelWords, zhHelp } from '../words/channels';
 import { Back, ChannelMark, kindName, useAssistants, useKinds } from './Channels';
 import { useSurroundings } from './context';
 import { useTenantPath } from './data';
@@ -64,38 +64,57 @@ function MakeChannel({ kind }: { kind: ChannelKind }): JSX.Element {
     location.hash = `#/channels/${made.id}`;
   }
   return (
-    <section class="section narrow">
+    <section class="section">
       <Back href="#/channels/new">{words.otherKind}</Back>
       <div class="titled">
         <ChannelMark kind={kind.kind} />
         <Heading>{fill(words.newOf, { kind: called })}</Heading>
       </div>
-      <div class="card">
-        <Form act={act} submit={submit}>
-          <TextField label={words.name} hint={words.nameHint} pointer="/name" refusal={act.refusal} value={name} setValue={setName} />
-          {assistants?.length === 0 ? (
-            <p class="banner">{words.noAssistant}</p>
-          ) : (
-            <SelectField
-              label={words.assistant}
-              pointer="/assistant_id"
-              refusal={act.refusal}
-              value={answers}
-              setValue={setAssistant}
-              options={(assistants ?? []).map(({ id, name: called }) => [id, called] as const)}
-            />
-          )}
-          <KindFields kind={kind} fields={kind.fields.filter(isForPeople)} act={act} values={values} setValues={setValues} />
-          <Refused refusal={act.refusal} />
-          <div class="actions">
-            <a class="button" href="#/channels/new">{useSurroundings().words.cancel}</a>
-            <button type="submit" class="button strong" disabled={act.busy || answers === ''}>
-              {act.busy && isTried(kind.kind) ? words.connecting : isTried(kind.kind) ? words.submitTried : words.submit}
-            </button>
-          </div>
-        </Form>
+      <div class="beside">
+        <div class="card">
+          <Form act={act} submit={submit}>
+            <TextField label={words.name} hint={words.nameHint} pointer="/name" refusal={act.refusal} value={name} setValue={setName} />
+            {assistants?.length === 0 ? (
+              <p class="banner">{words.noAssistant}</p>
+            ) : (
+              <SelectField
+                label={words.assistant}
+                pointer="/assistant_id"
+                refusal={act.refusal}
+                value={answers}
+                setValue={setAssistant}
+                options={(assistants ?? []).map(({ id, name: called }) => [id, called] as const)}
+              />
+            )}
+            <KindFields kind={kind} fields={kind.fields.filter(isForPeople)} act={act} values={values} setValues={setValues} />
+            <Refused refusal={act.refusal} />
+            <div class="actions">
+              <a class="button" href="#/channels/new">{useSurroundings().words.cancel}</a>
+              <button type="submit" class="button strong" disabled={act.busy || answers === ''}>
+                {act.busy && isTried(kind.kind) ? words.connecting : isTried(kind.kind) ? words.submitTried : words.submit}
+              </button>
+            </div>
+          </Form>
+        </div>
+        <Afterwards kind={kind} />
       </div>
     </section>
+  );
+}
+
+/** What is to be done at the other side, before somebody begins. */
+function Afterwards({ kind }: { kind: ChannelKind }): JSX.Element {
+  const words = useChannelWords();
+  const steps = kind.kind === 'web' ? [words.tryBody, words.siteBody] : kind.kind === 'partner' ? words.partner.goLiveSteps : (words.steps[kind.kind] ?? []);
+  return (
+    <aside class="card aside" aria-label={words.afterwards}>
+      <h2>{words.afterwards}</h2>
+      <ol class="steps">
+        {steps.map((step) => <li key={step}>{step}</li>)}
+      </ol>
+      {kind.inbound && kind.kind !== 'telegram' && <p class="muted">{words.inboundLater}</p>}
+      <p class="muted">{fill(words.guide, { file: guideOf(kind.kind) })}</p>
+    </aside>
   );
 }
 
@@ -166,6 +185,9 @@ export function EditChannel({ channel, kind, done }: { channel: Channel; kind: C
   );
 }
 
+/** What can be left out, and mostly is not. */
+const MOSTLY_NEEDED = ['web.origins', 'email.smtp_password', 'email.imap_host', 'wechat.app_secret', 'wechat.aes_key'];
+
 interface KindFieldsProps {
   kind: ChannelKind;
   fields: KindField[];
@@ -179,8 +201,7 @@ interface KindFieldsProps {
 function KindFields({ kind, fields, act, values, setValues, unfolded = false }: KindFieldsProps): JSX.Element {
   const { words: all } = useSurroundings();
   const words = useChannelWords();
-  // The sites are the point of a web channel, though its page works without.
-  const isFirst = (field: KindField): boolean => field.required || unfolded || field.name === 'origins';
+  const isFirst = (field: KindField): boolean => field.required || unfolded || MOSTLY_NEEDED.includes(`${kind.kind}.${field.name}`);
   const draw = (field: KindField): JSX.Element => (
     <KindInput
       key={field.name}

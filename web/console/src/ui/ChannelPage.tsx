@@ -119,7 +119,7 @@ function Connection({ channel, changes, reload }: Omit<ShownProps, 'kind'>): JSX
       {changes && (
         <div class="actions">
           <button type="button" class={at === null || fault !== null ? 'button strong' : 'button'} disabled={act.busy} onClick={() => void connect()}>
-            {fault === null && at === null ? words.connect : words.connectAgain}
+            {fault !== null ? words.connectAgain : at === null ? words.connect : words.check}
           </button>
         </div>
       )}

@@ -1,10 +1,11 @@
 /** Channels: the list, and the way to one of them. */
 import type { JSX } from 'preact';
+import { useMemo } from 'preact/hooks';
 import { channelState } from '../channels';
 import type { Assistant, Channel, ChannelKind, Page } from '../protocol';
 import { may } from '../scopes';
-import { fill } from '../words';
-import { useChannelWords, zhDetails } from '../words/channels';
+import { detailWords, fill } from '../words';
+import { useChannelWords, withDetails } from '../words/channels';
 import { ChannelPage } from './ChannelPage';
 import { NewChannel } from './ChannelForm';
 import { SurroundingsContext, useSession, useSurroundings, useTime } from './context';
@@ -17,7 +18,7 @@ export function Channels(): JSX.Element {
   const item = 'item' in route ? route.item : undefined;
   const changes = may(useSession().scopes, 'channels:write');
   // What the server says of channels comes with these pages.
-  const words = around.language === 'zh' ? { ...around.words, details: [...zhDetails, ...around.words.details] } : around.words;
+  const words = useMemo(() => withDetails(around.words, around.language), [around.language]);
   return (
     <SurroundingsContext.Provider value={{ ...around, words }}>
       {item === undefined || (item === 'new' && !changes) ? <List changes={changes} /> : item === 'new' ? <NewChannel /> : <ChannelPage key={item} id={item} />}
@@ -60,6 +61,7 @@ function List({ changes }: { changes: boolean }): JSX.Element {
 const isOwn = (channel: Channel): boolean => channel.kind !== 'api';
 
 function ChannelRow({ channel, kind, assistant }: { channel: Channel; kind: string; assistant: string | null }): JSX.Element {
+  const { words: all } = useSurroundings();
   const words = useChannelWords();
   const time = useTime();
   const wrong = whatIsWrong(words, channel);
@@ -77,7 +79,7 @@ function ChannelRow({ channel, kind, assistant }: { channel: Channel; kind: stri
           {assistant && <span dir="auto">{fill(words.answeredBy, { name: assistant })}</span>}
           <span>{channel.last_message_at ? fill(words.lastMessage, { date: time(channel.last_message_at) }) : words.noMessage}</span>
         </p>
-        {wrong !== '' && <p class="wrong">{wrong}</p>}
+        {wrong !== '' && <p class="wrong">{detailWords(all, wrong)}</p>}
       </div>
       <Chevron />
     </li>

@@ -1,10 +1,10 @@
 /** Contacts: everybody who wrote, and the way to one of them. */
 import type { JSX } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useMemo, useState } from 'preact/hooks';
 import type { Channel, Contact, Page } from '../protocol';
 import { may } from '../scopes';
 import { fill } from '../words';
-import { zhDetails } from '../words/channels';
+import { withDetails } from '../words/channels';
 import { useContactWords } from '../words/contacts';
 import { Chevron } from './Channels';
 import { ContactPage } from './ContactPage';
@@ -17,7 +17,7 @@ export function Contacts(): JSX.Element {
   const around = useSurroundings();
   const { route } = around.console;
   const item = 'item' in route ? route.item : undefined;
-  const words = around.language === 'zh' ? { ...around.words, details: [...zhDetails, ...around.words.details] } : around.words;
+  const words = useMemo(() => withDetails(around.words, around.language), [around.language]);
   return (
     <SurroundingsContext.Provider value={{ ...around, words }}>
       {item === undefined ? <List /> : <ContactPage key={item} id={item} />}

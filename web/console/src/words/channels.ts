@@ -1,4 +1,5 @@
 /** The words of the pages about channels, which come with these pages. */
+import type { Language, Words } from '../words';
 import { useSurroundings } from '../ui/context';
 
 export const en = {
@@ -71,6 +72,7 @@ export const en = {
   untried: 'Not tried yet. Press “Connect” to see whether the platform accepts what you entered.',
   connect: 'Connect',
   connectAgain: 'Try again',
+  check: 'Check again',
   connecting: 'Asking the platform…',
   wrong: 'What is wrong',
   works: 'It works.',
@@ -92,6 +94,8 @@ export const en = {
     line: ['Enter the inbound address as Webhook URL, switch “Use webhook” on, and press Verify.', 'Switch greeting and auto-reply messages off.'],
     dingtalk: ['Enter the inbound address as the robot’s message address (HTTP mode), and publish the app.'],
   } as Record<string, string[]>,
+  afterwards: 'What comes then',
+  inboundLater: 'The inbound address, which you enter there, is shown once the channel is added.',
   guide: 'The whole way step by step: {file}, in the documentation of this platform.',
   settings: 'Settings',
   edit: 'Edit',
@@ -258,6 +262,7 @@ const zh: ChannelWords = {
   untried: '尚未尝试。点击“连接”，看看平台是否接受您填写的内容。',
   connect: '连接',
   connectAgain: '重试',
+  check: '重新检查',
   connecting: '正在询问平台…',
   wrong: '问题所在',
   works: '连接正常。',
@@ -279,6 +284,8 @@ const zh: ChannelWords = {
     line: ['把入站地址填为 Webhook URL，打开 “Use webhook” 并点击 Verify。', '关闭问候语和自动回复。'],
     dingtalk: ['把入站地址填为机器人的消息接收地址（HTTP 模式），并发布应用。'],
   },
+  afterwards: '之后的步骤',
+  inboundLater: '添加渠道后会显示入站地址，请填写到对方平台。',
   guide: '完整步骤见本平台文档：{file}。',
   settings: '设置',
   edit: '编辑',
@@ -373,8 +380,12 @@ const zh: ChannelWords = {
   },
 };
 
-/** What the server says of channels, in Chinese. */
-export const zhDetails: [RegExp, string][] = [
+const enDetails: [RegExp, string][] = [
+  // What it is called and where to find it stands beside the field.
+  [/^is needed: /, 'This is needed.'],
+];
+
+const zhDetails: [RegExp, string][] = [
   [/^is needed: /, '此项必填'],
   [/is longer than (\d+) characters/, '最多 $1 个字符'],
   [/has to be an address that begins with https:\/\//, '请填写以 https:// 开头的地址'],
@@ -454,6 +465,11 @@ export function guideOf(kind: string): string {
 }
 
 export const CHANNEL_WORDS = { en, zh };
+
+/** The page's words, with what the server says of channels. */
+export function withDetails(words: Words, language: Language): Words {
+  return { ...words, details: [...(language === 'zh' ? zhDetails : enDetails), ...words.details] };
+}
 
 export function useChannelWords(): ChannelWords {
   return CHANNEL_WORDS[useSurroundings().language];
