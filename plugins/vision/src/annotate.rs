@@ -1,0 +1,1 @@
+//! Boxes and labels drawn into a picture.
