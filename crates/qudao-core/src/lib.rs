@@ -8,7 +8,6 @@
 use std::sync::{Arc, OnceLock};
 
 use qudao_domain::{Clock, NodeId};
-use qudao_plugin_host::PluginHost;
 use qudao_storage::{Bus, Store};
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -41,6 +40,7 @@ pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, WatchedTurn};
+pub use qudao_plugin_host::{ModelKind, PluginHost};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
 pub use settings::CoreSettings;

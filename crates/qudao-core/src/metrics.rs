@@ -55,7 +55,8 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("qudao_absorbed_micros_total", "What exceeded a hold and is borne by the platform").in_unit(Unit::Micros).by(&[DOOR]),
     // The API path.
     Metric::counter("qudao_rate_limited_total", "Requests and messages that a rate refused, by whose rate it was").by(&[RATE]),
-    Metric::counter("qudao_api_calls_total", "Calls of `/v1/chat/completions` that were let in and had credits"),
+    Metric::counter("qudao_api_calls_total", "Calls of the API that were let in and had credits, by the kind of model that they asked")
+        .by(&[Label { name: "kind", values: &["chat", "embed", "classify", "detect", "transcribe"] }]),
     Metric::gauge("qudao_api_calls_in_flight", "Calls that this node has let in, whether or not they took credits; `limits.calls_in_flight` bounds them"),
     Metric::gauge("qudao_api_open_calls", "Calls on this node that took credits and are not settled yet"),
     Metric::counter("qudao_api_aborted_total", "Calls whose client left before the end"),

@@ -140,6 +140,9 @@ codes! {
     ContextTooLong = "context_length_exceeded", 422, "The messages do not fit the model",
         openai(400, "invalid_request_error", Some("context_length_exceeded")),
         "Shorten the messages or take a model with a larger context.";
+    WrongModelKind = "wrong_model_kind", 422, "The model does something else",
+        openai(400, "invalid_request_error", Some("wrong_model_kind")),
+        "Take a model of the right `kind`; `GET /v1/models` tells each one's.";
     IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for another request",
         openai(422, "invalid_request_error", Some("idempotency_key_reused")),
         "Use a new key for a new request; repeat a request only with its own body.";
@@ -204,7 +207,7 @@ pub fn reference_markdown() -> String {
          <!-- Written from crates/qudao-server/src/code.rs; change the table there. -->\n\n\
          Every refusal is `application/problem+json` (RFC 9457) with a `code` from this table, which is\n\
          never renamed, and a `request_id`. The OpenAI-compatible endpoints (`/v1/chat/completions`,\n\
-         `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
+         `/v1/embeddings`, `/v1/classifications`, `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
          A request whose head is not HTTP/1.1 (a malformed header line, for instance) is refused with an\n\
          empty 400 before it reaches any endpoint; the connection is closed.\n\n\
          | code | status | meaning | what to do | OpenAI status | OpenAI code |\n\

@@ -72,6 +72,13 @@ fn endpoints() -> Endpoints {
         openai::completions::create,
         docs::completions(),
     );
+    api.post("/v1/embeddings", Key(Scope::Chat), openai::embeddings::create, docs::embeddings());
+    api.post(
+        "/v1/classifications",
+        Key(Scope::Chat),
+        openai::classifications::create,
+        docs::classifications(),
+    );
     api.get("/v1/models", Key(Scope::Chat), openai::models::list, docs::models());
     api.get("/v1/models/{model:.+}", Key(Scope::Chat), openai::models::get, docs::model());
 

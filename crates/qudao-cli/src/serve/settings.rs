@@ -271,6 +271,10 @@ fn model(from: &qudao_config::Model) -> ModelEntry {
         upstream: from.upstream.clone(),
         kind: match from.kind {
             ModelKind::Chat => qudao_plugin_host::ModelKind::Chat,
+            ModelKind::Embed => qudao_plugin_host::ModelKind::Embed,
+            ModelKind::Classify => qudao_plugin_host::ModelKind::Classify,
+            ModelKind::Detect => qudao_plugin_host::ModelKind::Detect,
+            ModelKind::Transcribe => qudao_plugin_host::ModelKind::Transcribe,
         },
         context_tokens: from.context_tokens,
         max_output_tokens: from.max_output_tokens,

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
+use qudao_core::{ModelKind, PluginHost};
 use qudao_domain::{
     AssistantId, RouteId,
     text::{Name, SystemPrompt},
@@ -163,14 +164,28 @@ pub(crate) async fn create(
     Posted { body, once }: Posted<CreateAssistant>,
 ) -> Result<HttpResponse, ApiError> {
     let new = body.parse()?;
+    let plugins = state.core.plugins.clone();
     let made = commit_once(&state, tenant_id, once, move |tx| {
         Box::pin(async move {
+            let route = tx.find_route(new.route_id).await?;
+            can_chat(&route.map(|route| route.models).unwrap_or_default(), &plugins)?;
             let made = tx.create_assistant(&new).await.map_err(dangling("/route_id", "route"))?;
             let location = format!("/v1/tenants/{tenant_id}/assistants/{}", made.id);
             Ok(Reply::created(location, &AssistantBody::from(made)))
         })
     });
     made.await
+}
+
+/// An assistant talks, so each model of its route has to. What no plugin of this node offers at the moment
+/// may do anything.
+fn can_chat(models: &[String], plugins: &PluginHost) -> Result<(), ApiError> {
+    let mute = |model: &&String| plugins.kind(model).is_some_and(|kind| kind != ModelKind::Chat);
+    let Some(model) = models.iter().find(mute) else { return Ok(()) };
+    let deed = plugins.kind(model).unwrap_or_default().deed();
+    let detail =
+        format!("leads to the model `{model}`, which {deed}: an assistant needs one that chats");
+    Err(ApiError::field("/route_id", detail))
 }
 
 pub(crate) async fn list(
