@@ -1,5 +1,7 @@
 //! Looks at pictures without the platform: for comparisons with other engines.
 //!
+//! `look convert DETECTOR.onnx OUT.safetensors` rewrites a detector.
+//!
 //! `look WEIGHTS [--side N] [--threads N] [--device D] [--raw FOLDER] [--rounds N] PICTURE…` prints a line
 //! of JSON for each picture. `--raw` writes what the network gets and says as 32-bit numbers; `--rounds`
 //! measures the network alone and prints the milliseconds of the median round.
@@ -16,7 +18,13 @@ use serde_json::json;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let mut config = Config::new(arguments.next().unwrap());
+    let weights = arguments.next().unwrap();
+    if weights == "convert" {
+        let [from, to] = [(); 2].map(|()| PathBuf::from(arguments.next().unwrap()));
+        qudao_models::convert_detector(&from, &to).unwrap();
+        return;
+    }
+    let mut config = Config::new(weights);
     let (mut raw, mut rounds, mut pictures) = (None::<PathBuf>, 0, Vec::new());
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap();
