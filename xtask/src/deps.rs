@@ -102,6 +102,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qudao-plugin-echo", &["qudao-plugin-api"]),
     ("qudao-plugin-rogue", &["qudao-plugin-api"]),
     ("qudao-plugin-candle-llm", &["qudao-plugin-api"]),
+    ("qudao-plugin-vision", &["qudao-plugin-api"]),
     ("qudao-plugin-openai", &["qudao-plugin-api", "qudao-egress"]),
     ("qudao-tests", &[]),
     (
@@ -153,7 +154,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("mail-parser", &["qudao-channels"]),
     ("quick-xml", &["qudao-channels"]),
     ("chacha20poly1305", &["qudao-vault"]),
-    ("candle-core", &["qudao-plugin-candle-llm"]),
+    ("candle-core", &["qudao-plugin-candle-llm", "qudao-plugin-vision"]),
     ("candle-nn", &["qudao-plugin-candle-llm"]),
     ("candle-transformers", &["qudao-plugin-candle-llm"]),
     ("tokenizers", &["qudao-plugin-candle-llm"]),

@@ -21,6 +21,7 @@ const MEMBERS: &[Member] = &[
     Member { name: "echo", native: false, shipped: true },
     Member { name: "openai", native: false, shipped: true },
     Member { name: "rogue", native: false, shipped: false },
+    Member { name: "vision", native: true, shipped: true },
 ];
 
 /// `cargo xtask plugins`

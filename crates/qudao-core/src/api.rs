@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::rates::TooFast;
 
 mod admit;
+mod aside;
 mod asked;
 mod credit;
 mod flight;
@@ -28,6 +29,7 @@ pub use kept::{Answered, KeptAnswer};
 pub use reply::ApiReply;
 
 pub(crate) use admit::ApiState;
+pub(crate) use aside::Aside;
 pub(crate) use reply::{end_reason, share};
 
 /// A call as it came in, with the parameters that the models do not see.

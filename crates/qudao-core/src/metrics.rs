@@ -44,6 +44,8 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram("qudao_model_seconds", Unit::Seconds, "How long a model worked on a turn"),
     Metric::histogram("qudao_model_first_token_seconds", Unit::Seconds, "From the call of a model for a turn to its first word"),
     Metric::counter("qudao_rungs_failed_total", "Models that did not answer a turn, so that the next one of the route was asked").by(&[MODEL]),
+    Metric::counter("qudao_pictures_total", "Pictures that an assistant's vision model was to look at: `seen`, or why not")
+        .by(&[Label { name: "outcome", values: &["seen", "elsewhere", "absent", "too_large", "failed"] }]),
     Metric::counter("qudao_unpriced_total", "Turns that passed a model over because it has no price in the tenant's currency").by(&[MODEL]),
     Metric::counter("qudao_preview_dropped_total", "Previews whose last words came too late to be shown"),
     // Money.

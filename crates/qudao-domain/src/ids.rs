@@ -125,6 +125,20 @@ impl TurnId {
         bytes.copy_from_slice(&digest[..16]);
         Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
+
+    /// A call that a turn makes beside its answer, such as a look at the picture that is part `place`
+    /// of message `seq`. Deterministic, so that a turn that begins anew does not pay for it again.
+    pub fn beside(conversation_id: ConversationId, seq: i64, place: usize) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"beside");
+        hash.update(conversation_id.as_uuid().as_bytes());
+        hash.update(seq.to_be_bytes());
+        hash.update(place.to_be_bytes());
+        let digest = hash.finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,14 @@ pub enum ModelsError {
         /// The file.
         what: String,
     },
+    /// The file is not of the kind that it should be.
+    #[error("{path} cannot be converted: {reason}")]
+    Convert {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("{path}: {source}")]
     File {

@@ -2,12 +2,15 @@
 //! always compared by checksum, never imported or executed.
 
 mod catalogue;
+mod detector;
 mod error;
 mod huggingface;
+mod onnx;
 mod package;
 mod pull;
 
 pub use catalogue::{Catalogue, Model, Part, Source, SourceKind};
+pub use detector::convert_detector;
 pub use error::ModelsError;
 pub use huggingface::HuggingFace;
 pub use package::Packages;

@@ -207,7 +207,7 @@ pub fn reference_markdown() -> String {
          <!-- Written from crates/qudao-server/src/code.rs; change the table there. -->\n\n\
          Every refusal is `application/problem+json` (RFC 9457) with a `code` from this table, which is\n\
          never renamed, and a `request_id`. The OpenAI-compatible endpoints (`/v1/chat/completions`,\n\
-         `/v1/embeddings`, `/v1/classifications`, `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
+         `/v1/embeddings`, `/v1/classifications`, `/v1/detections`, `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
          A request whose head is not HTTP/1.1 (a malformed header line, for instance) is refused with an\n\
          empty 400 before it reaches any endpoint; the connection is closed.\n\n\
          | code | status | meaning | what to do | OpenAI status | OpenAI code |\n\

@@ -22,6 +22,7 @@ use crate::{
     openai::{
         answer::Completion,
         classifications::{ClassificationList, ClassificationRequest},
+        detections::{Detection, DetectionRequest},
         embeddings::{EmbeddingList, EmbeddingRequest},
         models::{Model, ModelList},
         wire::CompletionRequest,
@@ -93,6 +94,24 @@ pub(crate) fn classifications() -> Doc {
             "explain": true,
         }))
         .returns::<ClassificationList>(200, "The classes, in the order of the texts.")
+        .fails(ASKED)
+}
+
+pub(crate) fn detections() -> Doc {
+    Doc::new("Models", "Find things in a picture")
+        .openai()
+        .about(
+            "JPEG, PNG, WebP and the first frame of a GIF, of any size up to the model's limits. Boxes are \
+             in pixels of the picture as people see it. With an `Idempotency-Key` the answer is kept for \
+             a day and given again: the model is called and charged once.",
+        )
+        .once()
+        .body::<DetectionRequest>(json!({
+            "model": "yolox-nano",
+            "image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAFklEQVR42mMoIgAYRhWMKhhVMFIVAAC7NMgQNNvlHQAAAABJRU5ErkJggg==",
+            "annotate": true,
+        }))
+        .returns::<Detection>(200, "What is in the picture, the surest first.")
         .fails(ASKED)
 }
 

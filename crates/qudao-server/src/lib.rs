@@ -79,6 +79,7 @@ fn endpoints() -> Endpoints {
         openai::classifications::create,
         docs::classifications(),
     );
+    api.post("/v1/detections", Key(Scope::Chat), openai::detections::create, docs::detections());
     api.get("/v1/models", Key(Scope::Chat), openai::models::list, docs::models());
     api.get("/v1/models/{model:.+}", Key(Scope::Chat), openai::models::get, docs::model());
 

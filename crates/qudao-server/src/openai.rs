@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod classifications;
 pub(crate) mod completions;
+pub(crate) mod detections;
 pub(crate) mod embeddings;
 pub(crate) mod models;
 pub(crate) mod pictures;

@@ -79,6 +79,66 @@ impl Tx {
         Ok(())
     }
 
+    /// The platform's copy of the file that is a part of a message: `None` while there is none.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn message_media(
+        &mut self,
+        channel_id: ChannelId,
+        conversation_id: ConversationId,
+        seq: i64,
+        place: usize,
+    ) -> Result<Option<MediaFile>> {
+        let row = sqlx::query(
+            "SELECT body #>> ARRAY['parts', $4, 'upload_id'] AS upload_id FROM inbox \
+             WHERE tenant_id = $1 AND conversation_id = $2 AND seq = $3",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .bind(seq)
+        .bind(place.to_string())
+        .fetch_optional(self.connection())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let id: Option<String> = row.try_get("upload_id")?;
+        match id.and_then(|id| id.parse().ok()) {
+            Some(id) => self.channel_media(channel_id, id).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Writes down what a picture shows, for the record and for whoever reads the message later: the
+    /// words at its part, and the message's text with them. A message that was erased stays so.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn describe_media(
+        &mut self,
+        conversation_id: ConversationId,
+        seq: i64,
+        place: usize,
+        words: &str,
+        text: &str,
+    ) -> Result<()> {
+        sqlx::query(
+            "UPDATE inbox \
+             SET body = jsonb_set(jsonb_set(body, ARRAY['parts', $4, 'alt'], to_jsonb($5::text)), \
+                 '{text}', to_jsonb($6::text)) \
+             WHERE tenant_id = $1 AND conversation_id = $2 AND seq = $3 \
+               AND body #> ARRAY['parts', $4] IS NOT NULL",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(conversation_id.as_uuid())
+        .bind(seq)
+        .bind(place.to_string())
+        .bind(words)
+        .bind(text)
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
     /// Keeps a copy of a file.
     ///
     /// # Errors

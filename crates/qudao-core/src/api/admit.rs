@@ -8,7 +8,7 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use moka::future::Cache;
 use qudao_billing::hold_amount;
-use qudao_domain::{Micros, TenantId};
+use qudao_domain::{Currency, Micros, TenantId};
 use qudao_plugin_api::wire::Ask;
 use qudao_plugin_host::{CallError, ModelEntry, ModelKind, ModelState};
 use qudao_storage::{Page, PriceRow, Standing, StorageError, UsageLine};
@@ -144,7 +144,7 @@ impl Core {
     ) -> Result<Entry, ApiError> {
         asked::check(request)?;
         let plan = match self.counts_tokens() {
-            true => Some(self.plan(principal, request).await),
+            true => Some(self.plan_of(principal, request).await),
             false => None,
         };
         let tokens = match &plan {
@@ -186,7 +186,7 @@ impl Core {
         let admission = Span::child("admission", SpanKind::Internal, span.place());
         let plan = match plan {
             Some(plan) => plan,
-            None => self.plan(principal, &request).await,
+            None => self.plan_of(principal, &request).await,
         };
         admission.end();
         let opened = match plan {
@@ -211,10 +211,19 @@ impl Core {
         Ok(call.begin(request, &model, max_tokens).await?.with_standings(standings))
     }
 
+    async fn plan_of(&self, principal: &Principal, request: &ApiRequest) -> Result<Plan, ApiError> {
+        self.plan(principal.tenant_id, principal.holder.currency, request).await
+    }
+
     /// Which model answers, at which price, and how large the call may become.
-    async fn plan(&self, principal: &Principal, request: &ApiRequest) -> Result<Plan, ApiError> {
+    pub(super) async fn plan(
+        &self,
+        tenant: TenantId,
+        currency: Currency,
+        request: &ApiRequest,
+    ) -> Result<Plan, ApiError> {
         let name = request.ask.model().to_owned();
-        let models = self.tenant_models(principal.tenant_id).await?;
+        let models = self.tenant_models(tenant).await?;
         if !models.contains(&name) {
             return Err(ApiError::UnknownModel { model: name });
         }
@@ -223,7 +232,7 @@ impl Core {
             return Err(ApiError::WrongKind { model: name, offers, asked });
         }
         let model = self.ready_model(&name)?;
-        let price = self.price(&name, principal.holder.currency).await?;
+        let price = self.price(&name, currency).await?;
         let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
         let size = self.size(request, &model, &price)?;
         Ok(Plan { model, price, size })
@@ -246,7 +255,7 @@ impl Core {
         let holder = &principal.holder;
         let bill = Bill {
             channel_id: holder.channel_id,
-            key_id: holder.key_id,
+            key_id: Some(holder.key_id),
             policy: holder.fair_charging,
             model: request.ask.model().to_owned(),
             kind: ModelKind::of(&request.ask),
@@ -338,17 +347,17 @@ pub(super) struct Pass {
 }
 
 /// How a call is going to be served.
-struct Plan {
-    model: Arc<ModelEntry>,
-    price: Arc<PriceRow>,
-    size: Size,
+pub(super) struct Plan {
+    pub(super) model: Arc<ModelEntry>,
+    pub(super) price: Arc<PriceRow>,
+    pub(super) size: Size,
 }
 
 /// How large a call may become.
-struct Size {
-    hold: Micros,
-    max_tokens: u32,
-    input_bound: u32,
+pub(super) struct Size {
+    pub(super) hold: Micros,
+    pub(super) max_tokens: u32,
+    pub(super) input_bound: u32,
 }
 
 impl Size {

@@ -66,7 +66,8 @@ pub(super) struct OpenCall {
 #[derive(Clone)]
 pub(super) struct Bill {
     pub(super) channel_id: ChannelId,
-    pub(super) key_id: ApiKeyId,
+    /// None where the platform itself asks, for a turn.
+    pub(super) key_id: Option<ApiKeyId>,
     pub(super) policy: FairCharging,
     pub(super) model: String,
     pub(super) kind: ModelKind,
@@ -118,6 +119,12 @@ impl OpenCall {
 
     pub(super) const fn turn_id(&self) -> TurnId {
         self.turn_id
+    }
+
+    /// The same call under an id that its repetition has too: it is booked once.
+    pub(super) fn known_as(mut self, id: TurnId) -> Self {
+        self.turn_id = id;
+        self
     }
 
     /// Calls the model and waits until it begins to answer.
@@ -431,7 +438,7 @@ impl Bill {
         UsageLine {
             turn_id,
             channel_id: self.channel_id,
-            api_key_id: Some(self.key_id),
+            api_key_id: self.key_id,
             conversation_id: None,
             model: self.model.clone(),
             price_version: self.price.version,

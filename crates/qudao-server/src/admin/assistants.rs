@@ -83,6 +83,11 @@ pub(crate) struct Sampling {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<StopText>>, max_items = 4)]
     stop: Option<Vec<String>>,
+    /// A model of the tenant's routes that looks at pictures: what it finds in those that people send is
+    /// told to the model that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[A-Za-z0-9._:/-]+$")]
+    vision_model: Option<String>,
 }
 
 impl Sampling {
@@ -107,11 +112,19 @@ impl Sampling {
         if self.top_k == Some(0) {
             check.refuse("/params/top_k", "has to be at least 1");
         }
+        if self.vision_model.as_ref().is_some_and(|name| !is_model_name(name)) {
+            check.refuse("/params/vision_model", "has to be a model's name");
+        }
         let stops = self.stop.as_deref().unwrap_or_default();
         if 4 < stops.len() || stops.iter().any(|stop| stop.is_empty() || 200 < stop.len()) {
             check.refuse("/params/stop", "may have four texts of 1 to 200 bytes at most");
         }
     }
+}
+
+fn is_model_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
+    (1..=120).contains(&name.len()) && name.chars().all(plain)
 }
 
 impl CreateAssistant {

@@ -192,6 +192,11 @@ impl Whole {
         whole.ok_or_else(|| failed("the model left something out of its answer"))
     }
 
+    /// All that the model said, as it came.
+    pub(crate) fn take_pieces(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.pieces)
+    }
+
     /// The head of the response.
     pub(crate) fn response(&self) -> HttpResponseBuilder {
         let mut response = HttpResponse::Ok();

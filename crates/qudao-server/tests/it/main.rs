@@ -13,6 +13,7 @@ mod events;
 mod http;
 mod identity;
 mod limits;
+mod looking;
 mod model;
 mod money;
 mod oidc;
