@@ -63,7 +63,7 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
 
 /// Those of them whose platform keeps a socket open.
 pub fn sessions() -> Vec<Arc<dyn SessionAdapter>> {
-    vec![Arc::new(discord::Discord)]
+    vec![Arc::new(discord::Discord), Arc::new(dingtalk::Dingtalk)]
 }
 
 /// Every kind of channel that a tenant can make, with its settings.

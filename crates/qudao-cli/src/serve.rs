@@ -165,7 +165,8 @@ impl Running {
             let all = [qudao_channels::all(&core), channels.channels()].concat();
             Worker::start(Arc::clone(&core), all, settings::worker(&context.settings))
         });
-        let postman = options.role.works().then(|| Postman::start(Arc::clone(&core), courier));
+        let postman =
+            options.role.works().then(|| Postman::default().start(Arc::clone(&core), courier));
         steps.done("server");
         Ok(Self { store, core, plugins, channels, worker, postman, server, watch, heads, exporter })
     }

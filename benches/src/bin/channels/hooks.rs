@@ -10,7 +10,7 @@ use qudao_benches::{
     platform::Platform,
 };
 use qudao_domain::{Clock as _, SystemClock};
-use qudao_pcp::{Conversation, Event, Secret, Signer, header, kind};
+use qudao_pcp::{Conversation, Event, Secret, Signer, VERSION, header, kind};
 use serde_json::{Value, json};
 
 use crate::{Args, ms, verdict};
@@ -185,6 +185,7 @@ impl Partners {
         let at = now.as_second().to_string();
         let headers = [
             ("authorization", bearer.as_str()),
+            (header::VERSION, VERSION),
             (header::ID, event.id.as_str()),
             (header::TIMESTAMP, &at),
             (header::SIGNATURE, &signature),

@@ -10,6 +10,7 @@ use qudao_core::{
         event::{Event, EventBody, ReceiptState},
         setup::{OpenChannel, SetupError},
     },
+    failpoint,
 };
 use qudao_domain::{
     ChannelId, Micros, TenantId,
@@ -90,6 +91,7 @@ impl Host {
         let Parsed { events, answer, patience } =
             adapter.verify_and_parse(&channel.config, request, now)?;
         let (fresh, last) = self.take_in(&channel, adapter, &events, origin).await?;
+        failpoint!("inbound.taken");
         let mut answer = answer;
         if let (Some(patience), Some(accepted)) = (patience, last) {
             let until = arrived + patience.saturating_sub(ANSWER_ROOM);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use qudao_core::{Core, channel::setup::OpenChannel};
+use qudao_core::{Core, channel::setup::OpenChannel, failpoint};
 use qudao_domain::{ChannelId, TenantId};
 use qudao_pcp::{Event, EventId, kind};
 use qudao_storage::{
@@ -20,10 +20,6 @@ use super::{
     rules::{BREAKER, COMPLAIN_AT, Verdict, judge, wait},
 };
 
-/// How long a claim is good: longer than a request may take.
-const LEASE: Duration = Duration::from_secs(60);
-/// How often the logs are looked at without a hint.
-const POLL: Duration = Duration::from_millis(500);
 /// Requests at one time.
 const IN_FLIGHT: usize = 64;
 /// How long the log of ended events is kept, and how many go at a time.
@@ -33,7 +29,18 @@ const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// Sends partners what lies in their logs.
 #[derive(Debug, Clone, Copy)]
-pub struct Postman;
+pub struct Postman {
+    /// How long a claim is good: longer than a request may take.
+    pub lease: Duration,
+    /// How often the logs are looked at without a hint.
+    pub poll: Duration,
+}
+
+impl Default for Postman {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(60), poll: Duration::from_millis(500) }
+    }
+}
 
 /// The running loop. Dropping it lets it run on.
 #[must_use = "the loop is ended through its handle"]
@@ -44,6 +51,7 @@ pub struct PostmanHandle {
 }
 
 struct Shared {
+    settings: Postman,
     core: Arc<Core>,
     courier: Courier,
     slots: Arc<Semaphore>,
@@ -52,10 +60,10 @@ struct Shared {
 
 impl Postman {
     /// Starts the loop on the present runtime.
-    pub fn start(core: Arc<Core>, courier: Courier) -> PostmanHandle {
+    pub fn start(self, core: Arc<Core>, courier: Courier) -> PostmanHandle {
         let (stop, jobs) = (CancellationToken::new(), TaskTracker::new());
         let slots = Arc::new(Semaphore::new(IN_FLIGHT));
-        let shared = Arc::new(Shared { core, courier, slots, jobs: jobs.clone() });
+        let shared = Arc::new(Shared { settings: self, core, courier, slots, jobs: jobs.clone() });
         let main = shared.core.tasks.spawn(run(Arc::clone(&shared), stop.clone()));
         PostmanHandle { stop, main, jobs }
     }
@@ -88,7 +96,7 @@ async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = shared.core.wake.partner.notified() => {}
-            () = time::sleep(POLL) => {}
+            () = time::sleep(shared.settings.poll) => {}
         }
     }
 }
@@ -100,13 +108,15 @@ async fn claim(shared: &Arc<Shared>) -> bool {
         return false;
     }
     let limit = u32::try_from(free).unwrap_or(u32::MAX);
-    let claims = match shared.core.store.claim_partner_events(limit, LEASE, BREAKER.2).await {
-        Ok(claims) => claims,
-        Err(error) => {
-            tracing::warn!(%error, "cannot claim events for partners");
-            return false;
-        }
-    };
+    let claims =
+        match shared.core.store.claim_partner_events(limit, shared.settings.lease, BREAKER.2).await
+        {
+            Ok(claims) => claims,
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim events for partners");
+                return false;
+            }
+        };
     let any = !claims.is_empty();
     for claim in claims {
         let shared = Arc::clone(shared);
@@ -125,6 +135,7 @@ async fn claim(shared: &Arc<Shared>) -> bool {
 }
 
 async fn serve(shared: &Shared, claim: PartnerClaim) -> Result<(), String> {
+    failpoint!("post.claimed");
     let (tenant_id, channel_id) = match claim {
         PartnerClaim::Event { tenant_id, channel_id, .. }
         | PartnerClaim::Probe { tenant_id, channel_id } => (tenant_id, channel_id),
@@ -201,6 +212,7 @@ impl Round<'_> {
         if event.fault.as_deref() == Some("dup") {
             posted = self.post(&id, &event.body, event.replayed).await;
         }
+        failpoint!("post.sent");
         let posted = match posted {
             Ok(posted) => posted,
             Err(detail) => {
@@ -224,7 +236,9 @@ impl Round<'_> {
                 let at = (event.cursor, event.attempts);
                 tx.end_partner_attempt(self.channel_id, at, &end).await?;
                 tx.count_partner_attempt(self.channel_id, true, BREAKER).await?;
-                tx.commit().await
+                tx.commit().await?;
+                failpoint!("post.recorded");
+                Ok(())
             }
             Verdict::Gone => {
                 metrics::delivered("gone");

@@ -462,7 +462,9 @@ fn answers(adapter: &dyn ChannelAdapter, config: &ChannelConfig, event: &Event) 
 fn a_socket_that_means_harm_ends_no_session() {
     let located = RawResponse {
         status: 200,
-        body: br#"{"url":"wss://gateway.example","session_start_limit":{"remaining":1}}"#.to_vec(),
+        body: br#"{"url":"wss://gateway.example","session_start_limit":{"remaining":1},
+                   "endpoint":"wss://gateway.example/connect","ticket":"t"}"#
+            .to_vec(),
         ..RawResponse::default()
     };
     for adapter in qudao_channels::sessions() {

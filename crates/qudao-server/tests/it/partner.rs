@@ -51,7 +51,7 @@ pub(crate) async fn world(model: Option<&Arc<Script>>) -> World {
     let model = model.map(Arc::clone);
     let core = CoreSettings::default();
     let world = World::with(Plan { server, core, model, ..Plan::default() }).await;
-    drop(Postman::start(Arc::clone(&world.core), courier()));
+    drop(Postman::default().start(Arc::clone(&world.core), courier()));
     world
 }
 
