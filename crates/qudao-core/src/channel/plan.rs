@@ -99,7 +99,7 @@ impl HttpPlan {
     pub fn post_file(purpose: &'static str, url: impl Into<String>, file: OwnFile) -> Self {
         let plan = Self { method: "POST", ..Self::get(purpose, url) };
         let mime = file.mime.clone();
-        plan.with_upload(Upload::Raw(file)).header("content-type", mime)
+        plan.with_upload(Upload::Raw(Box::new(file))).header("content-type", mime)
     }
 
     /// With a body that is made of files.
@@ -169,7 +169,7 @@ pub enum Upload {
     /// `multipart/form-data` with these parts in order; the host writes its content type.
     Form(Vec<FormPart>),
     /// The file's bytes alone.
-    Raw(OwnFile),
+    Raw(Box<OwnFile>),
 }
 
 /// A field of a form.
