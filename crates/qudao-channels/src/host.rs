@@ -17,6 +17,7 @@ use qudao_storage::{Limiter, LimiterSettings, StorageError};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+mod codes;
 mod connect;
 mod deliver;
 mod files;
@@ -27,6 +28,7 @@ mod preview;
 mod receive;
 mod requests;
 
+pub use codes::PhoneWay;
 pub use connect::ConnectError;
 pub use deliver::HostedChannel;
 pub use receive::{ReceiveError, Received};
