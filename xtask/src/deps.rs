@@ -149,6 +149,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("libloading", &["qudao-plugin-host"]),
     ("teloxide", &["qudao-channels"]),
     ("async-imap", &["qudao-channels"]),
+    ("jsonwebtoken", &["qudao-channels"]),
     ("lettre", &["qudao-channels"]),
     ("mail-builder", &["qudao-channels"]),
     ("mail-parser", &["qudao-channels"]),

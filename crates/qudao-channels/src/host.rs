@@ -17,6 +17,7 @@ use qudao_storage::{Limiter, LimiterSettings, StorageError};
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
+mod codes;
 mod connect;
 mod deliver;
 mod files;
@@ -30,6 +31,7 @@ mod session;
 mod take;
 mod upload;
 
+pub use codes::PhoneWay;
 pub use connect::ConnectError;
 pub use deliver::HostedChannel;
 pub use receive::{ReceiveError, Received};

@@ -20,6 +20,7 @@ pub mod feishu;
 mod fixture;
 pub mod host;
 mod lenient;
+pub mod letters;
 pub mod line;
 mod markup;
 pub mod matrix;

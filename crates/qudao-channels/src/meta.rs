@@ -67,6 +67,24 @@ impl ChannelAdapter for Meta {
         manifest::check(*self, config)
     }
 
+    fn reaches_phones(&self) -> bool {
+        *self == Self::Whatsapp
+    }
+
+    fn phone_peer(&self, config: &ChannelConfig, digits: &str) -> Option<String> {
+        (*self == Self::Whatsapp).then(|| whatsapp::thread(config, digits).external_id)
+    }
+
+    fn code(&self, config: &ChannelConfig, thread: &str, code: &str) -> Option<Plan> {
+        let template = config.setting("code_template").filter(|_| *self == Self::Whatsapp)?;
+        let language = config.setting("code_language").unwrap_or("en_US");
+        let token = config.secret("access_token").ok()?;
+        let body = cloud::code(thread, (template, language), code);
+        Some(Plan::Http(
+            HttpPlan::post_json("send", &self.messages_url(config), &body).bearer(token),
+        ))
+    }
+
     fn verify_and_parse(
         &self,
         config: &ChannelConfig,

@@ -55,6 +55,10 @@ pub const MANIFEST: Manifest = Manifest {
         Field::text("transport", "Transport", "传输方式")
             .optional()
             .form(FieldForm::Choice(&["webhook", "sse", "pull"])),
+        Field::text("contact_email", "Whom to write to", "联系邮箱")
+            .optional()
+            .form(FieldForm::Text(254))
+            .help("Gets a mail when the endpoint keeps failing and is paused."),
         Field::secret(SIGNING_SECRET, "Signing secret", "签名密钥").optional(),
         Field::secret(SIGNING_KEY, "Private signing key", "签名私钥").optional(),
         Field::secret(PUBLIC_KEY, "The partner's public key", "合作伙伴公钥").optional(),

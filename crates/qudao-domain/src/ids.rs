@@ -95,6 +95,8 @@ id_type!(/** A tenant's persona. */ AssistantId, "ast");
 id_type!(/** Which models may serve, in which order. */ RouteId, "rte");
 id_type!(/** An end user. */ ContactId, "cnt");
 id_type!(/** Two contacts that turned out to be one person. */ MergeId, "mrg");
+id_type!(/** An address that somebody says is theirs, and the code that was sent there. */ ClaimId, "clm");
+id_type!(/** A mail of the platform itself. */ MailId, "eml");
 id_type!(/** One thread of a contact on a channel. */ ConversationId, "cnv");
 id_type!(/** One or more unanswered messages and the reply to them; the unit of charge. */ TurnId, "trn");
 id_type!(/** A credential of a tenant for the HTTP API. */ ApiKeyId, "key");

@@ -183,7 +183,11 @@ impl Order<'_> {
 }
 
 /// The form of safetensors: the length of a JSON header, the header, then the numbers.
-fn write(named: &Named<'_>, remarks: &BTreeMap<&str, &str>, out: &mut impl Write) -> std::io::Result<()> {
+fn write(
+    named: &Named<'_>,
+    remarks: &BTreeMap<&str, &str>,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!(remarks));
     let mut at = 0;

@@ -113,6 +113,9 @@ codes! {
     Conflict = "conflict", 409, "It collides with what exists",
         openai(409, "invalid_request_error", None),
         "Look at `detail`, read the present state, and decide again.";
+    AnotherCustomer = "another_customer", 409, "The visitor is another customer already",
+        openai(409, "invalid_request_error", None),
+        "Begin with a new visitor (`POST /v1/widget/{key}/token` without `visitor`) and show the token again.";
     IdReused = "id_reused", 409, "The id was used for another event",
         openai(409, "invalid_request_error", None),
         "Give each event an id of its own; repeat an event only with its own bytes.";

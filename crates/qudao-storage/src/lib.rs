@@ -17,6 +17,7 @@ mod depths;
 mod error;
 mod keys;
 mod limiter;
+mod mails;
 mod media;
 mod metrics;
 mod once;
@@ -61,6 +62,7 @@ pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, Tur
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
+pub use mails::{MailClaim, NewMail};
 pub use media::{MediaFacts, MediaFile, NewMedia};
 pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
@@ -71,8 +73,9 @@ pub use partner::{
     PartnerState, PartnerThread,
 };
 pub use people::{
-    Calling, Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link,
-    Merge, Merged, NewMerge, TABLES, TableRule, Unfinished,
+    Calling, ClaimKind, Contact, ContactClaim, Erase, Evidence, Export, ExportOf, ExportedRows,
+    Fence, Identity, Link, Merge, Merged, NewClaimCode, NewMerge, Proof, Proven, TABLES, TableRule,
+    TriedCode, Unfinished,
 };
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};

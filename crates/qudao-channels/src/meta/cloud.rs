@@ -71,6 +71,20 @@ pub(super) fn render(out: &Outgoing<'_>) -> Result<Vec<Value>, Failure> {
     Ok(bodies)
 }
 
+/// A code by an authentication template, whose button takes it over on the person's telephone.
+pub(super) fn code(thread: &str, (template, language): (&str, &str), code: &str) -> Value {
+    let said = json!([{ "type": "text", "text": code }]);
+    let mut body = json!({ "type": "template", "template": {
+        "name": template, "language": { "code": language },
+        "components": [
+            { "type": "body", "parameters": said },
+            { "type": "button", "sub_type": "url", "index": "0", "parameters": said },
+        ],
+    } });
+    address(&mut body, thread.rsplit('/').next().unwrap_or(thread));
+    body
+}
+
 fn with_buttons(said: String, image: Option<&str>, items: &[Button]) -> Vec<Value> {
     let (buttons, links) = links(items);
     let (before, body) = tail(&with_links(said, &links), BODY_MAX);

@@ -2,8 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use qudao_core::{Core, channel::setup::OpenChannel, failpoint};
-use qudao_domain::{ChannelId, TenantId};
+use qudao_core::{
+    Core,
+    channel::setup::OpenChannel,
+    failpoint,
+    letter::{Letter, Purpose, words::endpoint_paused_mail},
+};
+use qudao_domain::{ChannelId, TenantId, address::Email};
 use qudao_pcp::{Event, EventId, kind};
 use qudao_storage::{
     PartnerChannel, PartnerClaim, PartnerEnd, PartnerEvent, PartnerState, StorageError,
@@ -295,12 +300,42 @@ impl Round<'_> {
         }
         // Who asks us to wait is not failing.
         let polite = after.is_some();
-        if !polite && tx.count_partner_attempt(self.channel_id, false, BREAKER).await? {
+        let opened = !polite && tx.count_partner_attempt(self.channel_id, false, BREAKER).await?;
+        if opened {
             metrics::breaker_opened();
             let words = "the endpoint keeps failing: it is asked once a minute whether it is back";
             tx.record_channel_connection(self.channel_id, Err(words)).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        if opened {
+            self.write_to_contact().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the partner's people know that nothing is sent to them. A node that dies just before
+    /// writes no mail; the channel says it all the same.
+    async fn write_to_contact(&self) -> Result<(), StorageError> {
+        let (core, config) = (&self.shared.core, &self.setup.config);
+        let to = config.setting("contact_email").filter(|_| core.sends_mail());
+        let Some(Ok(to)) = to.map(Email::parse) else { return Ok(()) };
+        let url = config.setting("endpoint_url").and_then(|url| url::Url::parse(url).ok());
+        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        let channel = self.channel_id.to_string();
+        let mail = endpoint_paused_mail(&config.locale, &channel, to.as_str(), host);
+        let letter = Letter::Mail(mail);
+        let sealed = match core.seal_letter(self.tenant_id, Purpose::Notice, &letter).await {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                tracing::warn!(%error, "a letter to a partner could not be sealed");
+                return Ok(());
+            }
+        };
+        let mut tx = core.store.begin(self.tenant_id).await?;
+        sealed.send(&mut tx, None).await?;
+        tx.commit().await?;
+        core.wake.letters.notify_one();
+        Ok(())
     }
 
     /// Nothing more is tried; the conversation goes on, and the partner learns of the gap.

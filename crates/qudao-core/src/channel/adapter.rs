@@ -142,6 +142,22 @@ pub trait ChannelAdapter: Send + Sync + 'static {
         None
     }
 
+    /// Whether people are reached here by their telephone numbers.
+    fn reaches_phones(&self) -> bool {
+        false
+    }
+
+    /// As whom the channel knows a telephone number, given as digits with the country's code.
+    fn phone_peer(&self, _config: &ChannelConfig, _digits: &str) -> Option<String> {
+        None
+    }
+
+    /// The request that brings a code in the platform's own form for codes; `None` if the channel
+    /// has none, and it is said in words.
+    fn code(&self, _config: &ChannelConfig, _thread: &str, _code: &str) -> Option<Plan> {
+        None
+    }
+
     /// What a payment adds to the tenant's wallet, in micro-units of its currency, if this event is
     /// one that counts. It is added once for each charge, and taken out once for a payment that was
     /// given back.

@@ -22,6 +22,7 @@ mod openai;
 #[expect(clippy::disallowed_methods, reason = "a partner has a clock and tasks of its own")]
 mod partner;
 mod people;
+mod proof;
 mod reading;
 mod socket;
 mod widget;

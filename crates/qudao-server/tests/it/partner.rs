@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,11 +48,14 @@ fn courier() -> Courier {
 }
 
 pub(crate) async fn world(model: Option<&Arc<Script>>) -> World {
+    world_with(model, CoreSettings::default()).await
+}
+
+async fn world_with(model: Option<&Arc<Script>>, core: CoreSettings) -> World {
     let bind = "127.0.0.1:0".parse().unwrap();
     let mut server = ServerSettings::new(bind, SecretHash::of(OPERATOR));
     server.partner = PartnerSettings { courier: courier(), report_keys: Vec::new() };
     let model = model.map(Arc::clone);
-    let core = CoreSettings::default();
     let world = World::with(Plan { server, core, model, ..Plan::default() }).await;
     drop(Postman::default().start(Arc::clone(&world.core), courier()));
     world
@@ -251,6 +257,49 @@ async fn an_event_is_taken_once_and_its_answer_lies_in_the_log() {
     assert_eq!(log.len(), 1, "{log:?}");
     assert_eq!((text(&log[0]), &log[0]["seq"]), ("Hello, 世界", &json!(1)));
     assert_eq!(log[0]["data"]["turn"]["in_reply_to"], "m-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_keeps_failing_is_paused_probed_and_taken_back() {
+    let world =
+        world_with(None, CoreSettings { sends_mail: true, ..CoreSettings::default() }).await;
+    let partner = world.partner().await;
+    let well = Arc::new(AtomicBool::new(false));
+    let state = Arc::clone(&well);
+    let endpoint = Endpoint::listen(move |event, before| match state.load(Ordering::SeqCst) {
+        true => sent(event, before),
+        false => status(500, ""),
+    });
+    let endpoint = endpoint.await;
+    world.endpoint(&partner, &endpoint.url).await;
+    world.db.psql("UPDATE channels SET settings = settings || '{\"contact_email\": \"ops@partner.example\"}' WHERE kind = 'partner'");
+    world.core.forget_channel(partner.tenant.id, partner.channel).await;
+    // One more failure is too many.
+    world.db.psql("UPDATE partner_channels SET failures = 19, failing_since = now()");
+    world.report(&partner, "", &message("room-1", "m-1", "Hello")).await;
+    let breaker = "SELECT failures, paused_until > now() FROM partner_channels";
+    world.eventually(breaker, "20|t").await;
+    let letters = "SELECT count(*) FROM mails WHERE kind = 'notice' AND sealed IS NOT NULL";
+    world.eventually(letters, "1").await;
+    let fault = "SELECT fault LIKE '%keeps failing%' FROM channels WHERE kind = 'partner'";
+    assert_eq!(world.db.psql(fault), "t");
+
+    // Half open: one probe, which fails too, and no second letter.
+    world.db.psql("UPDATE partner_channels SET paused_until = now() - interval '1 second'");
+    world.eventually(breaker, "21|t").await;
+    assert_eq!(endpoint.events().last().unwrap()["type"], "ping");
+    assert_eq!(world.db.psql(letters), "1");
+
+    // The next probe is answered well: closed, and what waited goes out in order.
+    well.store(true, Ordering::SeqCst);
+    let before = endpoint.events().len();
+    world.db.psql("UPDATE partner_channels SET paused_until = now() - interval '1 second'");
+    world.eventually("SELECT failures, paused_until IS NULL FROM partner_channels", "0|t").await;
+    world.db.psql("UPDATE partner_events SET next_at = now() WHERE state = 'ready'");
+    let events = endpoint.wait_for(|events| before + 1 < events.len()).await;
+    assert_eq!(events[before]["type"], "ping");
+    assert_eq!(text(&events[before + 1]), "Hello");
+    assert_eq!(world.db.psql("SELECT fault IS NULL FROM channels WHERE kind = 'partner'"), "t");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -731,8 +780,7 @@ async fn a_tenant_sees_a_partners_state_verifies_replays_and_revokes() {
         .send("DELETE", &format!("{base}/partner-keys"), &bearer(&rival.api_key.reveal()), "")
         .await;
     assert_eq!(stranger.status, 404);
-    let acts =
-        "SELECT string_agg(action, ' ' ORDER BY seq) FROM audit_events WHERE action LIKE 'partner_%'";
+    let acts = "SELECT string_agg(action, ' ' ORDER BY seq) FROM audit_events WHERE action LIKE 'partner_%'";
     assert_eq!(
         world.db.psql(acts).trim(),
         "partner_endpoint.verify partner_endpoint.set partner_endpoint.verify \
