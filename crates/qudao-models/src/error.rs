@@ -47,6 +47,14 @@ pub enum ModelsError {
         /// The file.
         what: String,
     },
+    /// The pieces of a model do not fit together.
+    #[error("{path} could not be put together: {reason}")]
+    Assemble {
+        /// The file that was to be made.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("{path}: {source}")]
     File {
