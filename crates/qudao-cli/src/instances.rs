@@ -42,8 +42,11 @@ pub(crate) fn catalogue(context: &Context) -> anyhow::Result<Catalogue> {
 /// An instance for each model of the catalogue whose file is here; those that chat in Chinese go
 /// first, since they chat in English too.
 fn local(catalogue: &Catalogue, dir: &Path) -> Vec<Instance> {
-    let mut present: Vec<&qudao_models::Model> =
-        catalogue.models.iter().filter(|model| dir.join(model.file_name()).is_file()).collect();
+    let mut present: Vec<&qudao_models::Model> = catalogue
+        .models
+        .iter()
+        .filter(|model| model.chats() && dir.join(model.file_name()).is_file())
+        .collect();
     present.sort_by_key(|model| !model.languages.iter().any(|language| language == "zh"));
     let instance = |model: &&qudao_models::Model| {
         let context_tokens = model.context_tokens.min(LOCAL_CONTEXT);

