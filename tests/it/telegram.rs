@@ -23,12 +23,7 @@ async fn channel(platform: &Platform, api: &BotApi, settings: Value) -> String {
     channel_of(platform, api, settings, platform.text("assistant_id")).await
 }
 
-async fn channel_of(
-    platform: &Platform,
-    api: &BotApi,
-    settings: Value,
-    assistant: &str,
-) -> String {
+async fn channel_of(platform: &Platform, api: &BotApi, settings: Value, assistant: &str) -> String {
     let mut settings = settings;
     settings["api_url"] = json!(api.url());
     let base = format!("/v1/tenants/{}/channels", platform.text("tenant_id"));

@@ -10,7 +10,7 @@ mod package;
 mod pull;
 
 pub use catalogue::{Catalogue, Model, Part, Source, SourceKind};
-pub use detector::convert_detector;
+pub use detector::{add_detector, convert_detector, detectors};
 pub use error::ModelsError;
 pub use huggingface::HuggingFace;
 pub use package::Packages;

@@ -9,14 +9,8 @@ const SIDE_MAX: u32 = 1280;
 /// Width and height of a letter before it is enlarged.
 const LETTER: u32 = 8;
 /// Colours that are told apart by people of any colour vision, on dark and on light.
-const COLOURS: [[u8; 3]; 6] = [
-    [230, 159, 0],
-    [86, 180, 233],
-    [0, 158, 115],
-    [240, 228, 66],
-    [213, 94, 0],
-    [204, 121, 167],
-];
+const COLOURS: [[u8; 3]; 6] =
+    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [213, 94, 0], [204, 121, 167]];
 
 /// A box to draw, in pixels of the picture.
 #[derive(Clone, Debug)]
@@ -122,7 +116,8 @@ mod tests {
         assert!(!far(70, 60), "the inside stays as it was");
         // Boxes at, and letters beyond, every edge.
         for edges in [[0.0, 0.0, 200.0, 100.0], [199.0, 99.0, 200.0, 100.0], [0.0; 4]] {
-            annotate(&grey, &[mark(edges, "ein sehr langes 标签, das nirgends Platz hat")]).unwrap();
+            annotate(&grey, &[mark(edges, "ein sehr langes 标签, das nirgends Platz hat")])
+                .unwrap();
         }
     }
 

@@ -29,7 +29,12 @@ const COMPARED: usize = 1000;
 
 /// The things that a network saw, the surest first. `scale` is that of the square that it looked at;
 /// `width` and `height` are the original's.
-pub fn findings(sight: &Sight, scale: f32, (width, height): (f32, f32), choice: Choice) -> Vec<Finding> {
+pub fn findings(
+    sight: &Sight,
+    scale: f32,
+    (width, height): (f32, f32),
+    choice: Choice,
+) -> Vec<Finding> {
     let mut found: Vec<Finding> = sight
         .values
         .chunks_exact(5 + sight.classes)
@@ -71,9 +76,8 @@ fn best(scores: &[f32]) -> Option<(usize, f32)> {
 
 /// The part of their union that two boxes share.
 fn overlap(a: &Finding, b: &Finding) -> f32 {
-    let area = |[left, top, right, bottom]: [f32; 4]| {
-        (right - left).max(0.0) * (bottom - top).max(0.0)
-    };
+    let area =
+        |[left, top, right, bottom]: [f32; 4]| (right - left).max(0.0) * (bottom - top).max(0.0);
     let (p, q) = (a.edges, b.edges);
     let shared = area([p[0].max(q[0]), p[1].max(q[1]), p[2].min(q[2]), p[3].min(q[3])]);
     let union = area(p) + area(q) - shared;

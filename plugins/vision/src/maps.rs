@@ -223,7 +223,8 @@ impl Ops for Maps {
         for map in maps {
             for (to, values) in out.rows_mut().zip(map.rows()) {
                 let pixels = to.chunks_exact_mut(channels).zip(values.chunks_exact(map.channels));
-                pixels.for_each(|(to, values)| to[from..from + map.channels].copy_from_slice(values));
+                pixels
+                    .for_each(|(to, values)| to[from..from + map.channels].copy_from_slice(values));
             }
             from += map.channels;
         }

@@ -79,8 +79,7 @@ impl Model {
         };
         let side = config.side.or_else(|| stated_side(&weights)).unwrap_or(default_side);
         let labels = labels(config, &weights, classes)?;
-        let choice =
-            Choice { score: config.min_score, overlap: config.max_overlap, most: MOST };
+        let choice = Choice { score: config.min_score, overlap: config.max_overlap, most: MOST };
         Ok(Self { engine, side, labels, choice, limits: config.limits() })
     }
 
@@ -104,7 +103,12 @@ impl Model {
     ///
     /// # Errors
     /// [`LookError`].
-    pub fn look(&self, bytes: &[u8], min_score: Option<f32>, most: Option<usize>) -> Result<Seen, LookError> {
+    pub fn look(
+        &self,
+        bytes: &[u8],
+        min_score: Option<f32>,
+        most: Option<usize>,
+    ) -> Result<Seen, LookError> {
         let picture = picture::unpack(bytes, self.limits)?;
         let square = picture::square(&picture, self.side, self.colours());
         let sight = self.see(&square.grid)?;
@@ -118,7 +122,13 @@ impl Model {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
-    fn choose(&self, sight: &Sight, square: &Square, picture: &RgbImage, choice: Choice) -> Vec<Finding> {
+    fn choose(
+        &self,
+        sight: &Sight,
+        square: &Square,
+        picture: &RgbImage,
+        choice: Choice,
+    ) -> Vec<Finding> {
         let size = (picture.width() as f32, picture.height() as f32);
         findings(sight, square.scale, size, choice)
     }
@@ -217,14 +227,84 @@ fn device(wanted: &str) -> Result<Option<Device>, LoadError> {
 
 /// What COCO's 80 classes are called, in the order of the models that are trained on it.
 pub const COCO: [&str; 80] = [
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
-    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
-    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
-    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
-    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
-    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
-    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
-    "teddy bear", "hair drier", "toothbrush",
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "truck",
+    "boat",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag",
+    "tie",
+    "suitcase",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket",
+    "bottle",
+    "wine glass",
+    "cup",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut",
+    "cake",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "laptop",
+    "mouse",
+    "remote",
+    "keyboard",
+    "cell phone",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier",
+    "toothbrush",
 ];

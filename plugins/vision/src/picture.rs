@@ -102,7 +102,8 @@ pub fn square(picture: &RgbImage, side: usize, colours: Colours) -> Square {
     };
     let mut values = vec![GREY * factor; side * side * 3];
     for (out, row) in values.chunks_exact_mut(3 * side).zip(&rows) {
-        let (above, below) = (&pixels[row.low * pitch..][..pitch], &pixels[row.high * pitch..][..pitch]);
+        let (above, below) =
+            (&pixels[row.low * pitch..][..pitch], &pixels[row.high * pitch..][..pitch]);
         for (out, column) in out.chunks_exact_mut(3).zip(&columns) {
             for (out, channel) in out.iter_mut().zip(order) {
                 let at = |line: &[u8], column: usize| f32::from(line[3 * column + channel]);

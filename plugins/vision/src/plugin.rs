@@ -34,10 +34,11 @@ impl ModelPlugin for Vision {
         let bytes = STANDARD
             .decode(&request.picture)
             .map_err(|error| PluginError::bad_request(format!("the picture's base64: {error}")))?;
-        let seen = self.model.look(&bytes, request.threshold, None).map_err(|error| match error {
-            LookError::Picture(error) => PluginError::bad_request(error.to_string()),
-            LookError::Device(error) => PluginError::internal(error.to_string()),
-        })?;
+        let seen =
+            self.model.look(&bytes, request.threshold, None).map_err(|error| match error {
+                LookError::Picture(error) => PluginError::bad_request(error.to_string()),
+                LookError::Device(error) => PluginError::internal(error.to_string()),
+            })?;
         sink.data(&self.detected(&seen))?;
         if request.annotate {
             let marks: Vec<Mark> = seen.findings.iter().map(|finding| self.mark(finding)).collect();

@@ -49,7 +49,11 @@ impl Ops for Tensors {
         Ok(Grid { height, width, channels, values })
     }
 
-    fn conv(&self, TensorLayer { weight, bias, layer }: &TensorLayer, map: &Tensor) -> Result<Tensor> {
+    fn conv(
+        &self,
+        TensorLayer { weight, bias, layer }: &TensorLayer,
+        map: &Tensor,
+    ) -> Result<Tensor> {
         let groups = if layer.depthwise { layer.outputs } else { 1 };
         let map = map.conv2d(weight, layer.size / 2, layer.stride, 1, groups)?;
         let map = map.broadcast_add(bias)?;

@@ -42,8 +42,7 @@ impl Weights {
     /// # Errors
     /// [`LoadError::Missing`].
     pub fn values(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), LoadError> {
-        let tensor =
-            self.tensors.get(name).ok_or_else(|| LoadError::Missing(name.to_owned()))?;
+        let tensor = self.tensors.get(name).ok_or_else(|| LoadError::Missing(name.to_owned()))?;
         let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         Ok((values, tensor.dims().to_vec()))
     }

@@ -25,8 +25,8 @@ impl<O: Ops> C2f<O> {
     fn load(ops: &O, weights: &Weights, at: usize, shortcut: bool) -> Result<Self, LoadError> {
         let block = |part: String| weights.block(&format!("model.{at}.{part}"), 1);
         let prepared = |part: String| Ok::<_, LoadError>(ops.prepare(block(part)?)?);
-        let links = (0..)
-            .take_while(|link| weights.has(&format!("model.{at}.m.{link}.cv1.conv.weight")));
+        let links =
+            (0..).take_while(|link| weights.has(&format!("model.{at}.m.{link}.cv1.conv.weight")));
         let bottlenecks = links
             .map(|link| {
                 let first = prepared(format!("m.{link}.cv1"))?;
@@ -99,16 +99,12 @@ impl<O: Ops> Yolov8<O> {
         let (_, sides) = weights.values("model.22.cv2.0.2.weight")?;
         if sides.first() != Some(&(4 * STEPS)) {
             let tensor = "model.22.cv2.0.2.weight".to_owned();
-            return Err(LoadError::Shape { tensor, found: sides, expected: "[64, …]".to_owned() });
+            return Err(LoadError::Shape {
+                tensor, found: sides, expected: "[64, …]".to_owned()
+            });
         }
         Ok(Self {
-            halving: [
-                conv("0", 2)?,
-                conv("1", 2)?,
-                conv("3", 2)?,
-                conv("5", 2)?,
-                conv("7", 2)?,
-            ],
+            halving: [conv("0", 2)?, conv("1", 2)?, conv("3", 2)?, conv("5", 2)?, conv("7", 2)?],
             c2f: [c2f(2, true)?, c2f(4, true)?, c2f(6, true)?, c2f(8, true)?],
             pooling: (conv("9.cv1", 1)?, conv("9.cv2", 1)?),
             neck: [c2f(12, false)?, c2f(15, false)?, c2f(18, false)?, c2f(21, false)?],
@@ -121,9 +117,8 @@ impl<O: Ops> Yolov8<O> {
 
     /// The maps of the pyramid, finest first.
     fn pyramid(&self, ops: &O, picture: &Grid) -> candle_core::Result<[O::Map; 3]> {
-        let stage = |at: usize, map: &O::Map| {
-            self.c2f[at].run(ops, &ops.conv(&self.halving[at + 1], map)?)
-        };
+        let stage =
+            |at: usize, map: &O::Map| self.c2f[at].run(ops, &ops.conv(&self.halving[at + 1], map)?);
         let joined = |at: usize, left: &O::Map, right: &O::Map| {
             self.neck[at].run(ops, &ops.stack(&[left, right])?)
         };

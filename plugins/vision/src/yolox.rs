@@ -77,8 +77,7 @@ struct Head<O: Ops> {
 impl<O: Ops> Head<O> {
     fn load(ops: &O, weights: &Weights, level: usize) -> Result<Self, LoadError> {
         let conv = |part: &str| Conv::load(ops, weights, &format!("head.{part}"), 1);
-        let plain =
-            |part: &str| weights.conv(&format!("head.{part}.{level}"), 1, Activation::None);
+        let plain = |part: &str| weights.conv(&format!("head.{part}.{level}"), 1, Activation::None);
         let place = plain("reg_preds")?.beside(&plain("obj_preds")?);
         Ok(Self {
             stem: conv(&format!("stems.{level}"))?,
@@ -86,10 +85,7 @@ impl<O: Ops> Head<O> {
                 conv(&format!("cls_convs.{level}.0"))?,
                 conv(&format!("cls_convs.{level}.1"))?,
             ],
-            boxes: [
-                conv(&format!("reg_convs.{level}.0"))?,
-                conv(&format!("reg_convs.{level}.1"))?,
-            ],
+            boxes: [conv(&format!("reg_convs.{level}.0"))?, conv(&format!("reg_convs.{level}.1"))?],
             class: ops.prepare(plain("cls_preds")?)?,
             place: ops.prepare(place)?,
         })
@@ -136,9 +132,8 @@ impl<O: Ops> Yolox<O> {
     /// # Errors
     /// [`LoadError::Missing`], [`LoadError::Shape`].
     pub fn load(ops: &O, weights: &Weights) -> Result<Self, LoadError> {
-        let conv = |name: &str, stride| {
-            Conv::load(ops, weights, &format!("backbone.{name}"), stride)
-        };
+        let conv =
+            |name: &str, stride| Conv::load(ops, weights, &format!("backbone.{name}"), stride);
         let stage = |first: &str, stride, then: &str, shortcut| {
             let then = Csp::load(ops, weights, &format!("backbone.{then}"), shortcut)?;
             Ok::<_, LoadError>(Stage(conv(first, stride)?, then))
@@ -221,8 +216,11 @@ fn focus(picture: &Grid) -> Grid {
     let mut values = Vec::with_capacity(picture.values.len());
     for pair in picture.values.chunks_exact(2 * picture.width * channels) {
         let (above, below) = pair.split_at(picture.width * channels);
-        for (above, below) in above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels)) {
-            for part in [&above[..channels], &below[..channels], &above[channels..], &below[channels..]] {
+        for (above, below) in above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels))
+        {
+            for part in
+                [&above[..channels], &below[..channels], &above[channels..], &below[channels..]]
+            {
                 values.extend_from_slice(part);
             }
         }

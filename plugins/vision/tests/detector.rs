@@ -63,14 +63,10 @@ fn picture(kind: u16) -> Grid {
 fn every_number_is_within_a_thousandth_of_onnx_runtimes() {
     let folder = tempfile::tempdir().unwrap();
     let Some(path) = weights(folder.path()) else { return };
-    let references: Vec<Reference> =
-        serde_json::from_str(include_str!("reference.json")).unwrap();
+    let references: Vec<Reference> = serde_json::from_str(include_str!("reference.json")).unwrap();
     for (device, threads) in [("cpu", 1), ("cpu", 3), ("tensors", 1)] {
-        let config = Config {
-            device: device.to_owned(),
-            threads: Some(threads),
-            ..Config::new(&path)
-        };
+        let config =
+            Config { device: device.to_owned(), threads: Some(threads), ..Config::new(&path) };
         let model = Model::load(&config).unwrap();
         assert_eq!((model.side(), model.labels().len()), (usize::from(SIDE), 80));
         // Candle's depthwise convolutions are slow: one picture shows that both paths agree.
@@ -93,7 +89,9 @@ fn every_number_is_within_a_thousandth_of_onnx_runtimes() {
 fn a_file_that_is_no_detector_is_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
-    for bytes in [&b""[..], b"\x02\0\0\0\0\0\0\0{}", b"\xff\xff\xff\xff\xff\xff\xff\xff{}", &[7; 100]] {
+    for bytes in
+        [&b""[..], b"\x02\0\0\0\0\0\0\0{}", b"\xff\xff\xff\xff\xff\xff\xff\xff{}", &[7; 100]]
+    {
         std::fs::write(&path, bytes).unwrap();
         assert!(Model::load(&Config::new(&path)).is_err());
     }

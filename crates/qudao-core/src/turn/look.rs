@@ -48,7 +48,8 @@ impl Core {
     /// language model as that, and the turn goes on.
     pub(super) async fn look(self: &Arc<Self>, turn: &mut Turn) {
         let params = turn.context.assistant.params.clone();
-        let Sight { vision_model: Some(model) } = serde_json::from_value(params).unwrap_or_default()
+        let Sight { vision_model: Some(model) } =
+            serde_json::from_value(params).unwrap_or_default()
         else {
             return;
         };

@@ -1,6 +1,6 @@
 //! Pictures in a conversation: what the assistant's vision model finds is told to the one that answers.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use qudao_core::TurnOutcome;
 use qudao_domain::{
@@ -22,7 +22,14 @@ async fn open_eye(stage: &Stage, sees: &[(&str, f32)]) {
 /// Says what it was told.
 fn parrot() -> Arc<Script> {
     Script::new(|request, sink| {
-        sink.token(&request.messages.last().and_then(|m| m.content.as_ref()).map(Content::to_text).unwrap_or_default())?;
+        sink.token(
+            &request
+                .messages
+                .last()
+                .and_then(|m| m.content.as_ref())
+                .map(Content::to_text)
+                .unwrap_or_default(),
+        )?;
         Ok(done(1))
     })
 }
@@ -37,7 +44,11 @@ async fn stage(locale: &'static str, vision_model: Option<&str>, chat: &Arc<Scri
 /// A message with a picture, whose bytes are kept or come later.
 async fn show(stage: &Stage, id: &str) -> (MediaId, qudao_core::Accepted) {
     let media = MediaId::new();
-    let picture = Media { upload_id: Some(media.to_string()), name: Some("a.png".to_owned()), ..Media::default() };
+    let picture = Media {
+        upload_id: Some(media.to_string()),
+        name: Some("a.png".to_owned()),
+        ..Media::default()
+    };
     let words = Part::Text { format: Default::default(), text: "What is this?".to_owned() };
     let parts = vec![words, Part::Image(picture)];
     let text = "What is this?\n\n[image: a.png]".to_owned();
@@ -131,7 +142,10 @@ async fn a_look_that_was_paid_and_not_written_down_is_not_paid_again() {
     stage.sql("UPDATE inbox SET body = body #- '{parts,1,alt}'");
     stage.skip_backoff();
     assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
-    assert_eq!(stage.sql("SELECT body #>> '{parts,1,alt}' FROM inbox"), "The picture shows: 1 cat (62 %).");
+    assert_eq!(
+        stage.sql("SELECT body #>> '{parts,1,alt}' FROM inbox"),
+        "The picture shows: 1 cat (62 %)."
+    );
     assert_eq!(booked(&stage), "eye 1000000");
     assert_eq!(stage.wallet().await.0, units(99));
     stage.assert_sound().await;
@@ -139,7 +153,9 @@ async fn a_look_that_was_paid_and_not_written_down_is_not_paid_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_fails_is_absent_or_is_none_of_the_tenants_does_not_stop_the_turn() {
-    for (model, open) in [("eye", Some(&[][..])), ("eye", None), ("other", Some(&[("cat", 0.6)][..]))] {
+    for (model, open) in
+        [("eye", Some(&[][..])), ("eye", None), ("other", Some(&[("cat", 0.6)][..]))]
+    {
         let chat = parrot();
         let stage = stage("en", Some(model), &chat).await;
         if let Some(objects) = open {

@@ -28,7 +28,11 @@ pub(crate) struct DetectionRequest {
     #[schema(min_length = 1)]
     model: String,
     /// A JPEG, PNG, WebP or GIF file as a `data:` address in base64, or its base64 alone.
-    #[schema(min_length = 1, max_length = 15728640, pattern = r"^(data:image/[a-z+.-]+;base64,)?[A-Za-z0-9+/]+={0,2}$")]
+    #[schema(
+        min_length = 1,
+        max_length = 15728640,
+        pattern = r"^(data:image/[a-z+.-]+;base64,)?[A-Za-z0-9+/]+={0,2}$"
+    )]
     image: String,
     /// What is less sure than this is left out, 0 to 1; the model's own bound if absent.
     #[schema(minimum = 0, maximum = 1)]
@@ -129,7 +133,8 @@ fn parse(asked: DetectionRequest) -> Result<DetectRequest, ApiError> {
 
 /// What was found, and the annotated picture as a `data:` address if its parts are there.
 fn read(pieces: Vec<Value>) -> Result<(Detected, Option<String>), ApiError> {
-    let failed = || ApiError::new(Code::ModelFailed, "the model's answer has another form than was asked");
+    let failed =
+        || ApiError::new(Code::ModelFailed, "the model's answer has another form than was asked");
     let mut pieces = pieces.into_iter();
     let first = pieces.next().ok_or_else(failed)?;
     let detected = serde_json::from_value(first).map_err(|_| failed())?;

@@ -3,10 +3,8 @@ use super::*;
 #[test]
 fn silu_is_that_of_the_library_over_its_whole_range() {
     let mut values: Vec<f32> = (-20_000i16..20_000).map(|step| f32::from(step) / 200.0).collect();
-    let exact: Vec<f64> = values
-        .iter()
-        .map(|value| f64::from(*value) / (1.0 + (-f64::from(*value)).exp()))
-        .collect();
+    let exact: Vec<f64> =
+        values.iter().map(|value| f64::from(*value) / (1.0 + (-f64::from(*value)).exp())).collect();
     pulp::Arch::new().dispatch(Silu(&mut values));
     for (value, exact) in values.iter().zip(exact) {
         let error = (f64::from(*value) - exact).abs();

@@ -21,7 +21,11 @@ pub(super) fn of(detected: &Detected, locale: &str) -> String {
     let kinds: Vec<String> = kinds
         .iter()
         .take(KINDS_MAX)
-        .map(|(label, scores)| if chinese { chinese_kind(label, scores) } else { english_kind(label, scores) })
+        .map(
+            |(label, scores)| {
+                if chinese { chinese_kind(label, scores) } else { english_kind(label, scores) }
+            },
+        )
         .collect();
     match chinese {
         true => format!("图中有：{}。", kinds.join("，")),
@@ -208,8 +212,14 @@ mod tests {
     #[test]
     fn many_things_are_told_in_few_words_and_unknown_names_stay() {
         let sheep = detected(&[("sheep", 0.5); 9]);
-        assert_eq!(of(&sheep, "en"), "The picture shows: 9 sheep (50 %, 50 %, 50 %, 50 %, 50 %, …).");
+        assert_eq!(
+            of(&sheep, "en"),
+            "The picture shows: 9 sheep (50 %, 50 %, 50 %, 50 %, 50 %, …)."
+        );
         assert_eq!(of(&detected(&[("defect", 0.5)]), "zh"), "图中有：1 个defect（50%）。");
-        assert_eq!(["bus", "knife", "bench", "dog"].map(plural), ["buses", "knives", "benches", "dogs"]);
+        assert_eq!(
+            ["bus", "knife", "bench", "dog"].map(plural),
+            ["buses", "knives", "benches", "dogs"]
+        );
     }
 }
