@@ -2,13 +2,86 @@
 //! `vision` plugin finds each layer by its name.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::Path;
+use std::io::{Read as _, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use crate::error::ModelsError;
 use crate::onnx::{Array, Onnx};
+use crate::package::sha256;
+
+/// Checksums of detectors that were compared with ONNX Runtime, by the names that they are added under.
+const KNOWN: &[(&str, &str)] =
+    &[("yolox-nano", "e8af074932d4ed7e232278e3055cefcdea3edf178874a3694ae292649fb464dd")];
+/// Says in a file's metadata that a detector is in it.
+const KIND: (&str, &str) = ("qudao.kind", "detect");
+/// Bytes of a safetensors header that are looked at.
+const HEADER_MAX: u64 = 4 << 20;
+
+/// Puts a detector in ONNX among the models in `directory`, as `NAME.safetensors`. A name of this program's
+/// list has to have that list's checksum; another one is taken only with `accept_unverified`.
+///
+/// # Errors
+/// [`ModelsError::Checksum`], [`ModelsError::Unverified`], [`ModelsError::Convert`],
+/// [`ModelsError::File`]; [`ModelsError::Catalogue`] for a name that is none.
+pub fn add_detector(
+    name: &str,
+    onnx: &Path,
+    directory: &Path,
+    accept_unverified: bool,
+) -> Result<PathBuf, ModelsError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        let reason = format!("`{name}` is not a name: letters, digits, `.`, `_`, `-`");
+        return Err(ModelsError::Catalogue { path: "(detectors)".to_owned(), reason });
+    }
+    let what = onnx.display().to_string();
+    match KNOWN.iter().find(|(known, _)| *known == name) {
+        Some((_, expected)) => {
+            let found = sha256(onnx)?;
+            if found != *expected {
+                return Err(ModelsError::Mismatch {
+                    what,
+                    expected: (*expected).to_owned(),
+                    found,
+                });
+            }
+        }
+        None if accept_unverified => {}
+        None => return Err(ModelsError::Unverified { what }),
+    }
+    let io = |source| ModelsError::File { path: directory.to_owned(), source };
+    std::fs::create_dir_all(directory).map_err(io)?;
+    let to = directory.join(format!("{name}.safetensors"));
+    convert_detector(onnx, &to)?;
+    Ok(to)
+}
+
+/// The detectors among the models in `directory`, by name.
+pub fn detectors(directory: &Path) -> BTreeMap<String, PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path());
+    files
+        .filter(|path| path.extension().is_some_and(|ending| ending == "safetensors"))
+        .filter(|path| is_detector(path).unwrap_or(false))
+        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
+        .collect()
+}
+
+fn is_detector(path: &Path) -> std::io::Result<bool> {
+    let mut file = std::fs::File::open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if HEADER_MAX < length {
+        return Ok(false);
+    }
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header)?;
+    let header: Value = serde_json::from_slice(&header).unwrap_or_default();
+    Ok(header["__metadata__"][KIND.0] == KIND.1)
+}
 
 /// Rewrites a YOLOX or YOLOv8 detector in ONNX as safetensors.
 ///
@@ -27,7 +100,7 @@ pub fn convert_detector(onnx: &Path, to: &Path) -> Result<(), ModelsError> {
     let fail = |reason| ModelsError::Convert { path: onnx.to_owned(), reason };
     let file = Onnx::read(&bytes).map_err(fail)?;
     let named = named(&file).map_err(fail)?;
-    let mut remarks = BTreeMap::new();
+    let mut remarks = BTreeMap::from([KIND]);
     for key in ["names", "imgsz"] {
         if let Some(value) = file.remarks.get(key) {
             remarks.insert(key, value.as_str());
@@ -198,7 +271,7 @@ fn write(
         at = end;
     }
     let mut header = Value::Object(header).to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     out.write_all(&(header.len() as u64).to_le_bytes())?;

@@ -47,6 +47,16 @@ pub enum ModelsError {
         /// The file.
         what: String,
     },
+    /// The file is another one than its name says.
+    #[error("{what} has sha256 {found}, expected {expected}")]
+    Mismatch {
+        /// The file.
+        what: String,
+        /// From the list.
+        expected: String,
+        /// Computed.
+        found: String,
+    },
     /// The file is not of the kind that it should be.
     #[error("{path} cannot be converted: {reason}")]
     Convert {

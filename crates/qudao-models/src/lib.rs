@@ -12,7 +12,7 @@ mod package;
 mod pull;
 
 pub use catalogue::{Catalogue, Encoder, Model, Part, Source, SourceKind, WeightsForm};
-pub use detector::convert_detector;
+pub use detector::{add_detector, convert_detector, detectors};
 pub use error::ModelsError;
 pub use huggingface::HuggingFace;
 pub use package::Packages;

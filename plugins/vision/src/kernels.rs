@@ -194,7 +194,7 @@ impl WithSimd for EachRow<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let channels = self.bias.len();
-        if channels % S::F32_LANES == 0 {
+        if channels.is_multiple_of(S::F32_LANES) {
             self.vectors(simd);
         } else {
             self.numbers();

@@ -1,6 +1,6 @@
 //! Pictures in a conversation: what the assistant's vision model finds is told to the one that answers.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use qudao_core::TurnOutcome;
 use qudao_domain::{

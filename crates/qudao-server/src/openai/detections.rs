@@ -2,7 +2,10 @@
 //! its neighbours.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _, alphabet,
+    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
+};
 use qudao_plugin_api::wire::{DetectRequest, Detected, Object, PicturePart};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +21,11 @@ use crate::{
     state::AppState,
 };
 
+/// Some encoders leave bits in the last letter that mean nothing.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 /// The longest picture in base64: a plugin's request has 16 MiB.
 const PICTURE_MAX: usize = 15 << 20;
 
@@ -31,7 +39,7 @@ pub(crate) struct DetectionRequest {
     #[schema(
         min_length = 1,
         max_length = 15728640,
-        pattern = r"^(data:image/[a-z+.-]+;base64,)?[A-Za-z0-9+/]+={0,2}$"
+        pattern = r"^(data:image/[a-z+.-]+;base64,)?([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$"
     )]
     image: String,
     /// What is less sure than this is left out, 0 to 1; the model's own bound if absent.
@@ -121,13 +129,14 @@ fn parse(asked: DetectionRequest) -> Result<DetectRequest, ApiError> {
         Some(rest) => rest.split_once(";base64,").map_or("", |(_, encoded)| encoded),
         None => &image,
     };
+    let bytes = LENIENT.decode(encoded).unwrap_or_default();
     if PICTURE_MAX < encoded.len() {
         check.refuse("/image", format_args!("may have {PICTURE_MAX} characters at most"));
-    } else if encoded.is_empty() || STANDARD.decode(encoded).is_err() {
+    } else if bytes.is_empty() {
         check.refuse("/image", "has to be base64, or a `data:` address in base64");
     }
     let annotate = annotate.unwrap_or(false);
-    let picture = encoded.to_owned();
+    let picture = STANDARD.encode(bytes);
     check.finish(Some(DetectRequest { threshold, annotate, ..DetectRequest::new(model, picture) }))
 }
 
