@@ -1,12 +1,17 @@
 //! A load generator for HTTP/1.1 on loopback: fixed counts, kept connections, no more work per
 //! reply than it takes to find its end and the arrival of its events.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
+use futures_util::future::try_join_all;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time,
 };
 
 mod reply;
@@ -155,6 +160,62 @@ async fn client(mut socket: TcpStream, request: &[u8], each: usize) -> Result<Ve
 pub async fn exchange(socket: &mut TcpStream, request: &[u8], begun: Instant) -> Result<Sample> {
     socket.write_all(request).await?;
     receive(socket, &mut [0_u8; 4096], Reader::tolerant(), begun).await
+}
+
+/// Sends so many requests a second for a while, each made by `request` from its number. A request
+/// that is late because the one before it on its connection was not answered counts from the moment
+/// at which it was due.
+///
+/// # Errors
+/// At the first answer that is neither a success nor a refusal for a while.
+pub fn steady(
+    address: &str,
+    connections: usize,
+    per_second: u32,
+    length: Duration,
+    request: impl Fn(u32) -> Vec<u8>,
+) -> Result<Run> {
+    let (next, total) = (Cell::new(0), per_second * u32::try_from(length.as_secs())?);
+    let begun = Instant::now();
+    let (next, request) = (&next, &request);
+    with_sockets(address, connections, |mut socket| async move {
+        let mut samples = Vec::new();
+        loop {
+            let number = next.replace(next.get() + 1);
+            if total <= number {
+                return Ok(samples);
+            }
+            let due = begun + Duration::from_secs(1) * number / per_second;
+            time::sleep_until(due.into()).await;
+            samples.push(exchange(&mut socket, &request(number), due).await?);
+        }
+    })
+}
+
+/// Runs `client` on so many connections at the same time.
+///
+/// # Errors
+/// The first of theirs.
+pub fn with_sockets<F>(
+    address: &str,
+    connections: usize,
+    client: impl Fn(TcpStream) -> F,
+) -> Result<Run>
+where
+    F: Future<Output = Result<Vec<Sample>>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut clients = Vec::with_capacity(connections);
+        for _ in 0..connections {
+            let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
+            clients.push(client(socket));
+        }
+        let begun = Instant::now();
+        let samples = try_join_all(clients).await?.concat();
+        Ok(Run { samples, elapsed: begun.elapsed() })
+    })
 }
 
 async fn receive(

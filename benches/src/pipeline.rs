@@ -8,14 +8,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use futures_util::future::try_join_all;
-use tokio::{net::TcpStream, time};
 
-use crate::{
-    load::{self, Sample},
-    platform::Demo,
-    postgres::Session,
-};
+use crate::{load, platform::Demo, postgres::Session};
 
 /// Settings of the platform under test: a model that answers after a log-normal time around 300 ms
 /// in a process of its own. Nobody is held back before so many messages wait for an answer.
@@ -85,7 +79,7 @@ impl People {
     /// # Errors
     /// At the first answer that is neither an acknowledgement nor a refusal for a while.
     pub fn hurry(&self, connections: usize, length: Duration) -> Result<load::Run> {
-        self.with_sockets(connections, |mut socket| async move {
+        load::with_sockets(&self.address, connections, |mut socket| async move {
             let (begun, mut samples) = (Instant::now(), Vec::new());
             while begun.elapsed() < length {
                 let sent = Instant::now();
@@ -106,43 +100,7 @@ impl People {
         per_second: u32,
         length: Duration,
     ) -> Result<load::Run> {
-        let (next, total) = (Cell::new(0), per_second * u32::try_from(length.as_secs())?);
-        let begun = Instant::now();
-        let next = &next;
-        self.with_sockets(connections, |mut socket| async move {
-            let mut samples = Vec::new();
-            loop {
-                let number = next.replace(next.get() + 1);
-                if total <= number {
-                    return Ok(samples);
-                }
-                let due = begun + Duration::from_secs(1) * number / per_second;
-                time::sleep_until(due.into()).await;
-                samples.push(load::exchange(&mut socket, &self.request(), due).await?);
-            }
-        })
-    }
-
-    fn with_sockets<F>(
-        &self,
-        connections: usize,
-        client: impl Fn(TcpStream) -> F,
-    ) -> Result<load::Run>
-    where
-        F: Future<Output = Result<Vec<Sample>>>,
-    {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let mut clients = Vec::with_capacity(connections);
-            for _ in 0..connections {
-                let socket = TcpStream::connect(&self.address).await?;
-                socket.set_nodelay(true)?;
-                clients.push(client(socket));
-            }
-            let begun = Instant::now();
-            let samples = try_join_all(clients).await?.concat();
-            Ok(load::Run { samples, elapsed: begun.elapsed() })
-        })
+        load::steady(&self.address, connections, per_second, length, |_| self.request())
     }
 }
 

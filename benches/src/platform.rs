@@ -35,6 +35,24 @@ pub struct Demo {
     pub chat_url: String,
     /// The private server.
     pub database_url: String,
+    /// The demo's tenant.
+    #[serde(default)]
+    pub tenant_id: String,
+    /// Who answers on its page.
+    #[serde(default)]
+    pub assistant_id: String,
+    /// Its partner's channel.
+    #[serde(default)]
+    pub partner: Option<DemoPartner>,
+}
+
+/// A partner's channel of the demo's tenant.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DemoPartner {
+    /// Which.
+    pub channel_id: String,
+    /// Opens it.
+    pub bearer_key: String,
 }
 
 /// A running platform; dropping it ends it and removes its home.
@@ -64,15 +82,17 @@ impl Platform {
         Ok(platform)
     }
 
-    /// Starts `binary` with these settings, and words after `serve`.
+    /// Starts `binary` with these settings, and words after `serve`. Where the settings say `$BIND`,
+    /// it is where the platform will listen.
     ///
     /// # Errors
     /// With the end of its log, when it does not become ready.
     pub fn start_with(binary: &Path, settings: &str, words: &[&str]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("qudao-bench-").tempdir()?;
         readable_by_all(home.path())?;
-        fs::write(home.path().join("qudao.toml"), settings)?;
         let bind = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let settings = settings.replace("$BIND", &bind.to_string());
+        fs::write(home.path().join("qudao.toml"), settings)?;
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let child = spawn(binary, home.path(), &bind.to_string(), &words)?;
         let demo = Demo { base_url: format!("http://{bind}"), ..Demo::default() };

@@ -7,6 +7,7 @@ use qudao_testkit::TestTenant;
 use tokio::time;
 
 use crate::{
+    customers::{Bot, Partner},
     mutants::Sabotage,
     node::Node,
     platform::Visitor,
@@ -59,6 +60,17 @@ pub enum Load {
     Crowd,
     /// One API call.
     Call,
+    /// One message to a bot, which Telegram sends twice.
+    Bot,
+    /// One message by way of a partner, which sends it twice.
+    Partner,
+}
+
+impl Load {
+    /// Whether it comes and is answered over real adapters.
+    fn has_wires(self) -> bool {
+        matches!(self, Self::Bot | Self::Partner)
+    }
 }
 
 /// A fault and what it meets.
@@ -89,6 +101,9 @@ impl Drill {
     pub async fn run(&self) -> anyhow::Result<Outcome> {
         let mut stage = Stage::set(self.fault == Fault::Rebuff).await?;
         self.sabotage.apply(&mut stage)?;
+        if self.load.has_wires() {
+            stage.add_wires(0, 0).await?;
+        }
         let (credits, model) = match self.load {
             Load::Poor => (5_000, "fake"),
             Load::Broken => (240_000, "broken"),
@@ -154,6 +169,18 @@ impl Drill {
             }
             Load::Call => {
                 stage.platform.call(tenant, CALL_TOKENS).await?;
+            }
+            Load::Bot => {
+                let bot = Bot::make(stage, tenant).await?;
+                for _ in 0..2 {
+                    bot.send(&stage.platform, 4711, DELIVERING).await?;
+                }
+            }
+            Load::Partner => {
+                let partner = Partner::make(stage, tenant).await?;
+                for _ in 0..2 {
+                    partner.send(&stage.platform, ("room", "p1"), DELIVERING).await?;
+                }
             }
         }
         Ok(())

@@ -3,7 +3,9 @@
 //! that receives the replies. What both of them saw is written down outside of the database and
 //! compared with it afterwards.
 
+pub mod adapters;
 pub mod cancel;
+pub mod customers;
 pub mod deps;
 pub mod drill;
 pub mod failover;
@@ -18,3 +20,4 @@ pub mod remote;
 pub mod stage;
 pub mod storm;
 pub mod verdict;
+pub mod wires;

@@ -43,6 +43,8 @@ pub struct NodePlan {
     pub redis_url: String,
     /// The socket of the fake remote.
     pub remote: PathBuf,
+    /// Where messaging platforms and partners listen, if the run has such.
+    pub wires: Option<std::net::SocketAddr>,
     /// The in-process models by name.
     pub models: Vec<(String, Script)>,
     /// A misbehaving plugin in a child process.

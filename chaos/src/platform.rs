@@ -14,8 +14,8 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use qudao_domain::key::random_secret;
 use qudao_testkit::TestTenant;
-use reqwest::{Client, StatusCode};
-use serde_json::json;
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
 use tokio::time;
 
 use crate::{
@@ -28,6 +28,14 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The wait before a message is delivered again that was not acknowledged.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// What no node says whatever becomes of it: the check itself asks for the wrong thing.
+const MISTAKES: [StatusCode; 4] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::UNAUTHORIZED,
+    StatusCode::NOT_FOUND,
+    StatusCode::UNPROCESSABLE_ENTITY,
+];
 
 /// Somebody who writes on the web chat of a tenant.
 #[derive(Debug, Clone)]
@@ -91,28 +99,68 @@ impl Platform {
         text: &str,
         patience: Duration,
     ) -> anyhow::Result<Sent> {
+        let path = format!("v1/web/{}/messages", visitor.public_key);
+        self.ring(id, patience, |http, door| {
+            http.post(format!("http://{door}/{path}"))
+                .bearer_auth(&visitor.token)
+                .json(&json!({ "id": id, "text": text }))
+        })
+        .await
+    }
+
+    /// Makes a request again and again, of one node after the other, until the message `id` in it is
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// If the record cannot be written.
+    pub async fn ring(
+        &self,
+        id: &str,
+        patience: Duration,
+        request: impl Fn(&Client, SocketAddr) -> RequestBuilder,
+    ) -> anyhow::Result<Sent> {
         let until = Instant::now() + patience;
         while Instant::now() < until {
-            match self.try_deliver(visitor, id, text).await {
-                Some(StatusCode::ACCEPTED) => {
+            let status = match self.door() {
+                Some(door) => request(&self.http, door).send().await.map(|it| it.status()).ok(),
+                None => None,
+            };
+            match status {
+                Some(status) if status.is_success() => {
                     self.record.add(Seen::Acknowledged { id: id.to_owned() })?;
                     return Ok(Sent::Acknowledged);
                 }
                 Some(StatusCode::PAYMENT_REQUIRED) => return Ok(Sent::Refused),
+                Some(status) if MISTAKES.contains(&status) => {
+                    anyhow::bail!("a request of the check is answered with {status}")
+                }
                 _ => time::sleep(AGAIN).await,
             }
         }
         Ok(Sent::Unheard)
     }
 
-    async fn try_deliver(&self, visitor: &Visitor, id: &str, text: &str) -> Option<StatusCode> {
-        let path = format!("v1/web/{}/messages", visitor.public_key);
-        let request = self
-            .http
-            .post(format!("http://{}/{path}", self.door()?))
-            .bearer_auth(&visitor.token)
-            .json(&json!({ "id": id, "text": text }));
-        request.send().await.ok().map(|response| response.status())
+    /// Asks a node for something that is to be there before anything goes wrong.
+    ///
+    /// # Errors
+    /// If it refuses.
+    pub async fn ask(
+        &self,
+        (method, path): (Method, &str),
+        key: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let door = self.door().context("a node that serves")?;
+        let mut request =
+            self.http.request(method, format!("http://{door}{path}")).bearer_auth(key);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        let said = response.text().await?;
+        anyhow::ensure!(status.is_success(), "{path}: {status} {said}");
+        Ok(serde_json::from_str(&said).unwrap_or_default())
     }
 
     /// Makes one call of the API and reads it to its end. Whether it came.

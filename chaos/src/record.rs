@@ -25,6 +25,13 @@ pub enum Seen {
     },
     /// The remote received a message.
     Delivered(Delivery),
+    /// A messaging platform or a partner received one.
+    Taken {
+        /// Its own id of the conversation.
+        peer: String,
+        /// The outbox's message that it is made of, where the wire says so.
+        outbox: Option<String>,
+    },
     /// A caller sent an API call.
     Called {
         /// The caller's tenant.

@@ -19,6 +19,7 @@ use crate::{
     platform::Platform,
     record::Record,
     remote::Remote,
+    wires::Wires,
 };
 
 /// How long claims, deliveries and blocks are good without a renewal.
@@ -41,6 +42,8 @@ pub struct Stage {
     pub record: Record,
     /// The other side of the channel.
     pub remote: Remote,
+    /// The other ends of real adapters, in runs that have them.
+    pub wires: Option<Wires>,
     /// The senders' side.
     pub platform: Platform,
     /// The nodes that live.
@@ -106,6 +109,7 @@ impl Stage {
             database_url,
             redis_url: NO_REDIS.to_owned(),
             remote: remote.socket.clone(),
+            wires: None,
             models: models(Duration::from_millis(120)),
             rogue: None,
             lease_ms: u64::try_from(LEASE.as_millis())?,
@@ -113,7 +117,18 @@ impl Stage {
             sleep_at: None,
             bugs: Vec::new(),
         };
-        Ok(Self { record, remote, platform, doors, plan, store, folder, database })
+        Ok(Self { record, remote, wires: None, platform, doors, plan, store, folder, database })
+    }
+
+    /// Puts the other ends of real adapters beside the fake remote; `faults` as of [`Wires::open`].
+    ///
+    /// # Errors
+    /// If there is no port.
+    pub async fn add_wires(&mut self, seed: u64, faults: u32) -> anyhow::Result<()> {
+        let wires = Wires::open(self.record.clone(), seed, faults).await?;
+        self.plan.wires = Some(wires.addr);
+        self.wires = Some(wires);
+        Ok(())
     }
 
     /// A tenant with this much to spend, whose messages these models answer.
@@ -136,6 +151,13 @@ impl Stage {
     /// If it does not serve.
     pub async fn node_for(&self, role: Role) -> anyhow::Result<Node> {
         Node::start(&NodePlan { role, ..self.plan.clone() }, &self.doors).await
+    }
+
+    /// Whether partners have all that lies in their logs. Theirs is a queue of its own behind the
+    /// outbox.
+    fn is_posted(&self) -> bool {
+        let open = "SELECT count(*) FROM partner_events WHERE state IN ('ready', 'sending')";
+        self.plan.wires.is_none() || self.sql(open) == "0"
     }
 
     /// Where the files of this run are.
@@ -171,7 +193,7 @@ impl Stage {
                 let left = findings
                     .iter()
                     .any(|finding| finding.scope == Scope::AfterDrain && 0 < finding.violations);
-                if !left {
+                if !left && self.is_posted() {
                     return Ok(Some(began.elapsed()));
                 }
             }

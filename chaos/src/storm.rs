@@ -25,6 +25,7 @@ use crate::{
     plugins,
     stage::{LEASE, REPLY_COST, Stage},
     verdict::{self, Bounds, Line, Verdict},
+    wires::Wires,
 };
 
 /// Nodes that share the work.
@@ -108,7 +109,9 @@ pub(crate) async fn settle_down(
     stage.drain(DRAIN).await?;
     // A node that was frozen last has had its time to do harm.
     time::sleep(LEASE * 2).await;
-    let bounds = Bounds { answer: Duration::from_secs(30), redundant: damage.redundant() };
+    let unheard = stage.wires.as_ref().map_or(0, Wires::unheard);
+    let redundant = damage.redundant() + unheard;
+    let bounds = Bounds { answer: Duration::from_secs(30), redundant };
     let mut verdict = verdict::judge(stage, bounds).await?;
     verdict.merge(Verdict { lines: always, ..Verdict::default() });
     Ok(verdict)

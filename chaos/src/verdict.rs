@@ -105,6 +105,7 @@ pub async fn judge(stage: &Stage, bounds: Bounds) -> anyhow::Result<Verdict> {
         witness.one_reply_per_turn(),
         witness.few_redundant(bounds.redundant),
         witness.calls_settled(),
+        witness.nothing_made_up(),
     ];
     verdict.lines.extend(lines);
     verdict.lines.sort_by_key(|line| line.id[1..].parse::<u32>().unwrap_or(u32::MAX));
@@ -136,7 +137,11 @@ impl Witness {
             text.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect()
         };
         let number = |text: &str| text.parse::<i64>().unwrap_or_default();
-        let inbox = rows("SELECT split_part(external_id, ':', 2), conversation_id, seq FROM inbox");
+        // Who wrote it stands before an id that is unique to them alone.
+        let inbox = rows(
+            "SELECT COALESCE(NULLIF(split_part(external_id, ':', 2), ''), external_id), \
+                    conversation_id, seq FROM inbox",
+        );
         let outbox = rows("SELECT outbox_id, conversation_id FROM outbox WHERE state <> 'dead'");
         let calls = rows(
             "SELECT tenant_id, count(*) FILTER (WHERE end_reason IN ('stop', 'length')), count(*) \
@@ -144,7 +149,7 @@ impl Witness {
         );
         let count = |text: &str| usize::try_from(number(text)).unwrap_or_default();
         Self {
-            entries: stage.record.entries(),
+            entries: resolved(stage.record.entries(), &rows(SENT)),
             inbox: inbox.iter().map(|r| (r[0].clone(), (r[1].clone(), number(&r[2])))).collect(),
             outbox: outbox.iter().map(|r| (r[0].clone(), r[1].clone())).collect(),
             calls: calls.iter().map(|r| (r[0].clone(), (count(&r[1]), count(&r[2])))).collect(),
@@ -263,6 +268,15 @@ impl Witness {
         line("I25", title, self.delivered().count(), beyond.into_iter().collect())
     }
 
+    fn nothing_made_up(&self) -> Line {
+        let taken = self.entries.iter().filter_map(|entry| match &entry.seen {
+            Seen::Taken { peer, outbox } => Some(format!("{outbox:?} in {peer}")),
+            _ => None,
+        });
+        let title = "whatever the other side received lies in the outbox";
+        line("I28", title, self.delivered().count(), taken.collect())
+    }
+
     fn calls_settled(&self) -> Line {
         let mut seen: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for entry in &self.entries {
@@ -284,6 +298,36 @@ impl Witness {
         let confirmed = seen.values().map(|(_, confirmed)| confirmed).sum();
         line("I26", "a call whose end its caller read is settled, and none twice", confirmed, wrong)
     }
+}
+
+/// What was to be sent, beside what the other side calls the conversation.
+const SENT: &str = "SELECT c.peer, o.outbox_id, o.conversation_id, o.turn_id, o.kind, o.out_seq, \
+    o.to_seq FROM outbox o JOIN conversations c USING (tenant_id, conversation_id)";
+
+/// What messaging platforms and partners took, as deliveries of the outbox's messages. Where the wire
+/// does not name the message, the conversation has but one.
+fn resolved(entries: Vec<Entry>, sent: &[Vec<String>]) -> Vec<Entry> {
+    let plain = |id: &str| id.replace('-', "");
+    let delivery = |row: &Vec<String>| Delivery {
+        outbox_id: row[1].clone(),
+        conversation_id: row[2].clone(),
+        turn_id: Some(row[3].clone()).filter(|id| !id.is_empty()),
+        kind: row[4].clone(),
+        out_seq: row[5].parse().unwrap_or_default(),
+        to_seq: row[6].parse().unwrap_or_default(),
+    };
+    let resolve = |entry: Entry| {
+        let Seen::Taken { peer, outbox } = &entry.seen else { return entry };
+        let row = sent.iter().find(|row| match outbox {
+            Some(outbox) => plain(&row[1]) == *outbox,
+            None => row[0] == *peer,
+        });
+        match row {
+            Some(row) => Entry { seen: Seen::Delivered(delivery(row)), ..entry },
+            None => entry,
+        }
+    };
+    entries.into_iter().map(resolve).collect()
 }
 
 fn line(id: &'static str, title: &str, examined: usize, violations: Vec<String>) -> Line {

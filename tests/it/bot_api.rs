@@ -114,6 +114,24 @@ impl BotApi {
         )
     }
 
+    /// The pictures of an album, as updates, the first with words.
+    pub(crate) fn album(&self, chat: i64, pictures: usize, words: &str) -> Vec<Value> {
+        let album = self.state.lock().unwrap().next_update.to_string();
+        let picture = |at: usize| {
+            let mut update = self.message(chat, "");
+            let message = update["message"].as_object_mut().unwrap();
+            message.remove("text");
+            message.insert("media_group_id".to_owned(), json!(album));
+            let sizes = json!([{ "file_id": format!("f{at}"), "width": 9, "height": 9 }]);
+            message.insert("photo".to_owned(), sizes);
+            if at == 0 && !words.is_empty() {
+                message.insert("caption".to_owned(), json!(words));
+            }
+            update
+        };
+        (0..pictures).map(picture).collect()
+    }
+
     /// Waits for the next question for updates.
     pub(crate) fn offer(&self, update: Value) {
         self.state.lock().unwrap().updates.push(update);
@@ -160,7 +178,10 @@ impl Respond for Answerer {
             let body = json!({ "ok": false, "error_code": 401, "description": "Unauthorized" });
             return ResponseTemplate::new(401).set_body_json(body);
         };
-        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let body = match boundary(request) {
+            Some(boundary) => form(&request.body, &boundary),
+            None => serde_json::from_slice(&request.body).unwrap_or_default(),
+        };
         let mut state = self.0.lock().unwrap();
         let fault = state.faults.get_mut(method).and_then(VecDeque::pop_front);
         let delay = match fault {
@@ -205,6 +226,9 @@ fn answer(state: &mut State, method: &str, body: &Value) -> ResponseTemplate {
     if method.starts_with("send") && method.ends_with("Message") && (text.is_empty() || too_long) {
         return bad("Bad Request: message text is empty or too long");
     }
+    if let Some(words) = fault_of(method, body) {
+        return bad(&format!("Bad Request: {words}"));
+    }
     let result = match method {
         "getMe" => {
             json!({ "id": 4242, "is_bot": true, "first_name": "Shop", "username": "shop_bot" })
@@ -230,6 +254,13 @@ fn answer(state: &mut State, method: &str, body: &Value) -> ResponseTemplate {
         "editMessageText" => {
             json!({ "message_id": body["message_id"], "chat": { "id": body["chat_id"] } })
         }
+        "sendMediaGroup" => {
+            let sent = body["media"].as_array().unwrap().iter().map(|_| {
+                state.next_message += 1;
+                json!({ "message_id": state.next_message, "chat": { "id": body["chat_id"] } })
+            });
+            sent.collect()
+        }
         name if name.starts_with("send")
             && !matches!(name, "sendMessageDraft" | "sendChatAction") =>
         {
@@ -241,4 +272,69 @@ fn answer(state: &mut State, method: &str, body: &Value) -> ResponseTemplate {
     let call = Call { method: method.to_owned(), body: body.clone(), at: Instant::now() };
     state.calls.push(call);
     ok(result)
+}
+
+/// What is wrong with a call, as the API says it.
+fn fault_of(method: &str, body: &Value) -> Option<&'static str> {
+    let rows = body["reply_markup"]["inline_keyboard"].as_array();
+    let buttons = rows.into_iter().flatten().filter_map(Value::as_array).flatten();
+    let data = buttons.filter_map(|button| button["callback_data"].as_str());
+    if data.map(str::len).any(|length| !(1..=64).contains(&length)) {
+        return Some("BUTTON_DATA_INVALID");
+    }
+    match method {
+        "sendMediaGroup" => {
+            let items = body["media"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_there = |item: &Value| {
+                let media = item["media"].as_str().unwrap_or_default();
+                media.strip_prefix("attach://").is_none_or(|name| body[name]["bytes"].is_string())
+            };
+            let spoiled = |item: &Value| item["media"].as_str().is_some_and(|m| m.contains("gone"));
+            if !(2..=10).contains(&items.len()) || !items.iter().all(is_there) {
+                return Some("wrong number of items or no such attachment");
+            }
+            items.iter().any(spoiled).then_some("failed to get HTTP URL content")
+        }
+        "sendInvoice" => {
+            let payload = body["payload"].as_str().unwrap_or_default().len();
+            let prices = body["prices"].as_array().map_or(0, Vec::len);
+            let free = body["currency"] == "XTR" && body["provider_token"] == "";
+            let whole = free && prices == 1 && (1..=128).contains(&payload);
+            (!whole).then_some("the invoice is not one in Stars")
+        }
+        _ => None,
+    }
+}
+
+fn boundary(request: &Request) -> Option<String> {
+    let kind = request.headers.get("content-type")?.to_str().ok()?;
+    Some(kind.strip_prefix("multipart/form-data; boundary=")?.to_owned())
+}
+
+/// The fields of a form: words as JSON where they are some, files with what is in them.
+fn form(body: &[u8], boundary: &str) -> Value {
+    // Each byte is one character, so that files of any kind are cut right.
+    let text: String = body.iter().copied().map(char::from).collect();
+    let mut fields = json!({});
+    for part in text.split(&format!("--{boundary}")).filter(|part| part.starts_with("\r\n")) {
+        let (head, content) = part[2..].split_once("\r\n\r\n").unwrap();
+        let content = content.strip_suffix("\r\n").unwrap();
+        let told = |name: &str| {
+            let after = head.split_once(&format!("{name}=\""))?.1;
+            Some(after.split('"').next().unwrap().to_owned())
+        };
+        let bytes: Vec<u8> = content.chars().map(|letter| u8::try_from(letter).unwrap()).collect();
+        let name = told("; name").unwrap();
+        fields[name] = match told("filename") {
+            Some(file) => {
+                let kind = head.lines().find_map(|line| line.strip_prefix("content-type: "));
+                json!({ "file": file, "type": kind, "bytes": content })
+            }
+            None => {
+                let words = String::from_utf8(bytes).unwrap();
+                serde_json::from_str(&words).unwrap_or_else(|_| json!(words))
+            }
+        };
+    }
+    fields
 }

@@ -25,15 +25,29 @@ fn a_node_that_ends_between_two_steps_is_followed_by_one_that_leaves_nothing_wro
         "hold.committed",
         "model.began",
         "turn.committed",
-        "delivery",
+        "delivery.claimed",
+        "delivery.sent",
+        "delivery.record",
         "block.reserved",
         "settle.committed",
+        // Of a bot and of a partner.
+        "inbound.taken",
+        "delivery.piece_sent",
+        "post.sent",
     ];
     let output = chaos(&[&["points"], points.as_slice()].concat());
     assert!(output.status.success(), "{}", said(&output));
     let said = said(&output);
-    assert!(said.contains("points: 12 crashes"), "{said}");
+    assert!(said.contains("points: 16 crashes"), "{said}");
     assert!(!said.contains("VIOLATED"), "{said}");
+}
+
+#[test]
+fn real_adapters_whose_other_ends_fail_answer_everything_once_while_nodes_are_killed() {
+    let output = chaos(&["adapters", "--seed", "1", "--seconds", "8"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let said = said(&output);
+    assert!(said.contains("I28  holds"), "{said}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     platform::{Platform, SLOW, Wanted},
 };
 
-async fn platform(api: &BotApi, more: &str) -> Platform {
+pub(crate) async fn platform(api: &BotApi, more: &str) -> Platform {
     // The platform has to know the address under which it is sent messages.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let settings = format!("{}\n[server]\npublic_url = \"http://{free}\"\n{more}", api.egress());
@@ -19,12 +19,16 @@ async fn platform(api: &BotApi, more: &str) -> Platform {
 }
 
 /// The address of a new channel of the demo tenant.
-async fn channel(platform: &Platform, api: &BotApi, settings: Value) -> String {
+pub(crate) async fn channel(platform: &Platform, api: &BotApi, settings: Value) -> String {
+    channel_of(platform, api, settings, platform.text("assistant_id")).await
+}
+
+async fn channel_of(platform: &Platform, api: &BotApi, settings: Value, assistant: &str) -> String {
     let mut settings = settings;
     settings["api_url"] = json!(api.url());
     let base = format!("/v1/tenants/{}/channels", platform.text("tenant_id"));
     let body = json!({
-        "name": "Bot", "kind": "telegram", "assistant_id": platform.text("assistant_id"),
+        "name": "Bot", "kind": "telegram", "assistant_id": assistant,
         "settings": settings, "secrets": { "bot_token": TOKEN },
     });
     let (status, made) = platform.operator(Method::POST, &base, Some(body)).await;
@@ -32,12 +36,12 @@ async fn channel(platform: &Platform, api: &BotApi, settings: Value) -> String {
     format!("{base}/{}", made["id"].as_str().unwrap())
 }
 
-async fn connect(platform: &Platform, channel: &str) -> (StatusCode, Value) {
+pub(crate) async fn connect(platform: &Platform, channel: &str) -> (StatusCode, Value) {
     platform.operator(Method::POST, &format!("{channel}/connect"), None).await
 }
 
 /// Sends an update as Telegram does, to the path that it was told.
-async fn send(api: &BotApi, update: &Value) -> StatusCode {
+pub(crate) async fn send(api: &BotApi, update: &Value) -> StatusCode {
     let (url, secret) = api.webhook().expect("a webhook");
     let request = Client::builder().no_proxy().build().unwrap().post(url);
     let request = request.header("x-telegram-bot-api-secret-token", secret).json(update);
@@ -90,6 +94,39 @@ async fn a_person_asks_a_bot_that_polls_and_is_answered_once() {
     }
     let part = "SELECT body #>> '{parts,0,upload_id}' FROM inbox WHERE channel_id = '$channel' AND seq = 2";
     assert!(ask(part).starts_with("upl_"));
+    platform.assert_books_balance();
+}
+
+/// An assistant that is to look at pictures, with a model that is not there: the person is answered, and
+/// the model that answers knows that it saw nothing.
+#[tokio::test]
+async fn a_photo_that_nobody_can_look_at_is_answered_all_the_same() {
+    let api = BotApi::start().await;
+    let platform = platform(&api, "").await;
+    let tenant = format!("/v1/tenants/{}", platform.text("tenant_id"));
+    let known = format!("{tenant}/assistants/{}", platform.text("assistant_id"));
+    let (_, known) = platform.operator(Method::GET, &known, None).await;
+    let body = json!({
+        "name": "Seer", "system_prompt": "Say what you see.", "route_id": known["route_id"],
+        "params": { "vision_model": "yolox-nano" },
+    });
+    let (status, seer) =
+        platform.operator(Method::POST, &format!("{tenant}/assistants"), Some(body)).await;
+    assert_eq!(status, StatusCode::CREATED, "{seer}");
+    assert_eq!(seer["params"]["vision_model"], "yolox-nano");
+    let settings = json!({ "receive": "poll" });
+    let bot = channel_of(&platform, &api, settings, seer["id"].as_str().unwrap()).await;
+    assert_eq!(connect(&platform, &bot).await.0, StatusCode::OK);
+
+    let mut picture = api.message(7, "");
+    picture["message"].as_object_mut().unwrap().remove("text");
+    picture["message"]["photo"] = json!([{ "file_id": "f1", "width": 9, "height": 9 }]);
+    picture["message"]["caption"] = json!("What is this?");
+    api.offer(picture);
+    let sent = api.await_calls("sendMessage", 1).await;
+    let answer = sent[0].body["text"].as_str().unwrap();
+    assert!(answer.contains("a picture that could not be looked at"), "{answer}");
+    assert!(answer.contains("What is this?"), "{answer}");
     platform.assert_books_balance();
 }
 

@@ -36,6 +36,10 @@ FIELDS = {
     "has to be one of web": "kinds of channels are those that channel-kinds lists",
     "only partners' channels have": "a kind of channel",
     "names nothing to change": "every field may be left out, but not all of them",
+    "has to be a telephone number": "how many digits a number has, and which come first",
+    "give this or phone": "one of two fields, and not both",
+    "is not the code, or not any more": "what was sent to an address",
+    "has to be a text of 32 to 4096": "how long a secret is, which channel-kinds' kinds differ in",
     "the key has to begin with whpk_": "a key of another form is none",
 }
 REQUESTS = {

@@ -14,6 +14,8 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Subject {
+    /// Open chats, webhooks and deliveries beside a bare server and a bare client.
+    Channels,
     /// Tokens per second of the local engine beside llama.cpp, and the platform's own time per turn.
     Chat,
     /// The OpenAI-compatible door beside the bare upstream and a plain proxy.
@@ -26,23 +28,17 @@ enum Subject {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let name = match args.subject {
+        Subject::Channels => "channels",
         Subject::Chat => "chat",
         Subject::Gateway => "gateway",
         Subject::Pipeline => "pipeline",
         Subject::Plugin => "plugin",
     };
-    crate::run(
-        crate::cargo()
-            .args([
-                "run",
-                "--release",
-                "--quiet",
-                "--package",
-                "qudao-benches",
-                "--bin",
-                name,
-                "--",
-            ])
-            .args(&args.rest),
-    )
+    let mut cargo = crate::cargo();
+    cargo.args(["run", "--release", "--quiet", "--package", "qudao-benches", "--bin", name]);
+    if !matches!(args.subject, Subject::Chat) {
+        // Nobody waits for the engine to be compiled who does not measure it.
+        cargo.arg("--no-default-features");
+    }
+    crate::run(cargo.arg("--").args(&args.rest))
 }

@@ -4,19 +4,14 @@
 //! Every figure is taken in interleaved rounds, so that a noisy machine is noisy for all alike.
 #![expect(clippy::print_stdout, reason = "a command-line tool talks on stdout")]
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::TcpListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use qudao_benches::{
     cpu::{self, Spent},
     load::{self, Run, Target},
+    part::{self, Running},
     platform::{self, INPROC, PACED, PROCESS, Platform},
     postgres, proxy, upstream,
 };
@@ -60,44 +55,11 @@ const ROUNDS: usize = 5;
 fn main() -> Result<()> {
     let args = Args::parse();
     match args.part {
-        Some(Part::Upstream) => serve(|listener| async { upstream::serve(listener, 1)?.await }),
-        Some(Part::Proxy { to }) => serve(|listener| proxy::run(listener, to)),
+        Some(Part::Upstream) => {
+            part::serve(|listener| async { upstream::serve(listener, 1)?.await })
+        }
+        Some(Part::Proxy { to }) => part::serve(|listener| proxy::run(listener, to)),
         None => measure(&args),
-    }
-}
-
-fn serve<F: Future<Output = std::io::Result<()>>>(
-    run: impl FnOnce(TcpListener) -> F,
-) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    println!("http://{}", listener.local_addr()?);
-    Ok(actix_web::rt::System::new().block_on(run(listener))?)
-}
-
-/// A part in a process of its own, ended with this value.
-struct Running {
-    child: Child,
-    base: String,
-}
-
-impl Running {
-    fn start(args: &[&str]) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let out = child.stdout.take().context("a piped stdout")?;
-        let mut base = String::new();
-        BufReader::new(out).read_line(&mut base)?;
-        Ok(Self { child, base: base.trim().to_owned() })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 
@@ -146,8 +108,8 @@ fn measure(args: &Args) -> Result<()> {
     let proxy = Running::start(&["proxy", &provider.base])?;
     let mock = ["mock-json", "mock-paced"];
     let mut subjects = vec![
-        Subject::new("direct", provider.child.id(), &provider.base, "none", mock)?,
-        Subject::new("proxy", proxy.child.id(), &proxy.base, "none", mock)?,
+        Subject::new("direct", provider.pid(), &provider.base, "none", mock)?,
+        Subject::new("proxy", proxy.pid(), &proxy.base, "none", mock)?,
     ];
     let platform = if args.reference_only {
         None

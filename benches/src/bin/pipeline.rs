@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use qudao_benches::{
-    cpu, load, pgbench,
+    cpu, load, memory, pgbench,
     pipeline::{self, Ledger, People},
     platform::{self, Platform},
 };
@@ -128,11 +128,11 @@ fn steady(args: &Args, platform: &Platform) -> Result<()> {
     let third = Duration::from_secs((args.seconds / 3).max(2));
     let (before, delivered) = (cpu::of_tree(platform.pid()), ledger.delivered()?);
     let begun = Instant::now();
-    let (mut run, mut backlogs, mut memory) = (load::Run::default(), Vec::new(), Vec::new());
+    let (mut run, mut backlogs, mut resident) = (load::Run::default(), Vec::new(), Vec::new());
     for _ in 0..3 {
         run.merge(people.steady(CONNECTIONS, args.rate, third)?);
         backlogs.push(ledger.backlog()?);
-        memory.push(resident(platform.pid())?);
+        resident.push(memory::resident_kib(platform.pid())? / 1024);
     }
     let turns = ledger.delivered()? - delivered;
     let rate = turns as f64 / begun.elapsed().as_secs_f64();
@@ -152,9 +152,9 @@ fn steady(args: &Args, platform: &Platform) -> Result<()> {
     );
     let (first, last) = (backlogs[0], backlogs[backlogs.len() - 1]);
     println!("  backlog {backlogs:?}; goal flat: {}", verdict(last <= first + first / 4 + 50));
-    let growth = memory[memory.len() - 1] as f64 / memory[0] as f64 - 1.0;
+    let growth = resident[resident.len() - 1] as f64 / resident[0] as f64 - 1.0;
     println!(
-        "  resident memory {memory:?} MiB, {:+.1} %; goal 5 %: {}",
+        "  resident memory {resident:?} MiB, {:+.1} %; goal 5 %: {}",
         growth * 100.0,
         verdict(growth <= 0.05)
     );
@@ -249,12 +249,4 @@ fn quit_postgres(data: &Path) -> Result<()> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
-}
-
-/// In mebibytes.
-fn resident(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kib: u64 = line.split_whitespace().next().context("a number")?.parse()?;
-    Ok(kib / 1024)
 }

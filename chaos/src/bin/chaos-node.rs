@@ -5,9 +5,14 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
+use qudao_channels::{
+    Host,
+    partner::{Courier, PartnerChannel, Postman},
+};
 use qudao_chaos::plan::{Announcement, Delivery, NodePlan, OPERATOR};
 use qudao_core::{Channel, Core, CoreParts, CoreSettings, DeliverError};
 use qudao_domain::{NodeId, SystemClock, key::SecretHash, state::ChannelKind};
+use qudao_egress::{Egress, Limits, Rules};
 use qudao_plugin_host::{HostSettings, InstanceSettings, PluginHost, Timeouts};
 use qudao_server::{Doors, ServerSettings};
 use qudao_storage::{Bus, OutboxClaim, Store, StoreSettings};
@@ -86,26 +91,46 @@ async fn serve(plan: &NodePlan) -> anyhow::Result<()> {
     };
     let lease = Duration::from_millis(plan.lease_ms);
     let core = Core::new(parts, core_settings(lease));
+    let egress = plan.wires.map(egress).transpose()?;
+    let host = Host::new(Arc::clone(&core), egress.clone(), qudao_channels::adapters());
+    core.watch_turns(Arc::clone(&host) as _);
+    let courier = Courier { public: egress.clone(), sandbox: None };
     let door = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut settings = ServerSettings::new(door, SecretHash::of(OPERATOR));
     settings.workers = 1;
     settings.doors = if plan.role.serves() { Doors::All } else { Doors::Operations };
+    settings.channels = Some(Arc::clone(&host));
+    settings.egress = egress;
+    settings.partner.courier = courier.clone();
     let server = qudao_server::run(settings, Arc::clone(&core), Arc::new(String::new)).await?;
     let remote: Arc<dyn Channel> = Arc::new(Remote { socket: plan.remote.clone() });
-    let worker =
-        plan.role.works().then(|| Worker::start(core, vec![remote], worker_settings(lease)));
+    let partners: Arc<dyn Channel> = Arc::new(PartnerChannel::new(Arc::clone(&core)));
+    let channels = [vec![remote, partners], host.channels()].concat();
+    let postman = Postman { lease, poll: lease / 20 };
+    let works = plan.role.works();
+    let posting =
+        (works && plan.wires.is_some()).then(|| postman.start(Arc::clone(&core), courier));
+    let worker = works.then(|| Worker::start(core, channels, worker_settings(lease)));
     let addr = *server.addrs().first().context("an address")?;
     let mut line = serde_json::to_string(&Announcement { addr })?;
     line.push('\n');
     let mut stdout = std::io::stdout();
     stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush())?;
     std::future::pending::<()>().await;
-    drop((server, worker));
+    drop((server, worker, posting));
     Ok(())
 }
 
+/// Reaches the other ends, which are on this machine, and nothing else there.
+fn egress(wires: SocketAddr) -> anyhow::Result<Egress> {
+    let rules = Rules::new(vec![wires.ip().into()], true, vec![wires.port()])?;
+    Ok(Egress::new(rules, Limits::default())?)
+}
+
 fn core_settings(lease: Duration) -> CoreSettings {
-    let mut core = CoreSettings::default();
+    // Telegram is told an address; the check finds the way from it to whichever node lives.
+    let public_url = Some("http://chaos.example".to_owned());
+    let mut core = CoreSettings { public_url, ..CoreSettings::default() };
     core.turns.lease = lease;
     core.turns.heartbeat = lease / 4;
     core.turns.hard_cap = lease * 4;

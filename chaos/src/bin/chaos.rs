@@ -4,7 +4,9 @@
 use std::{process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
-use qudao_chaos::{cancel, deps, failover, mutants, plugins, points, storm, verdict::Verdict};
+use qudao_chaos::{
+    adapters, cancel, deps, failover, mutants, plugins, points, storm, verdict::Verdict,
+};
 
 /// The pipeline under faults.
 #[derive(Parser)]
@@ -24,6 +26,16 @@ enum Mode {
     /// Kills, freezes and repeats at random.
     Random {
         /// Decides what comes in and what goes wrong; several are tried when absent.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How long each run takes, its end apart.
+        #[arg(long, default_value_t = 40)]
+        seconds: u64,
+    },
+    /// The same over real adapters: a bot and a partner, whose other ends fail as well, and messages
+    /// that come up to five times.
+    Adapters {
+        /// As of `random`.
         #[arg(long)]
         seed: Option<u64>,
         /// How long each run takes, its end apart.
@@ -77,6 +89,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             Mode::Points { only: Vec::new() },
             Mode::Mutants { only: Vec::new() },
             Mode::Random { seed: None, seconds: 40 },
+            Mode::Adapters { seed: None, seconds: 40 },
             Mode::Failover { seed: None, seconds: 40, asynchronous: false },
             Mode::Deps,
             Mode::Cancel { clients: 1000, seed: 1 },
@@ -110,6 +123,15 @@ async fn run(mode: Mode) -> anyhow::Result<bool> {
             for seed in seeds {
                 let (verdict, damage) = storm::run(seed, seconds).await?;
                 println!("random: seed {seed}, {damage:?}");
+                holds &= report(&verdict);
+            }
+            holds
+        }
+        Mode::Adapters { seed, seconds } => {
+            let mut holds = true;
+            for seed in seed.map_or_else(|| SEEDS.to_vec(), |seed| vec![seed]) {
+                let (verdict, damage) = adapters::run(seed, seconds).await?;
+                println!("adapters: seed {seed}, {damage:?}");
                 holds &= report(&verdict);
             }
             holds

@@ -1,4 +1,4 @@
-//! A robot of DingTalk that receives messages over HTTP.
+//! A robot of DingTalk that receives messages over HTTP, or over a connection that it opens.
 //!
 //! DingTalk signs the time of a request and not its body: whoever saw one request could send others
 //! for an hour. So nothing of a body is believed that would lead a request elsewhere; the address
@@ -10,7 +10,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use qudao_core::channel::{
     adapter::{
-        ChannelAdapter, Failure, Fetched, Outcome, Outgoing, Parsed, RawRequest, Reject, Token,
+        ChannelAdapter, ChannelSession, Failure, Fetched, OpenError, Outcome, Outgoing, Parsed,
+        RawRequest, Reject, SessionAdapter, Token,
     },
     config::{ChannelConfig, Field, FieldForm, Manifest},
     plan::{ACCESS_TOKEN, HttpPlan, Plan, RawResponse},
@@ -26,6 +27,7 @@ use qudao_domain::{
 use serde_json::{Value, json};
 
 mod read;
+mod stream;
 mod write;
 
 use crate::{lenient, signature};
@@ -52,6 +54,13 @@ static MANIFEST: Manifest = Manifest {
             .optional()
             .form(FieldForm::Text(64))
             .help("Your app → Robot (机器人). The Client ID if left empty, which is what it mostly is."),
+        Field::text("receive", "How messages come in", "接收方式")
+            .optional()
+            .form(FieldForm::Choice(&["http", "stream"]))
+            .help(
+                "The mode of the robot: http sends messages to this server, which needs a public \
+                 address; with stream this server opens a connection, which works from anywhere.",
+            ),
         Field::text("api_url", "API address", "API 地址").optional().form(FieldForm::Url),
     ],
 };
@@ -67,6 +76,7 @@ impl ChannelAdapter for Dingtalk {
             mimes: vec!["image/*".to_owned()],
             max_bytes: Some(20 << 20),
             caption_max: None,
+            ..MediaCapability::default()
         };
         Capabilities {
             text: TextCapability {
@@ -179,6 +189,25 @@ impl ChannelAdapter for Dingtalk {
             None if json && body.get("code").is_some() => Fetched::Failed(response.excerpt()),
             None => Fetched::Bytes,
         }
+    }
+}
+
+impl SessionAdapter for Dingtalk {
+    fn is_held(&self, config: &ChannelConfig) -> bool {
+        stream::is_chosen(config)
+    }
+
+    fn locate(&self, config: &ChannelConfig) -> Option<HttpPlan> {
+        stream::locate(config)
+    }
+
+    fn open(
+        &self,
+        config: &ChannelConfig,
+        located: Option<&RawResponse>,
+        _kept: Option<&Value>,
+    ) -> Result<Box<dyn ChannelSession>, OpenError> {
+        stream::open(config, located)
     }
 }
 

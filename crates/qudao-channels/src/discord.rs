@@ -6,8 +6,8 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use jiff::Timestamp;
 use qudao_core::channel::{
     adapter::{
-        Answer, ChannelAdapter, ChannelSession, Failure, Fetched, Outcome, Outgoing, Parsed,
-        Preview, RawRequest, Reject, SessionAdapter,
+        Answer, ChannelAdapter, ChannelSession, Failure, Fetched, OpenError, Outcome, Outgoing,
+        Parsed, Preview, RawRequest, Reject, SessionAdapter,
     },
     config::{ChannelConfig, Manifest},
     event::Event,
@@ -169,8 +169,9 @@ impl SessionAdapter for Discord {
         &self,
         config: &ChannelConfig,
         located: Option<&RawResponse>,
-    ) -> Result<Box<dyn ChannelSession>, String> {
-        session::open(config, located)
+        kept: Option<&Value>,
+    ) -> Result<Box<dyn ChannelSession>, OpenError> {
+        session::open(config, located, kept)
     }
 }
 

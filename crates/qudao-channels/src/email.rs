@@ -24,6 +24,7 @@ pub mod smtp;
 mod write;
 
 pub use dial::Dialer;
+pub(crate) use dial::Wire;
 
 use crate::signature;
 

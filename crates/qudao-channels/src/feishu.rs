@@ -13,8 +13,8 @@ use qudao_core::channel::{
 };
 use qudao_domain::{
     capability::{
-        ButtonsCapability, Capabilities, EditCapability, Level, RateCapability, Streaming,
-        TextCapability, Unit,
+        ButtonsCapability, Capabilities, EditCapability, Level, MediaCapability, RateCapability,
+        Streaming, TextCapability, Unit,
     },
     message::Media,
     state::ChannelKind,
@@ -78,6 +78,9 @@ impl ChannelAdapter for Feishu {
                 unit: Unit::Bytes,
                 formats: native.map(|format| (format.to_owned(), Level::Native)).into(),
             },
+            media: ["image", "audio", "video", "file"]
+                .map(|kind| (kind.to_owned(), MediaCapability::uploads(25 << 20, None)))
+                .into(),
             buttons: ButtonsCapability { level: Level::Native, max: 10, label_max: 40 },
             reply_to: Level::Native,
             edit: EditCapability {

@@ -7,16 +7,17 @@ use moka::future::Cache;
 use qudao_core::{
     Core,
     channel::{
-        adapter::{ChannelAdapter, Token},
+        adapter::{ChannelAdapter, SessionAdapter, Token},
         setup::{OpenChannel, SetupError},
     },
 };
 use qudao_domain::{ChannelId, TenantId, state::ChannelKind};
 use qudao_egress::Egress;
 use qudao_storage::{Limiter, LimiterSettings, StorageError};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
+mod codes;
 mod connect;
 mod deliver;
 mod files;
@@ -26,7 +27,11 @@ mod poll;
 mod preview;
 mod receive;
 mod requests;
+mod session;
+mod take;
+mod upload;
 
+pub use codes::PhoneWay;
 pub use connect::ConnectError;
 pub use deliver::HostedChannel;
 pub use receive::{ReceiveError, Received};
@@ -43,10 +48,14 @@ pub struct Host {
     /// For mail servers.
     dialer: Option<Dialer>,
     adapters: HashMap<ChannelKind, Arc<dyn ChannelAdapter>>,
+    /// Those of them whose platform keeps a socket open.
+    sessions: HashMap<ChannelKind, Arc<dyn SessionAdapter>>,
     limiter: Limiter,
     /// Access tokens by channel and the revision of its secrets.
     tokens: Cache<(ChannelId, i64), Arc<HeldToken>>,
     previews: preview::Previews,
+    /// Requests with files that may be made now.
+    uploads: Semaphore,
     runtime: Handle,
     closing: CancellationToken,
 }
@@ -92,9 +101,11 @@ impl Host {
             dialer: mail::dialer(egress.as_ref()),
             egress,
             adapters,
+            sessions: crate::sessions().into_iter().map(|one| (one.manifest().kind, one)).collect(),
             limiter,
             tokens: Cache::builder().max_capacity(TOKENS).build(),
             previews: preview::Previews::default(),
+            uploads: Semaphore::new(upload::AT_A_TIME),
             runtime: Handle::current(),
             closing: CancellationToken::new(),
         })
@@ -116,7 +127,7 @@ impl Host {
         hosted.map(|channel| Arc::new(channel) as Arc<dyn qudao_core::Channel>).collect()
     }
 
-    /// Starts no more polls and previews.
+    /// Starts no more polls and previews, and lets go of sockets.
     pub fn close(&self) {
         self.closing.cancel();
     }

@@ -20,6 +20,7 @@ pub mod feishu;
 mod fixture;
 pub mod host;
 mod lenient;
+pub mod letters;
 pub mod line;
 mod markup;
 pub mod matrix;
@@ -32,6 +33,8 @@ pub mod slack;
 #[cfg(test)]
 mod stand;
 pub mod telegram;
+#[cfg(test)]
+mod uploads;
 pub mod web;
 pub mod wechat;
 mod wire;
@@ -61,7 +64,7 @@ pub fn adapters() -> Vec<Arc<dyn ChannelAdapter>> {
 
 /// Those of them whose platform keeps a socket open.
 pub fn sessions() -> Vec<Arc<dyn SessionAdapter>> {
-    vec![Arc::new(discord::Discord)]
+    vec![Arc::new(discord::Discord), Arc::new(dingtalk::Dingtalk)]
 }
 
 /// Every kind of channel that a tenant can make, with its settings.

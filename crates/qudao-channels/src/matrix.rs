@@ -15,8 +15,8 @@ use qudao_core::channel::{
 };
 use qudao_domain::{
     capability::{
-        Capabilities, EditCapability, Level, RateCapability, Streaming, TextCapability,
-        TypingCapability, Unit,
+        Capabilities, EditCapability, Level, MediaCapability, RateCapability, Streaming,
+        TextCapability, TypingCapability, Unit,
     },
     message::Media,
     state::ChannelKind,
@@ -90,6 +90,7 @@ impl ChannelAdapter for Matrix {
             "heading",
             "table",
         ];
+        let files = MediaCapability::uploads(25 << 20, Some(1000));
         Capabilities {
             // An event may have 65,536 bytes as JSON and holds the words twice, as HTML too.
             text: TextCapability {
@@ -97,6 +98,9 @@ impl ChannelAdapter for Matrix {
                 unit: Unit::Bytes,
                 formats: formats.map(|format| (format.to_owned(), Level::Native)).into(),
             },
+            media: ["image", "audio", "video", "file"]
+                .map(|kind| (kind.to_owned(), files.clone()))
+                .into(),
             location: Level::Native,
             reply_to: Level::Native,
             edit: EditCapability { level: Level::Native, min_interval_ms: 1500, max_age_s: None },
@@ -168,8 +172,8 @@ impl ChannelAdapter for Matrix {
         write::message(config, out)
     }
 
-    fn classify(&self, _config: &ChannelConfig, _plan: &Plan, response: &RawResponse) -> Outcome {
-        write::classify(response)
+    fn classify(&self, _config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
+        write::classify(plan, response)
     }
 
     fn connect(&self, config: &ChannelConfig) -> Vec<HttpPlan> {

@@ -9,7 +9,7 @@ use qudao_core::channel::{
     },
     config::{ChannelConfig, Manifest},
     event::{Event, EventBody},
-    plan::{HttpPlan, Plan, RawResponse},
+    plan::{FormPart, HttpPlan, OwnFile, Plan, RawResponse},
 };
 use qudao_domain::{capability::Capabilities, message::Media};
 use serde_json::{Value, json};
@@ -67,6 +67,24 @@ impl ChannelAdapter for Meta {
         manifest::check(*self, config)
     }
 
+    fn reaches_phones(&self) -> bool {
+        *self == Self::Whatsapp
+    }
+
+    fn phone_peer(&self, config: &ChannelConfig, digits: &str) -> Option<String> {
+        (*self == Self::Whatsapp).then(|| whatsapp::thread(config, digits).external_id)
+    }
+
+    fn code(&self, config: &ChannelConfig, thread: &str, code: &str) -> Option<Plan> {
+        let template = config.setting("code_template").filter(|_| *self == Self::Whatsapp)?;
+        let language = config.setting("code_language").unwrap_or("en_US");
+        let token = config.secret("access_token").ok()?;
+        let body = cloud::code(thread, (template, language), code);
+        Some(Plan::Http(
+            HttpPlan::post_json("send", &self.messages_url(config), &body).bearer(token),
+        ))
+    }
+
     fn verify_and_parse(
         &self,
         config: &ChannelConfig,
@@ -109,12 +127,23 @@ impl ChannelAdapter for Meta {
             detail: "the access token is not set".to_owned(),
         })?;
         let url = self.messages_url(config);
-        let plan = |body: &Value| HttpPlan::post_json("send", &url, body).bearer(token);
+        let own = out.message.parts.iter().find_map(|part| cloud::own(part.media()?));
+        let plan = |body: &Value| {
+            let plan = HttpPlan::post_json("send", &url, body).bearer(token);
+            let file = own.as_ref().filter(|_| cloud::place_of_id(body).is_some());
+            match file {
+                Some(file) => upload(&url, file).bearer(token).then(plan),
+                None => plan,
+            }
+        };
         Ok(bodies.iter().map(|body| Plan::Http(plan(body))).collect())
     }
 
-    fn classify(&self, _config: &ChannelConfig, _plan: &Plan, response: &RawResponse) -> Outcome {
-        answer::classify(response)
+    fn classify(&self, _config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
+        match plan {
+            Plan::Http(HttpPlan { then: Some(next), .. }) => answer::uploaded(next, response),
+            _ => answer::classify(response),
+        }
     }
 
     fn connect(&self, config: &ChannelConfig) -> Vec<HttpPlan> {
@@ -197,6 +226,17 @@ impl Meta {
         };
         format!("{graph}/{from}/messages")
     }
+}
+
+/// The request that puts a file into WhatsApp's keeping, beside the messages' address.
+fn upload(messages_url: &str, file: &OwnFile) -> HttpPlan {
+    let base = messages_url.strip_suffix("/messages").unwrap_or(messages_url);
+    let parts = vec![
+        FormPart::text("messaging_product", "whatsapp"),
+        FormPart::text("type", file.mime.clone()),
+        FormPart::file("file", file.clone()),
+    ];
+    HttpPlan::post_form("upload", format!("{base}/media"), parts)
 }
 
 /// Meta asks whether the address is ours, once, when it is entered.

@@ -24,10 +24,12 @@ const KIND: Label = Label {
     name: "kind",
     values: &[
         "message",
+        "piece",
         "overheard",
         "edited",
         "deleted",
         "pressed",
+        "lapsed",
         "reaction",
         "typing",
         "receipt",

@@ -37,7 +37,7 @@ pub use keys::{
 pub use media::{MEDIA_GOOD_FOR, MediaLink};
 pub use metrics::METRICS;
 pub use postman::{Postman, PostmanHandle};
-pub use queue::{Place, Say, announce, say};
+pub use queue::{Asked, Place, Say, announce, say};
 pub use receive::{Received, Refused, Setting, receive};
 pub use rules::{BREAKER, GOOD_FOR};
 pub use sandbox::Refusal;
@@ -55,6 +55,10 @@ pub const MANIFEST: Manifest = Manifest {
         Field::text("transport", "Transport", "传输方式")
             .optional()
             .form(FieldForm::Choice(&["webhook", "sse", "pull"])),
+        Field::text("contact_email", "Whom to write to", "联系邮箱")
+            .optional()
+            .form(FieldForm::Text(254))
+            .help("Gets a mail when the endpoint keeps failing and is paused."),
         Field::secret(SIGNING_SECRET, "Signing secret", "签名密钥").optional(),
         Field::secret(SIGNING_KEY, "Private signing key", "签名私钥").optional(),
         Field::secret(PUBLIC_KEY, "The partner's public key", "合作伙伴公钥").optional(),

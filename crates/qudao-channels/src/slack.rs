@@ -21,6 +21,7 @@ use crate::{
 
 mod answer;
 mod event;
+mod files;
 mod manifest;
 mod send;
 #[cfg(test)]

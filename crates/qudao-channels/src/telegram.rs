@@ -25,8 +25,11 @@ use serde_json::{Value, json};
 
 use crate::signature;
 
+mod files;
 mod html;
+mod press;
 mod read;
+mod stars;
 mod write;
 
 #[cfg(test)]
@@ -79,6 +82,13 @@ const MANIFEST: Manifest = Manifest {
             )
             .form(FieldForm::Number(1, 1_000_000_000))
             .optional(),
+        Field::text("stars_offers", "Top-ups on offer", "可充值的星数")
+            .help(
+                "Numbers of Stars, such as 50 and 250: the command /topup sends an invoice. Needs \
+                 what one Star adds.",
+            )
+            .form(FieldForm::List(10))
+            .optional(),
         Field::text("api_url", "Bot API server", "Bot API 服务器")
             .help("Leave empty for Telegram's own.")
             .form(FieldForm::Url)
@@ -107,6 +117,7 @@ fn own(config: &ChannelConfig) -> Own<'_> {
         id,
         username: config.setting("username").map(|name| name.trim_start_matches('@')).or(account),
         answers_all: config.setting("groups") == Some("all"),
+        sells: stars::sells(config),
     }
 }
 
@@ -144,6 +155,7 @@ impl ChannelAdapter for Telegram {
         let file = |max_bytes| MediaCapability {
             mimes: Vec::new(),
             max_bytes: Some(max_bytes),
+            upload_max_bytes: Some(50 << 20),
             caption_max: Some(1024),
         };
         Capabilities {
@@ -159,6 +171,7 @@ impl ChannelAdapter for Telegram {
                 ("video".to_owned(), file(20 << 20)),
                 ("file".to_owned(), file(20 << 20)),
             ]),
+            album_max: 10,
             buttons: ButtonsCapability { level: Level::Native, max: 100, label_max: 64 },
             list: ListCapability { level: Level::Native, max_rows: 100 },
             location: Level::Native,
@@ -186,6 +199,9 @@ impl ChannelAdapter for Telegram {
             let fault =
                 "is not a bot's token, which looks like 123456:ABC-DEF; copy it from @BotFather";
             return Err(("bot_token", fault.to_owned()));
+        }
+        if let Some(fault) = stars::fault(config) {
+            return Err(("stars_offers", fault));
         }
         if !polls(config) && !is_reachable(config) {
             let fault = "Telegram sends to https addresses only: set server.public_url, or receive \
@@ -313,20 +329,9 @@ impl ChannelAdapter for Telegram {
     }
 
     fn acknowledge(&self, config: &ChannelConfig, event: &Event) -> Option<HttpPlan> {
-        let in_time = Duration::from_secs(8);
-        if let Some(id) = event.raw["callback_query"]["id"].as_str() {
-            let body = json!({ "callback_query_id": id });
-            return Some(call(config, "answerCallbackQuery", &body).within(in_time));
-        }
-        let id = event.raw["pre_checkout_query"]["id"].as_str()?;
-        let takes = config.number("stars_value").is_some();
-        let body = if takes {
-            json!({ "pre_checkout_query_id": id, "ok": true })
-        } else {
-            json!({ "pre_checkout_query_id": id, "ok": false,
-                    "error_message": "Payments are not taken here." })
-        };
-        Some(call(config, "answerPreCheckoutQuery", &body).within(in_time))
+        press::receipt(config, event)
+            .or_else(|| stars::check(config, event))
+            .or_else(|| stars::offer(config, event))
     }
 
     fn fetch(&self, config: &ChannelConfig, media: &Media) -> Option<HttpPlan> {
@@ -354,7 +359,7 @@ impl ChannelAdapter for Telegram {
     }
 
     fn credit(&self, config: &ChannelConfig, event: &Event) -> Option<i64> {
-        let EventBody::Paid(paid) = &event.body else { return None };
+        let (EventBody::Paid(paid) | EventBody::Refunded(paid)) = &event.body else { return None };
         let value = config.number("stars_value")?;
         (paid.currency == "XTR" && !paid.charge_id.is_empty() && 0 < paid.amount)
             .then(|| paid.amount.checked_mul(value))

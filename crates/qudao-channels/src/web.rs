@@ -1,8 +1,10 @@
 //! The web chat. Its visitors read from the database, so delivering means telling those who watch
 //! that there is something to read; those who do not watch find it when they come back.
 
+mod site_token;
 mod widget;
 
+pub use site_token::{MAX_CHARS as TOKEN_MAX, SiteToken, TokenFault};
 pub use widget::{MANIFEST, Origin, Side, WidgetSettings};
 
 use async_trait::async_trait;

@@ -155,6 +155,19 @@ pub(crate) enum ModelCommand {
     List,
     /// Fetch a model, verify it and prepare it.
     Pull(PullOptions),
+    /// Take a detector in ONNX that you have, verify it and prepare it.
+    Add(AddOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddOptions {
+    /// What it is called from now on; `yolox-nano` has a known checksum.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) file: std::path::PathBuf,
+    /// Take a file whose name has no known checksum.
+    #[arg(long)]
+    pub(crate) accept_unverified: bool,
 }
 
 #[derive(Debug, Args)]

@@ -32,6 +32,7 @@ pub(crate) fn all() -> Vec<Metric> {
         qudao_storage::METRICS,
         qudao_plugin_host::METRICS,
         qudao_egress::METRICS,
+        qudao_channels::letters::METRICS,
         qudao_channels::partner::METRICS,
         qudao_core::METRICS,
         qudao_channels::METRICS,

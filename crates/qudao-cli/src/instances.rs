@@ -1,6 +1,9 @@
 //! Which plugins run with which settings: what the operator lists, or what is found here.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use qudao_billing::Rates;
@@ -12,6 +15,8 @@ use serde_json::{Value, json};
 
 use crate::context::{Context, variable};
 
+/// What a look at a picture costs, in yuan.
+const LOOK: Micros = Micros::new(700);
 const OPENAI_KEY: &str = "OPENAI_API_KEY";
 const OPENAI_BASE_URL: &str = "QUDAO_OPENAI_BASE_URL";
 const OPENAI_MODELS: &str = "QUDAO_OPENAI_MODELS";
@@ -26,6 +31,7 @@ pub(crate) fn decide(context: &Context) -> anyhow::Result<Vec<Instance>> {
     }
     let catalogue = catalogue(context)?;
     let mut instances = local(&catalogue, &context.models_dir());
+    instances.extend(eyes(&context.models_dir()));
     instances.push(echo());
     instances.extend(openai());
     Ok(instances)
@@ -42,8 +48,11 @@ pub(crate) fn catalogue(context: &Context) -> anyhow::Result<Catalogue> {
 /// An instance for each model of the catalogue whose file is here; those that chat in Chinese go
 /// first, since they chat in English too.
 fn local(catalogue: &Catalogue, dir: &Path) -> Vec<Instance> {
-    let mut present: Vec<&qudao_models::Model> =
-        catalogue.models.iter().filter(|model| dir.join(model.file_name()).is_file()).collect();
+    let mut present: Vec<&qudao_models::Model> = catalogue
+        .models
+        .iter()
+        .filter(|model| model.chats() && dir.join(model.file_name()).is_file())
+        .collect();
     present.sort_by_key(|model| !model.languages.iter().any(|language| language == "zh"));
     let instance = |model: &&qudao_models::Model| {
         let context_tokens = model.context_tokens.min(LOCAL_CONTEXT);
@@ -63,6 +72,29 @@ fn local(catalogue: &Catalogue, dir: &Path) -> Vec<Instance> {
         }
     };
     present.iter().map(instance).collect()
+}
+
+/// An instance for each detector that is here. A look costs the same whatever is in the picture.
+fn eyes(dir: &Path) -> Vec<Instance> {
+    let eye = |(name, path): (String, PathBuf)| {
+        let mut model = offered(&name, 1, DataClass::Local, "0", "0");
+        model.kind = ModelKind::Detect;
+        for price in &mut model.prices {
+            let parts = if price.currency == Currency::CNY { 1 } else { 7 };
+            price.per_call = Micros::new(LOOK.get() / parts);
+        }
+        Instance {
+            name,
+            plugin: "vision".to_owned(),
+            placement: Placement::Process,
+            max_concurrency: None,
+            timeouts: PluginTimeouts::default(),
+            env: Vec::new(),
+            config: object(json!({ "path": path })),
+            models: vec![model],
+        }
+    };
+    qudao_models::detectors(dir).into_iter().map(eye).collect()
 }
 
 fn echo() -> Instance {
@@ -163,7 +195,9 @@ pub(crate) fn demo_models(context: &Context, instances: &[Instance]) -> (Vec<Str
     let preferred = context.settings.demo.model.clone();
     let mut answering: Vec<String> = all()
         .filter(|(instance, model)| {
-            instance.plugin != "echo" && model.data_class == DataClass::Local
+            instance.plugin != "echo"
+                && model.kind == ModelKind::Chat
+                && model.data_class == DataClass::Local
         })
         .map(|(_, model)| model.name.clone())
         .collect();
@@ -173,8 +207,13 @@ pub(crate) fn demo_models(context: &Context, instances: &[Instance]) -> (Vec<Str
     }
     let mut others: Vec<String> = all().map(|(_, model)| model.name.clone()).collect();
     others.retain(|name| !answering.contains(name));
-    if answering.is_empty() && !others.is_empty() {
-        answering.push(others.remove(0));
+    let chats = |name: &String| {
+        all().any(|(_, model)| model.name == *name && model.kind == ModelKind::Chat)
+    };
+    if answering.is_empty()
+        && let Some(at) = others.iter().position(chats)
+    {
+        answering.push(others.remove(at));
     }
     (answering, others)
 }

@@ -59,6 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Restore(options) => restore::run(options, &context, json).await,
                 Command::Plugin(command) => plugin::run(command, &context, json).await,
                 Command::Model(ModelCommand::List) => model::list(&context, json),
+                Command::Model(ModelCommand::Add(add)) => model::add(&add, &context, json),
                 Command::Model(ModelCommand::Pull(pull)) => model::pull(pull, &context, json).await,
                 Command::OperatorKey(OperatorKeyCommand::Show) => operator_key::show(&context),
                 Command::Audit(command) => audit::run(command, &context, json).await,

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use qudao_channels::{
     Host,
+    letters::{Letters, LettersHandle, MailServer},
     partner::{Postman, PostmanHandle},
 };
 use qudao_core::{Core, CoreParts};
@@ -101,7 +102,7 @@ struct Running {
     plugins: PluginHost,
     channels: Arc<Host>,
     worker: Option<WorkerHandle>,
-    postman: Option<PostmanHandle>,
+    senders: (Option<PostmanHandle>, Option<LettersHandle>),
     server: ServerHandle,
     watch: Watch,
     heads: Heads,
@@ -128,10 +129,10 @@ impl Running {
         // A machine without certificates of authorities can do everything else.
         let courier = settings::courier(&context.settings).unwrap_or_default();
         let report_keys = settings::report_keys(&context.settings)?;
-        let egress = settings::egress(&context.settings);
-        if let Err(error) = &egress {
-            tracing::warn!("no address of a tenant can be requested: {error:#}");
-        }
+        let mail_server = settings::mail_server(&context.settings)?;
+        let egress = settings::egress(&context.settings).inspect_err(|error| {
+            tracing::warn!("no address of a tenant can be requested: {error:#}")
+        });
         let node = NodeId::new();
         let exporter = Exporter::start(&context.settings.telemetry, node, options.role)?;
         let plugins = PluginHost::start(settings::plugin_host(context, instances)?).await;
@@ -165,9 +166,21 @@ impl Running {
             let all = [qudao_channels::all(&core), channels.channels()].concat();
             Worker::start(Arc::clone(&core), all, settings::worker(&context.settings))
         });
-        let postman = options.role.works().then(|| Postman::start(Arc::clone(&core), courier));
+        let postman =
+            options.role.works().then(|| Postman::default().start(Arc::clone(&core), courier));
+        let senders = (postman, Self::letters(options, &core, &channels, mail_server));
         steps.done("server");
-        Ok(Self { store, core, plugins, channels, worker, postman, server, watch, heads, exporter })
+        Ok(Self { store, core, plugins, channels, worker, senders, server, watch, heads, exporter })
+    }
+
+    fn letters(
+        options: &ServeOptions,
+        core: &Arc<Core>,
+        channels: &Arc<Host>,
+        server: Option<MailServer>,
+    ) -> Option<LettersHandle> {
+        let start = || Letters::start(Arc::clone(core), Arc::clone(channels), server);
+        options.role.works().then(start)
     }
 
     /// What others call this node.
@@ -195,7 +208,8 @@ impl Running {
 
     /// Nothing new is taken; what is under way is finished, up to the deadline.
     async fn drain(self, role: Role, deadline: Duration) {
-        let (server, worker, postman) = (self.server, self.worker, self.postman);
+        let (server, worker) = (self.server, self.worker);
+        let (postman, letters) = self.senders;
         server.announce_drain();
         self.channels.close();
         let works = async {
@@ -204,6 +218,9 @@ impl Running {
             }
             if let Some(postman) = postman {
                 postman.drain(deadline).await;
+            }
+            if let Some(letters) = letters {
+                letters.drain(deadline).await;
             }
         };
         if role.serves() {

@@ -106,6 +106,14 @@ pub enum ModelKind {
     /// Answers in a conversation.
     #[default]
     Chat,
+    /// Turns texts into vectors.
+    Embed,
+    /// Sorts texts into classes.
+    Classify,
+    /// Finds things in pictures.
+    Detect,
+    /// Turns speech into text.
+    Transcribe,
 }
 
 /// Whether what is said to a model leaves this machine.

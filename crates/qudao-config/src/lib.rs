@@ -10,6 +10,6 @@ pub use instance::{DataClass, Instance, Model, ModelKind, Placement, PluginTimeo
 pub use load::{ConfigError, Loaded, Problem, is_operator_key, json_schema, load};
 pub use secret::Secret;
 pub use settings::{
-    Backup, Database, Demo, Egress, Limits, Log, LogFormat, Models, Operator, Partner, Plugins,
-    Redis, Sandbox, Server, Settings, Telemetry, Worker,
+    Backup, Database, Demo, Egress, Limits, Log, LogFormat, Mail, Models, Operator, Partner,
+    Plugins, Redis, Sandbox, Server, Settings, Telemetry, Worker,
 };

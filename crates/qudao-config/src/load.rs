@@ -11,7 +11,7 @@ use qudao_domain::Micros;
 
 use crate::{
     Instance, Settings,
-    settings::{Egress, Telemetry},
+    settings::{Egress, Mail, Telemetry},
 };
 
 mod bounds;
@@ -26,6 +26,8 @@ const NAMED: &[(&str, &str)] = &[
     ("REDIS_URL", "redis.url"),
     ("QUDAO_OPERATOR_KEY", "operator.key"),
     ("QUDAO_MASTER_KEY", "security.master_key"),
+    ("QUDAO_MAIL_URL", "mail.url"),
+    ("QUDAO_MAIL_PASSWORD", "mail.password"),
     ("QUDAO_LOG", "log.filter"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
 ];
@@ -243,9 +245,31 @@ fn check(settings: &Settings) -> Vec<Problem> {
     require(Micros::ZERO < demo.credits, "demo.credits", "must be more than nothing");
     problems.extend(bounds::check(settings));
     problems.extend(check_egress(&settings.egress));
+    problems.extend(check_mail(&settings.mail));
     problems.extend(check_telemetry(&settings.telemetry));
     problems.extend(check_instances(&settings.instances));
     problems
+}
+
+fn check_mail(mail: &Mail) -> Vec<Problem> {
+    let schemes = ["smtps://", "smtp://", "smtp+plain://"];
+    let known = |url: &String| schemes.iter().any(|scheme| url.starts_with(scheme));
+    let rules = [
+        (
+            mail.url.as_ref().is_none_or(known),
+            "mail.url",
+            "must begin with smtps://, smtp:// or smtp+plain://",
+        ),
+        (
+            mail.url.is_none() || mail.from.as_ref().is_some_and(|from| from.contains('@')),
+            "mail.from",
+            "must be an address such as no-reply@example.com where mail.url is set",
+        ),
+    ];
+    let broken = rules.into_iter().filter(|(holds, ..)| !holds);
+    let problem =
+        |key: &str, reason: &str| Problem { key: key.to_owned(), reason: reason.to_owned() };
+    broken.map(|(_, key, reason)| problem(key, reason)).collect()
 }
 
 fn check_egress(egress: &Egress) -> Vec<Problem> {

@@ -10,10 +10,12 @@ use crate::{Instance, Secret, instance::amount};
 
 mod egress;
 mod limits;
+mod mail;
 mod partner;
 
 pub use egress::Egress;
 pub use limits::Limits;
+pub use mail::Mail;
 pub use partner::Partner;
 
 /// Everything that can be set.
@@ -46,6 +48,8 @@ pub struct Settings {
     pub egress: Egress,
     /// Channels of partners, over the partner channel protocol.
     pub partner: Partner,
+    /// Mails of the platform itself.
+    pub mail: Mail,
     /// Whoever runs the platform.
     pub operator: Operator,
     /// What protects the secrets in the database.
@@ -73,6 +77,7 @@ impl Default for Settings {
             limits: Limits::default(),
             egress: Egress::default(),
             partner: Partner::default(),
+            mail: Mail::default(),
             operator: Operator::default(),
             security: Security::default(),
             demo: Demo::default(),

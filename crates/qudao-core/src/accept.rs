@@ -9,8 +9,10 @@ use tokio::time::Instant;
 
 use crate::{Core, faults::seeded_bug, spans};
 
+mod pieces;
 mod together;
 
+pub use pieces::{Joined, Piece};
 pub(crate) use together::Arrivals;
 use together::Stored;
 
@@ -83,6 +85,17 @@ impl Core {
         // The commit goes on in a task of its own: a dropped connection must not stop it half way.
         let stored = self.store_message(tenant_id, inbound);
         let accept = stored.await.map_err(|_| AcceptError::ShuttingDown)??;
+        self.accepted(tenant_id, accept, began, origin)
+    }
+
+    /// What is said of a message that was stored, or why it was not.
+    fn accepted(
+        &self,
+        tenant_id: TenantId,
+        accept: Accept,
+        began: Instant,
+        origin: Trace,
+    ) -> Result<Accepted, AcceptError> {
         match accept {
             Accept::New { conversation_id, seq } => {
                 // What a turn of its own would be: only now is it known which.

@@ -1,4 +1,4 @@
-//! The OpenAI-compatible path: no commit stands before the first token.
+//! The path of API calls: no commit stands before the first token.
 //!
 //! A call spends from credits that its node reserved from the wallet before ([`credit`]), and is
 //! settled together with others ([`settle`]) before its last event is handed out.
@@ -6,16 +6,20 @@
 use std::{net::IpAddr, time::Duration};
 
 use qudao_domain::Micros;
-use qudao_plugin_api::wire::{ChatRequest, ErrorKind, FinishReason, Usage};
+use qudao_plugin_api::wire::{Ask, ErrorKind, FinishReason, Usage};
+use qudao_plugin_host::{CallError, ModelKind};
 use qudao_telemetry::Trace;
 use serde_json::Value;
 
 use crate::rates::TooFast;
 
 mod admit;
+mod aside;
+mod asked;
 mod credit;
 mod flight;
 mod kept;
+mod parts;
 mod reply;
 mod settle;
 pub(crate) mod upkeep;
@@ -25,14 +29,15 @@ pub use kept::{Answered, KeptAnswer};
 pub use reply::ApiReply;
 
 pub(crate) use admit::ApiState;
+pub(crate) use aside::Aside;
 pub(crate) use reply::{end_reason, share};
 
 /// A call as it came in, with the parameters that the models do not see.
 #[derive(Debug)]
 pub struct ApiRequest {
     /// What the model shall answer. `model` names one of the tenant's models.
-    pub chat: ChatRequest,
-    /// How many answers the caller wants; only one is served.
+    pub ask: Ask,
+    /// How many answers of a chat the caller wants; only one is served.
     pub choices: Option<u32>,
     /// Whether the caller reads the answer piece by piece. Otherwise nothing counts as delivered
     /// until the answer is whole.
@@ -55,7 +60,8 @@ pub enum ApiEvent {
         /// Part of the model's reasoning, not of the answer.
         reasoning: bool,
     },
-    /// A JSON delta other than text, such as `{"tool_calls":[…]}`.
+    /// A JSON delta other than text, such as `{"tool_calls":[…]}`, and all that models say which do not
+    /// chat.
     Data(Value),
     /// The answer is whole and settled. Nothing follows.
     End {
@@ -84,6 +90,16 @@ pub enum ApiError {
     UnknownModel {
         /// What was asked for.
         model: String,
+    },
+    /// The model does something else.
+    #[error("the model `{model}` {}: it is no {} model", offers.deed(), asked.as_str())]
+    WrongKind {
+        /// What was asked for.
+        model: String,
+        /// What it does.
+        offers: ModelKind,
+        /// What it was asked to do.
+        asked: ModelKind,
     },
     /// The model has no price in the tenant's currency, so it must not be sold.
     #[error("the model `{model}` has no price in your currency")]
@@ -145,6 +161,7 @@ impl ApiError {
         match self {
             Self::InvalidParameter { .. } => "invalid_parameter",
             Self::UnknownModel { .. } => "unknown_model",
+            Self::WrongKind { .. } => "wrong_kind",
             Self::NoPrice { .. } => "no_price",
             Self::RateLimited { .. } => "rate_limited",
             Self::TenantBusy => "tenant_busy",
@@ -156,6 +173,31 @@ impl ApiError {
             Self::ModelFailed { .. } => "model_failed",
             Self::Storage => "storage",
             Self::Unsettled => "unsettled",
+        }
+    }
+}
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> Self {
+        let unavailable = |detail: &str| Self::Unavailable { detail: detail.to_owned() };
+        match error {
+            CallError::UnknownModel(_) => unavailable("no plugin offers it"),
+            CallError::WrongKind { model, offers, asked } => {
+                Self::WrongKind { model, offers, asked }
+            }
+            CallError::NotReady { .. } => unavailable("it is not ready"),
+            CallError::Overloaded => unavailable("it is busy"),
+            CallError::Timeout { .. } => Self::Timeout,
+            CallError::Provider { kind, message, status, retry_after_ms } => {
+                let retry_after = retry_after_ms.map(Duration::from_millis);
+                Self::Provider { kind, message, status, retry_after }
+            }
+            CallError::Crashed { .. } => Self::ModelFailed { detail: "it crashed".to_owned() },
+            CallError::Poison => Self::ModelFailed {
+                detail: "this request crashed it before and is not tried again".to_owned(),
+            },
+            CallError::Protocol(detail) => Self::ModelFailed { detail },
+            CallError::Cancelled => Self::ModelFailed { detail: "it was cancelled".to_owned() },
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod config;
 pub mod event;
 pub mod plan;
+pub mod reference;
 pub mod secrets;
 pub mod setup;
 

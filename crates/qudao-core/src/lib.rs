@@ -8,7 +8,6 @@
 use std::sync::{Arc, OnceLock};
 
 use qudao_domain::{Clock, NodeId};
-use qudao_plugin_host::PluginHost;
 use qudao_storage::{Bus, Store};
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,12 +19,14 @@ pub mod authenticate;
 mod backlog;
 pub mod channel;
 pub mod faults;
+pub mod letter;
 mod metrics;
 pub mod notice;
 pub mod once;
 pub mod people;
 pub mod preview;
 mod price;
+pub mod proof;
 pub mod rates;
 pub mod settings;
 mod spans;
@@ -34,13 +35,14 @@ pub mod turn;
 pub mod vault;
 pub mod wake;
 
-pub use accept::{AcceptError, Accepted};
+pub use accept::{AcceptError, Accepted, Joined, Piece};
 pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer};
 pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, WatchedTurn};
+pub use qudao_plugin_host::{ModelKind, PluginHost};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
 pub use settings::CoreSettings;

@@ -44,6 +44,8 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram("qudao_model_seconds", Unit::Seconds, "How long a model worked on a turn"),
     Metric::histogram("qudao_model_first_token_seconds", Unit::Seconds, "From the call of a model for a turn to its first word"),
     Metric::counter("qudao_rungs_failed_total", "Models that did not answer a turn, so that the next one of the route was asked").by(&[MODEL]),
+    Metric::counter("qudao_pictures_total", "Pictures that an assistant's vision model was to look at: `seen`, or why not")
+        .by(&[Label { name: "outcome", values: &["seen", "elsewhere", "absent", "too_large", "failed"] }]),
     Metric::counter("qudao_unpriced_total", "Turns that passed a model over because it has no price in the tenant's currency").by(&[MODEL]),
     Metric::counter("qudao_preview_dropped_total", "Previews whose last words came too late to be shown"),
     // Money.
@@ -55,7 +57,8 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("qudao_absorbed_micros_total", "What exceeded a hold and is borne by the platform").in_unit(Unit::Micros).by(&[DOOR]),
     // The API path.
     Metric::counter("qudao_rate_limited_total", "Requests and messages that a rate refused, by whose rate it was").by(&[RATE]),
-    Metric::counter("qudao_api_calls_total", "Calls of `/v1/chat/completions` that were let in and had credits"),
+    Metric::counter("qudao_api_calls_total", "Calls of the API that were let in and had credits, by the kind of model that they asked")
+        .by(&[Label { name: "kind", values: &["chat", "embed", "classify", "detect", "transcribe"] }]),
     Metric::gauge("qudao_api_calls_in_flight", "Calls that this node has let in, whether or not they took credits; `limits.calls_in_flight` bounds them"),
     Metric::gauge("qudao_api_open_calls", "Calls on this node that took credits and are not settled yet"),
     Metric::counter("qudao_api_aborted_total", "Calls whose client left before the end"),

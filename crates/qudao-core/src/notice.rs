@@ -29,7 +29,7 @@ impl Notice {
     }
 }
 
-fn is_chinese(locale: &str) -> bool {
+pub(crate) fn is_chinese(locale: &str) -> bool {
     let language = locale.split(['-', '_']).next().unwrap_or_default();
     language.eq_ignore_ascii_case("zh")
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use qudao_domain::Currency;
-use qudao_plugin_api::wire::{ChatRequest, Content};
+use qudao_plugin_api::wire::{Ask, ChatRequest, Content};
 use qudao_storage::{PriceRow, StorageError};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -88,6 +88,28 @@ impl Core {
 const TEMPLATE_TOKENS: usize = 24;
 /// What an image or a sound part counts for, in tokens.
 const MEDIA_TOKENS: usize = 2048;
+
+/// What a model's marks and a text's prefix add to it, in tokens, at most.
+const TEXT_TOKENS: usize = 16;
+
+/// An upper bound of the tokens that a model reads for whatever it is asked.
+pub(crate) fn ask_tokens(ask: &Ask, context_tokens: u32) -> u32 {
+    let texts = match ask {
+        Ask::Chat(chat) => return max_input_tokens(chat, context_tokens),
+        Ask::Embed(embed) => &embed.texts,
+        Ask::Classify(classify) => &classify.texts,
+        Ask::Detect(_) | Ask::Transcribe(_) => {
+            return u32::try_from(MEDIA_TOKENS).unwrap_or(u32::MAX);
+        }
+    };
+    // Each text is read for itself, and what goes beyond the model's window is not read.
+    let window = usize::try_from(context_tokens).unwrap_or(usize::MAX);
+    let of = |text: &String| match text.len() + TEXT_TOKENS {
+        tokens if window == 0 => tokens,
+        tokens => tokens.min(window),
+    };
+    u32::try_from(texts.iter().map(of).sum::<usize>()).unwrap_or(u32::MAX)
+}
 
 /// An upper bound of the tokens that a model reads for this request.
 ///

@@ -33,6 +33,9 @@ pub fn words(kind: &str) -> &'static str {
         ADDRESS | CHAT_ADDRESS | ADMIN_ADDRESS | SIGN_IN_ADDRESS => "address",
         VISITOR | PARTNER_THREAD => "conversation",
         PARTNER => "channel",
+        PROOF | MAIL => "visitor",
+        PROOF_ADDRESS => "address",
+        MAIL_TO => "recipient",
         ASSISTANT => "assistant",
         KEY_TOKENS => "key's tokens",
         TENANT_TOKENS => "tenant's tokens",
@@ -72,6 +75,15 @@ pub const PARTNER_THREAD: &str = "partner_conversation";
 pub const SIGN_IN: &str = "sign_in";
 /// Attempts to sign in from one address.
 pub const SIGN_IN_ADDRESS: &str = "sign_in_address";
+
+/// Tokens and codes that a visitor shows.
+pub const PROOF: &str = "proof";
+/// Tokens and codes that are shown, and mails that are asked for, from one address.
+pub const PROOF_ADDRESS: &str = "proof_address";
+/// Mails and codes that a visitor asks for.
+pub const MAIL: &str = "mail";
+/// Mails and codes to one recipient.
+pub const MAIL_TO: &str = "mail_to";
 
 /// A message on its way in.
 #[derive(Debug, Clone, Copy)]
@@ -181,6 +193,41 @@ impl Core {
             lane.map(|rate| Bucket::one(PARTNER_THREAD, hex::encode(&hash.as_bytes()[..16]), rate));
         let buckets: Vec<_> = one.into_iter().chain(lane).collect();
         self.rates.take(Owner::Tenant(tenant_id), &buckets).await
+    }
+
+    /// Takes one attempt to prove who somebody is from the allowances of the visitor and of the
+    /// address: 30 and 60 a minute.
+    ///
+    /// # Errors
+    /// [`TooFast`].
+    pub async fn may_prove(&self, sender: Sender<'_>) -> Result<Vec<Standing>, TooFast> {
+        let own = Rate::per_minute(30, 30).map(|rate| Bucket::one(PROOF, sender.peer, rate));
+        let address = Rate::per_minute(60, 60)
+            .zip(sender.address)
+            .map(|(rate, address)| Bucket::one(PROOF_ADDRESS, address.to_string(), rate));
+        let buckets: Vec<_> = own.into_iter().chain(address).collect();
+        self.rates.take(Owner::Tenant(sender.tenant_id), &buckets).await
+    }
+
+    /// Takes one mail or code from the allowances of whoever asks for it, of their address, of
+    /// whoever is to get it and of the tenant: 5 at once and 20 an hour, 20 and 60, 3 and 6, 200 and
+    /// 1,000.
+    ///
+    /// # Errors
+    /// [`TooFast`].
+    pub async fn may_mail(&self, sender: Sender<'_>, to: &str) -> Result<Vec<Standing>, TooFast> {
+        // Redis need not know who gets mail.
+        let to = hex::encode(&SecretHash::of(to).as_bytes()[..16]);
+        let own = Rate::per_hour(20, 5).map(|rate| Bucket::one(MAIL, sender.peer, rate));
+        let address = Rate::per_hour(60, 20).zip(sender.address);
+        let address = address.map(|(rate, from)| {
+            let from = format!("mail:{from}");
+            Bucket::one(PROOF_ADDRESS, from, rate)
+        });
+        let to = Rate::per_hour(6, 3).map(|rate| Bucket::one(MAIL_TO, to, rate));
+        let tenant = Rate::per_hour(1000, 200).map(|rate| Bucket::one(MAIL, "", rate));
+        let buckets: Vec<_> = own.into_iter().chain(address).chain(to).chain(tenant).collect();
+        self.rates.take(Owner::Tenant(sender.tenant_id), &buckets).await
     }
 
     /// Takes one attempt to sign in from the allowances of the account and of the address. The

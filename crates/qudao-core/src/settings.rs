@@ -24,6 +24,8 @@ pub struct CoreSettings {
     /// Where the world finds this installation, such as `https://chat.example`; without it no
     /// platform can be told where to send messages.
     pub public_url: Option<String>,
+    /// Whether the operator set a mail server, so that mails can be promised.
+    pub sends_mail: bool,
 }
 
 impl Default for CoreSettings {
@@ -36,6 +38,7 @@ impl Default for CoreSettings {
             key_cache: Duration::from_secs(1),
             price_cache: Duration::from_secs(5),
             public_url: None,
+            sends_mail: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use qudao_domain::{ConversationId, TurnId};
 use qudao_plugin_api::wire::Usage;
+use qudao_plugin_host::ModelKind;
 use qudao_storage::Claim;
 use qudao_telemetry::{Span, SpanKind, Trace};
 
@@ -38,11 +39,15 @@ pub(crate) fn turn(claim: &Claim) -> Span {
 }
 
 /// A model is asked.
-pub(crate) fn chat(parent: Trace, model: &str, max_tokens: u32) -> Span {
-    let mut span = Span::child("chat", SpanKind::Client, parent);
+pub(crate) fn model(parent: Trace, kind: ModelKind, model: &str, max_tokens: u32) -> Span {
+    let operation = match kind {
+        ModelKind::Embed => "embeddings",
+        other => other.as_str(),
+    };
+    let mut span = Span::child(operation, SpanKind::Client, parent);
     if span.is_recorded() {
-        span.rename(|| format!("chat {model}"));
-        span.set("gen_ai.operation.name", "chat");
+        span.rename(|| format!("{operation} {model}"));
+        span.set("gen_ai.operation.name", operation);
         span.set("gen_ai.provider.name", "qudao");
         span.set("gen_ai.request.model", model.to_owned());
         span.set("gen_ai.request.max_tokens", max_tokens);
@@ -51,7 +56,7 @@ pub(crate) fn chat(parent: Trace, model: &str, max_tokens: u32) -> Span {
 }
 
 /// It has answered, as far as it did.
-pub(crate) fn chat_ended(span: &mut Span, reason: &'static str, usage: Option<Usage>) {
+pub(crate) fn model_ended(span: &mut Span, reason: &'static str, usage: Option<Usage>) {
     if !span.is_recorded() {
         return;
     }

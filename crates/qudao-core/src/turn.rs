@@ -23,6 +23,7 @@ use crate::{
 
 mod generate;
 mod hold;
+mod look;
 mod prompt;
 mod stop;
 mod typing;
@@ -168,7 +169,7 @@ impl Core {
         }
         failpoint!("turn.read");
         self.record_wait(&context, place);
-        let turn = Turn { claim, id, context, place };
+        let mut turn = Turn { claim, id, context, place };
         if self.settings.turns.max_attempts < claim.attempts {
             return self.bury(claim.tenant_id, &turn.end(Notice::GaveUp)).await;
         }
@@ -184,7 +185,10 @@ impl Core {
                 counter!("qudao_leases_lost_total").increment(1);
                 return Ok(TurnOutcome::Lost);
             }
-            generated = self.generate(&turn) => generated?,
+            generated = async {
+                self.look(&mut turn).await;
+                self.generate(&turn).await
+            } => generated?,
         };
         self.finish(turn, generated).await
     }

@@ -11,4 +11,6 @@ pub struct Wake {
     pub outbox: Notify,
     /// An event for a partner is ready to be sent.
     pub partner: Notify,
+    /// A letter of the platform itself is ready to be sent.
+    pub letters: Notify,
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::message::Media;
+
 /// What a channel does with something it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +78,8 @@ pub struct Capabilities {
     pub text: TextCapability,
     /// Files by kind: `image`, `audio`, `video`, `file`. A kind that is absent becomes words.
     pub media: BTreeMap<String, MediaCapability>,
+    /// How many pictures and videos one message shows as an album.
+    pub album_max: usize,
     /// Buttons.
     pub buttons: ButtonsCapability,
     /// Lists.
@@ -112,6 +116,7 @@ impl Default for Capabilities {
         Self {
             text: TextCapability::default(),
             media: BTreeMap::new(),
+            album_max: 1,
             buttons: ButtonsCapability::default(),
             list: ListCapability::default(),
             card: Level::Degrade,
@@ -162,23 +167,36 @@ impl TextCapability {
 pub struct MediaCapability {
     /// Media types that are taken; `image/*` stands for all of a kind; any if empty.
     pub mimes: Vec<String>,
-    /// Bytes; any number if absent.
+    /// Bytes; any number if absent, and no file at all by its address if 0.
     pub max_bytes: Option<u64>,
+    /// Bytes of a file that is uploaded from the platform's own copy, where that is another number
+    /// than of one that the channel fetches by its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload_max_bytes: Option<u64>,
     /// The longest words beside it, in the text's unit; none if absent.
     pub caption_max: Option<usize>,
 }
 
 impl MediaCapability {
-    /// Whether a file of this type and size is taken. What is not known is let pass.
-    pub fn takes(&self, mime: Option<&str>, size: Option<u64>) -> bool {
-        let fits = |limit: u64| size.is_none_or(|size| size <= limit);
+    /// Files of any type that are uploaded, of at most so many bytes: one that has nothing but an
+    /// address becomes words.
+    pub const fn uploads(max_bytes: u64, caption_max: Option<usize>) -> Self {
+        let (max_bytes, upload_max_bytes) = (Some(0), Some(max_bytes));
+        Self { mimes: Vec::new(), max_bytes, upload_max_bytes, caption_max }
+    }
+
+    /// Whether a file is taken, by its type and size. What is not known is let pass.
+    pub fn takes(&self, media: &Media) -> bool {
+        let (mime, size) = (media.mime.as_deref(), media.size);
+        let fits = |limit: u64| size.map_or(0 < limit, |size| size <= limit);
+        let own = self.upload_max_bytes.filter(|_| media.upload_id.is_some());
         let known = |mime: &str| {
             self.mimes.iter().any(|known| match known.strip_suffix('*') {
                 Some(kind) => mime.starts_with(kind),
                 None => known == mime,
             })
         };
-        self.max_bytes.is_none_or(fits) && (self.mimes.is_empty() || mime.is_none_or(known))
+        own.or(self.max_bytes).is_none_or(fits) && (self.mimes.is_empty() || mime.is_none_or(known))
     }
 }
 
@@ -275,9 +293,20 @@ mod tests {
         assert!(read.text.reads_markdown());
         assert_eq!(read.list, ListCapability::default());
         let image = &read.media["image"];
-        assert!(image.takes(Some("image/png"), Some(5_242_880)));
-        assert!(!image.takes(Some("image/png"), Some(5_242_881)));
-        assert!(!image.takes(Some("text/html"), None));
+        let file =
+            |mime: &str, size| Media { mime: Some(mime.to_owned()), size, ..Media::default() };
+        assert!(image.takes(&file("image/png", Some(5_242_880))));
+        assert!(!image.takes(&file("image/png", Some(5_242_881))));
+        assert!(!image.takes(&file("text/html", None)));
+        let large = MediaCapability { upload_max_bytes: Some(10 << 20), ..image.clone() };
+        let own =
+            Media { upload_id: Some("upl_1".to_owned()), ..file("image/png", Some(5_242_881)) };
+        assert!(large.takes(&own));
+        let link = Media { upload_id: None, ..own.clone() };
+        assert!(!large.takes(&link));
+        let own_alone = MediaCapability { max_bytes: Some(0), ..large };
+        assert!(own_alone.takes(&own));
+        assert!(!own_alone.takes(&Media { size: None, ..link }));
     }
 
     #[test]

@@ -95,6 +95,8 @@ id_type!(/** A tenant's persona. */ AssistantId, "ast");
 id_type!(/** Which models may serve, in which order. */ RouteId, "rte");
 id_type!(/** An end user. */ ContactId, "cnt");
 id_type!(/** Two contacts that turned out to be one person. */ MergeId, "mrg");
+id_type!(/** An address that somebody says is theirs, and the code that was sent there. */ ClaimId, "clm");
+id_type!(/** A mail of the platform itself. */ MailId, "eml");
 id_type!(/** One thread of a contact on a channel. */ ConversationId, "cnv");
 id_type!(/** One or more unanswered messages and the reply to them; the unit of charge. */ TurnId, "trn");
 id_type!(/** A credential of a tenant for the HTTP API. */ ApiKeyId, "key");
@@ -120,6 +122,20 @@ impl TurnId {
         let mut hash = Sha256::new();
         hash.update(conversation_id.as_uuid().as_bytes());
         hash.update(first_seq.to_be_bytes());
+        let digest = hash.finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// A call that a turn makes beside its answer, such as a look at the picture that is part `place`
+    /// of message `seq`. Deterministic, so that a turn that begins anew does not pay for it again.
+    pub fn beside(conversation_id: ConversationId, seq: i64, place: usize) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"beside");
+        hash.update(conversation_id.as_uuid().as_bytes());
+        hash.update(seq.to_be_bytes());
+        hash.update(place.to_be_bytes());
         let digest = hash.finalize();
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest[..16]);

@@ -1,6 +1,7 @@
 //! The nouns of Qudao as types: ids, money, texts, states. No I/O, no async.
 
 pub mod access;
+pub mod address;
 pub mod capability;
 pub mod clock;
 pub mod ids;
@@ -13,8 +14,8 @@ pub mod text;
 
 pub use clock::{Clock, SystemClock};
 pub use ids::{
-    ApiKeyId, AssistantId, AttemptId, BlockId, ChannelId, ContactId, ConversationId, EntryId,
-    IdentityProviderId, InvitationId, LedgerTxnId, MediaId, MemberId, MergeId, NodeId, OutboxId,
-    RoleId, RouteId, SessionId, TenantId, TurnId,
+    ApiKeyId, AssistantId, AttemptId, BlockId, ChannelId, ClaimId, ContactId, ConversationId,
+    EntryId, IdentityProviderId, InvitationId, LedgerTxnId, MailId, MediaId, MemberId, MergeId,
+    NodeId, OutboxId, RoleId, RouteId, SessionId, TenantId, TurnId,
 };
 pub use money::{Currency, Micros, MoneyError};

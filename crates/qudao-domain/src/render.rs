@@ -21,8 +21,8 @@ pub struct Rejected {
 }
 
 /// The messages that a channel is given for this one, in order; none if it has nothing to say.
-/// Each has words of at most the declared length, at most one file, and at most one set of buttons,
-/// rows or a card, which comes last.
+/// Each has words of at most the declared length, at most one file or one album of pictures and videos,
+/// and at most one set of buttons, rows or a card, which comes last.
 ///
 /// # Errors
 /// [`Rejected`] if the channel refuses a part.
@@ -128,13 +128,13 @@ impl Page<'_> {
             self.say(TextFormat::Plain, &part.to_text());
             return Ok(());
         };
-        if !taken.takes(media.mime.as_deref(), media.size) {
+        if !taken.takes(media) {
             self.say(TextFormat::Plain, &part.to_text());
             return Ok(());
         }
         self.flush(None);
         let mut part = part.clone();
-        let unit = self.capabilities.text.unit;
+        let (unit, album_max) = (self.capabilities.text.unit, self.capabilities.album_max);
         let fits = |text: &String| taken.caption_max.is_some_and(|max| unit.count(text) <= max);
         let caption = part.media_mut().and_then(|media| media.caption.take());
         let (beside, below) = match caption {
@@ -144,7 +144,10 @@ impl Page<'_> {
         if let Some(media) = part.media_mut() {
             media.caption = beside;
         }
-        self.done.push(Message { parts: vec![part], reply_to: None });
+        match self.done.last_mut().filter(|album| has_room(album, &part, album_max)) {
+            Some(album) => album.parts.push(part),
+            None => self.done.push(Message { parts: vec![part], reply_to: None }),
+        }
         if let Some(below) = below {
             self.say(TextFormat::Plain, &below);
         }
@@ -203,6 +206,12 @@ impl Page<'_> {
         let rows = items.iter().map(row).collect::<Option<_>>()?;
         Some(Part::List { fallback_text: fallback_text.clone(), label: "…".to_owned(), rows })
     }
+}
+
+/// Whether a message is an album that may have one more part, and this is a part of an album.
+fn has_room(album: &Message, part: &Part, most: usize) -> bool {
+    let is_seen = |part: &Part| matches!(part, Part::Image(_) | Part::Video(_));
+    album.parts.len() < most && is_seen(part) && album.parts.iter().all(is_seen)
 }
 
 impl Level {

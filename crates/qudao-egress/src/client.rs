@@ -55,6 +55,7 @@ impl Default for Limits {
 pub struct Egress {
     http: reqwest::Client,
     rules: Arc<Rules>,
+    lookup: Arc<dyn Lookup>,
     limits: Limits,
 }
 
@@ -92,8 +93,8 @@ impl Egress {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_IDLE_PER_HOST)
             .user_agent(concat!("qudao-egress/", env!("CARGO_PKG_VERSION")));
-        let http = guard(builder, &rules, lookup).build()?;
-        Ok(Self { http, rules: Arc::new(rules), limits })
+        let http = guard(builder, &rules, Arc::clone(&lookup)).build()?;
+        Ok(Self { http, rules: Arc::new(rules), lookup, limits })
     }
 
     /// The same client with other bounds; connections are shared. The time until a connection stands
@@ -108,6 +109,15 @@ impl Egress {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    pub(crate) fn lookup(&self) -> &dyn Lookup {
+        &*self.lookup
+    }
+
+    /// How long a connection may take to stand.
+    pub(crate) fn connect_limit(&self) -> Duration {
+        self.limits.connect
     }
 
     /// Reads an address by this client's rules.

@@ -20,6 +20,7 @@
 
 mod address;
 mod client;
+mod dial;
 mod error;
 mod metrics;
 mod resolve;
@@ -28,6 +29,7 @@ mod target;
 
 pub use address::is_public;
 pub use client::{Egress, Limits};
+pub use dial::DialError;
 pub use error::{EgressError, Refusal};
 pub use metrics::METRICS;
 pub use resolve::{Lookup, SystemLookup, guard};

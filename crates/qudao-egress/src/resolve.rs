@@ -65,7 +65,8 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    async fn addresses(
+    /// The addresses of a name that may be dialled, with port 0.
+    pub(crate) async fn addresses(
         rules: &Rules,
         lookup: &dyn Lookup,
         name: &str,

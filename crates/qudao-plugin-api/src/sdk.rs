@@ -14,8 +14,11 @@ use serde::de::DeserializeOwned;
 
 pub use self::boundary::{abi_info, catch, monotonic_ns};
 use crate::{
-    abi::{QdBytes, QdEvent, QdHostApi},
-    wire::{ChatRequest, ErrorDetail, ErrorKind, FinishReason, Usage},
+    abi::{
+        QD_KIND_CHAT, QD_KIND_CLASSIFY, QD_KIND_DETECT, QD_KIND_EMBED, QD_KIND_TRANSCRIBE, QdBytes,
+        QdEvent, QdHostApi,
+    },
+    wire::{Ask, ChatRequest, ErrorDetail, ErrorKind, FinishReason, Usage},
 };
 
 /// How a call ended well.
@@ -67,6 +70,12 @@ impl PluginError {
     #[must_use]
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::BadRequest, message)
+    }
+
+    /// A kind of request that the plugin does not serve.
+    #[must_use]
+    pub fn not_supported(what: &str) -> Self {
+        Self::bad_request(format!("this plugin does not {what}"))
     }
 
     /// What a sink returns once the caller is gone; let `?` carry it out.
@@ -124,6 +133,21 @@ impl Request<'_> {
         self.json()
     }
 
+    /// The payload by the request's kind.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadRequest`] when it does not fit, or is of a kind that this SDK does not know.
+    pub fn ask(&self) -> Result<Ask, PluginError> {
+        match self.kind {
+            QD_KIND_CHAT => self.json().map(Ask::Chat),
+            QD_KIND_EMBED => self.json().map(Ask::Embed),
+            QD_KIND_CLASSIFY => self.json().map(Ask::Classify),
+            QD_KIND_DETECT => self.json().map(Ask::Detect),
+            QD_KIND_TRANSCRIBE => self.json().map(Ask::Transcribe),
+            other => Err(PluginError::not_supported(&format!("serve requests of kind {other}"))),
+        }
+    }
+
     /// The payload as any JSON type.
     ///
     /// # Errors
@@ -179,6 +203,14 @@ impl OwnedRequest {
     /// [`ErrorKind::BadRequest`] when it is not one.
     pub fn chat(&self) -> Result<ChatRequest, PluginError> {
         self.borrow().chat()
+    }
+
+    /// The payload by the request's kind.
+    ///
+    /// # Errors
+    /// As [`Request::ask`].
+    pub fn ask(&self) -> Result<Ask, PluginError> {
+        self.borrow().ask()
     }
 
     /// The payload as any JSON type.

@@ -4,11 +4,30 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod ask;
+mod media;
+mod texts;
+
+pub use ask::Ask;
+pub use media::{
+    DETECT_SCHEMA, DetectRequest, Detected, Object, PicturePart, Segment, TRANSCRIBE_SCHEMA,
+    TranscribeRequest,
+};
+pub use texts::{
+    CLASSIFY_SCHEMA, Classified, ClassifyRequest, EMBED_SCHEMA, EmbedRequest, Embedded, Purpose,
+    Score, Word,
+};
+
 /// Names the form of [`ChatRequest`].
 pub const CHAT_SCHEMA: &str = "qudao.chat.v1";
 
 fn chat_schema() -> String {
     CHAT_SCHEMA.to_owned()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Answer a conversation.

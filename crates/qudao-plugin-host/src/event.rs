@@ -59,6 +59,16 @@ pub enum CallError {
     /// No instance serves it.
     #[error("no instance serves the model {0}")]
     UnknownModel(String),
+    /// The model does something else.
+    #[error("the model {model} {}: it is no {} model", offers.deed(), asked.as_str())]
+    WrongKind {
+        /// Which one.
+        model: String,
+        /// What it does.
+        offers: ModelKind,
+        /// What it was asked to do.
+        asked: ModelKind,
+    },
     /// Try again later, or another model.
     #[error("the model is not ready: {state:?}")]
     NotReady {
@@ -112,6 +122,7 @@ impl CallError {
     pub const fn class(&self) -> &'static str {
         match self {
             Self::UnknownModel(_) => "unknown_model",
+            Self::WrongKind { .. } => "wrong_kind",
             Self::NotReady { .. } => "not_ready",
             Self::Overloaded => "overloaded",
             Self::Poison => "poison",

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use qudao_plugin_api::{ModelPlugin, sdk};
+use qudao_plugin_api::{ModelPlugin, manifest::Manifest, sdk};
 use qudao_telemetry::{Span, SpanKind};
 use tokio::sync::mpsc;
 
@@ -25,7 +25,7 @@ use crate::{
     instance::{Ground, Instance},
     metrics,
     report::{GenerationReport, ModelReport, ModelState, PluginReport},
-    settings::{HostSettings, InstanceSettings, ModelEntry, Placement},
+    settings::{HostSettings, InstanceSettings, ModelEntry, ModelKind, Placement},
     terms::Source,
     watch,
 };
@@ -111,7 +111,9 @@ impl PluginHost {
     fn add(&self, settings: InstanceSettings) {
         let found = self.0.find(&settings.plugin);
         let verified = match found {
-            Some(known) => known.verified,
+            Some(known) => known
+                .verified
+                .and_then(|plugin| offers(&plugin.manifest, &settings.models).map(|()| plugin)),
             None => Err(format!("there is no plugin {}", settings.plugin)),
         };
         let quarantined = crash::find_quarantine(&self.0.ground.state_dir, &settings.plugin);
@@ -182,6 +184,13 @@ impl PluginHost {
         Err(CallError::NotReady { state: route.instance.state() })
     }
 
+    /// What a model does, ready or not; `None` if no instance offers it.
+    #[must_use]
+    pub fn kind(&self, name: &str) -> Option<ModelKind> {
+        let routes = self.0.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.get(name).map(|route| route.entry.kind)
+    }
+
     /// One model as operators see it.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<ModelReport> {
@@ -236,6 +245,10 @@ impl PluginHost {
     ) -> Result<EventStream, CallError> {
         let route = self.0.route(model).ok_or_else(|| CallError::UnknownModel(model.to_owned()))?;
         let instance = &route.instance;
+        if route.entry.kind != call.kind {
+            let (offers, asked) = (route.entry.kind, call.kind);
+            return Err(CallError::WrongKind { model: model.to_owned(), offers, asked });
+        }
         let history = instance.history.lock().unwrap_or_else(PoisonError::into_inner);
         if history.is_poison(Instant::now, || fingerprint(&call.payload)) {
             return Err(CallError::Poison);
@@ -297,6 +310,21 @@ impl PluginHost {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the plugin says that it does what its models are said to do.
+pub(crate) fn offers(manifest: &Manifest, models: &[ModelEntry]) -> Result<(), String> {
+    let kinds = &manifest.plugin.kinds;
+    let missing = |entry: &&ModelEntry| !kinds.iter().any(|kind| kind == entry.kind.as_str());
+    match models.iter().find(missing) {
+        None => Ok(()),
+        Some(ModelEntry { name, kind, .. }) => Err(format!(
+            "the model {name} is set up as one that {}, and the plugin {} offers only: {}",
+            kind.deed(),
+            manifest.plugin.id,
+            kinds.join(", "),
+        )),
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 use qudao_plugin_api::{
     manifest::{SelfTest, Strategy},
     sdk,
-    wire::{ChatMessage, ChatRequest, Role},
+    wire::{
+        Ask, ChatMessage, ChatRequest, ClassifyRequest, DetectRequest, EmbedRequest, Role,
+        TranscribeRequest,
+    },
 };
 use qudao_telemetry::{Span, Trace};
 use tokio::{sync::oneshot, task};
@@ -17,7 +20,7 @@ use crate::{
     artifact::VerifiedPlugin,
     event::{Call, Event, EventStream},
     generation::Generation,
-    host::{HostError, PluginHost},
+    host::{HostError, PluginHost, offers},
     instance::Instance,
     probe::probe_child,
     report::{GenerationReport, ModelState},
@@ -25,6 +28,21 @@ use crate::{
     terms::{Source, Terms},
     watch,
 };
+
+/// What a self-test asks; nothing of kinds that are not served.
+fn question(kind: ModelKind, model: &str, message: &str) -> Option<Ask> {
+    let texts = vec![message.to_owned()];
+    Some(match kind {
+        ModelKind::Chat => {
+            ChatRequest::new(model, vec![ChatMessage::text(Role::User, message)]).into()
+        }
+        ModelKind::Embed => EmbedRequest::new(model, texts).into(),
+        ModelKind::Classify => ClassifyRequest::new(model, texts).into(),
+        ModelKind::Detect => DetectRequest::new(model, message).into(),
+        ModelKind::Transcribe => TranscribeRequest::new(model, message).into(),
+        ModelKind::Complete | ModelKind::Tokenize => return None,
+    })
+}
 
 impl PluginHost {
     /// Swaps one instance to `verified`. Whatever fails, the old generation or, where memory
@@ -38,6 +56,7 @@ impl PluginHost {
             |reason| HostError::Reload { instance: instance.settings.name.clone(), reason };
         let probed = task::spawn_blocking(probe_child(&self.0.ground, verified)).await;
         probed.map_err(|error| error.to_string()).and_then(|result| result).map_err(refused)?;
+        offers(&verified.manifest, &instance.settings.models).map_err(refused)?;
         let source = Source::Folder(Box::new(verified.clone()));
         let terms = Arc::new(Terms::new(source, &instance.settings));
         let early = match verified.manifest.upgrade.strategy {
@@ -100,10 +119,10 @@ impl PluginHost {
     ) -> Result<(), String> {
         let model = instance.settings.models.first();
         let model = model.map_or("", |entry| entry.upstream.as_deref().unwrap_or(&entry.name));
-        let message = ChatMessage::text(Role::User, selftest.message.clone());
-        let request = ChatRequest::new(model, vec![message]);
+        let kind = instance.settings.models.first().map_or(ModelKind::Chat, |entry| entry.kind);
+        let Some(request) = question(kind, model, &selftest.message) else { return Ok(()) };
         let call = Call {
-            kind: ModelKind::Chat,
+            kind,
             payload: serde_json::to_vec(&request).map_err(|error| error.to_string())?,
             timeout: Duration::from_millis(selftest.timeout_ms),
             trace: Trace::NONE,

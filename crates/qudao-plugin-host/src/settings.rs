@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use qudao_plugin_api::abi;
+use qudao_plugin_api::{abi, wire::Ask};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -113,6 +113,12 @@ pub struct ModelEntry {
 }
 
 impl ModelEntry {
+    /// A local model of some kind with small limits.
+    #[must_use]
+    pub fn of_kind(name: &str, kind: ModelKind) -> Self {
+        Self { kind, ..Self::chat(name) }
+    }
+
     /// A local chat model with small limits.
     #[must_use]
     pub fn chat(name: &str) -> Self {
@@ -149,6 +155,57 @@ pub enum ModelKind {
 }
 
 impl ModelKind {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::Chat,
+        Self::Complete,
+        Self::Embed,
+        Self::Classify,
+        Self::Detect,
+        Self::Transcribe,
+        Self::Tokenize,
+    ];
+
+    /// As it stands in manifests, settings and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Complete => "complete",
+            Self::Embed => "embed",
+            Self::Classify => "classify",
+            Self::Detect => "detect",
+            Self::Transcribe => "transcribe",
+            Self::Tokenize => "tokenize",
+        }
+    }
+
+    /// What a model of this kind does, for a sentence.
+    #[must_use]
+    pub const fn deed(self) -> &'static str {
+        match self {
+            Self::Chat => "chats",
+            Self::Complete => "continues texts",
+            Self::Embed => "turns texts into vectors",
+            Self::Classify => "classifies texts",
+            Self::Detect => "finds things in pictures",
+            Self::Transcribe => "writes down speech",
+            Self::Tokenize => "counts tokens",
+        }
+    }
+
+    /// The kind that answers a request.
+    #[must_use]
+    pub const fn of(ask: &Ask) -> Self {
+        match ask {
+            Ask::Chat(_) => Self::Chat,
+            Ask::Embed(_) => Self::Embed,
+            Ask::Classify(_) => Self::Classify,
+            Ask::Detect(_) => Self::Detect,
+            Ask::Transcribe(_) => Self::Transcribe,
+        }
+    }
+
     /// The ABI's number.
     #[must_use]
     pub const fn code(self) -> u32 {

@@ -122,7 +122,7 @@ fn dangling(pointer: &'static str, noun: &'static str) -> impl FnOnce(StorageErr
 }
 
 /// A language tag such as `zh` or `en-GB`.
-fn parse_locale(text: &str) -> Result<String, &'static str> {
+pub(crate) fn parse_locale(text: &str) -> Result<String, &'static str> {
     let mut parts = text.split('-');
     let language = parts.next().unwrap_or_default();
     let letters = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphabetic());

@@ -1,5 +1,6 @@
 //! The web chat: the same conversation over a WebSocket, an event stream, and plain requests.
 
+pub(crate) mod claims;
 pub(crate) mod door;
 pub(crate) mod drive;
 pub(crate) mod events;

@@ -113,6 +113,9 @@ codes! {
     Conflict = "conflict", 409, "It collides with what exists",
         openai(409, "invalid_request_error", None),
         "Look at `detail`, read the present state, and decide again.";
+    AnotherCustomer = "another_customer", 409, "The visitor is another customer already",
+        openai(409, "invalid_request_error", None),
+        "Begin with a new visitor (`POST /v1/widget/{key}/token` without `visitor`) and show the token again.";
     IdReused = "id_reused", 409, "The id was used for another event",
         openai(409, "invalid_request_error", None),
         "Give each event an id of its own; repeat an event only with its own bytes.";
@@ -140,6 +143,9 @@ codes! {
     ContextTooLong = "context_length_exceeded", 422, "The messages do not fit the model",
         openai(400, "invalid_request_error", Some("context_length_exceeded")),
         "Shorten the messages or take a model with a larger context.";
+    WrongModelKind = "wrong_model_kind", 422, "The model does something else",
+        openai(400, "invalid_request_error", Some("wrong_model_kind")),
+        "Take a model of the right `kind`; `GET /v1/models` tells each one's.";
     IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for another request",
         openai(422, "invalid_request_error", Some("idempotency_key_reused")),
         "Use a new key for a new request; repeat a request only with its own body.";
@@ -204,7 +210,7 @@ pub fn reference_markdown() -> String {
          <!-- Written from crates/qudao-server/src/code.rs; change the table there. -->\n\n\
          Every refusal is `application/problem+json` (RFC 9457) with a `code` from this table, which is\n\
          never renamed, and a `request_id`. The OpenAI-compatible endpoints (`/v1/chat/completions`,\n\
-         `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
+         `/v1/embeddings`, `/v1/classifications`, `/v1/detections`, `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
          A request whose head is not HTTP/1.1 (a malformed header line, for instance) is refused with an\n\
          empty 400 before it reaches any endpoint; the connection is closed.\n\n\
          | code | status | meaning | what to do | OpenAI status | OpenAI code |\n\

@@ -14,8 +14,8 @@ use futures_util::{
     future::{LocalBoxFuture, Ready, ready},
 };
 use qudao_domain::{
-    ApiKeyId, AssistantId, ChannelId, ContactId, ConversationId, IdentityProviderId, InvitationId,
-    MemberId, MergeId, RoleId, RouteId, SessionId, TenantId,
+    ApiKeyId, AssistantId, ChannelId, ClaimId, ContactId, ConversationId, IdentityProviderId,
+    InvitationId, MemberId, MergeId, RoleId, RouteId, SessionId, TenantId,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -240,6 +240,7 @@ path_ids! {
     IdentityProviderId, "identity_provider_id", "identity provider";
     ContactId, "contact_id", "contact";
     MergeId, "merge_id", "merge";
+    ClaimId, "claim_id", "code";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.

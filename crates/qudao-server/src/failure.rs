@@ -137,6 +137,7 @@ impl From<qudao_core::ApiError> for ApiError {
             Failure::UnknownModel { .. } | Failure::NoPrice { .. } => {
                 Self::new(Code::ModelNotFound, detail)
             }
+            Failure::WrongKind { .. } => Self::new(Code::WrongModelKind, detail),
             Failure::RateLimited(too_fast) => too_fast.into(),
             Failure::TenantBusy => Self::new(Code::RateLimited, detail).retry_after(SHED),
             Failure::Overloaded => Self::new(Code::Overloaded, detail).retry_after(SHED),

@@ -72,6 +72,14 @@ fn endpoints() -> Endpoints {
         openai::completions::create,
         docs::completions(),
     );
+    api.post("/v1/embeddings", Key(Scope::Chat), openai::embeddings::create, docs::embeddings());
+    api.post(
+        "/v1/classifications",
+        Key(Scope::Chat),
+        openai::classifications::create,
+        docs::classifications(),
+    );
+    api.post("/v1/detections", Key(Scope::Chat), openai::detections::create, docs::detections());
     api.get("/v1/models", Key(Scope::Chat), openai::models::list, docs::models());
     api.get("/v1/models/{model:.+}", Key(Scope::Chat), openai::models::get, docs::model());
 
@@ -88,6 +96,7 @@ fn endpoints() -> Endpoints {
     api.get("/v1/web/{key}/messages", Visitor, chat::requests::messages, docs::chat_messages());
     api.post("/v1/web/{key}/messages", Visitor, chat::requests::post_message, docs::post_message());
     api.post("/v1/web/{key}/stop", Visitor, chat::requests::stop, docs::stop());
+    claim_endpoints(&mut api);
     api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
     api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
 
@@ -109,6 +118,17 @@ fn endpoints() -> Endpoints {
     api
 }
 
+/// How visitors prove an address.
+fn claim_endpoints(api: &mut Endpoints) {
+    use chat::claims::{ask, confirm};
+    api.post("/v1/web/{key}/claims", Visitor, ask, docs::ask_code());
+    let own = "/v1/web/{key}/claims/{claim_id}/confirm";
+    api.post(own, Visitor, confirm, docs::confirm_code());
+    api.post("/v1/widget/{key}/claims", Widget, ask, docs::ask_code().of_the_widget());
+    let widgets = "/v1/widget/{key}/claims/{claim_id}/confirm";
+    api.post(widgets, Widget, confirm, docs::confirm_code().of_the_widget());
+}
+
 /// What pages of other sites ask. Each path begins with [`widget::PATHS`].
 fn widget_endpoints(api: &mut Endpoints) {
     use chat::{events, requests, socket};
@@ -125,6 +145,10 @@ fn widget_endpoints(api: &mut Endpoints) {
     api.get(line, Public, socket::open_widget, docs::widget_socket());
     let rating = "/v1/widget/{key}/rating";
     api.post(rating, Widget, widget::requests::rate, docs::rate_conversation());
+    let identify = "/v1/widget/{key}/identify";
+    api.post(identify, Widget, widget::identify::identify, docs::identify());
+    let transcript = "/v1/widget/{key}/transcript";
+    api.post(transcript, Widget, widget::transcript::send, docs::send_transcript());
     let files = "/v1/widget/{key}/files";
     api.post(files, Widget, widget::files::upload, docs::send_file());
 }

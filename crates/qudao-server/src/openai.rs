@@ -1,8 +1,12 @@
 //! The OpenAI-compatible endpoints.
 
 pub(crate) mod answer;
+pub(crate) mod classifications;
 pub(crate) mod completions;
+pub(crate) mod detections;
+pub(crate) mod embeddings;
 pub(crate) mod models;
 pub(crate) mod pictures;
 pub(crate) mod rate;
+pub(crate) mod whole;
 pub(crate) mod wire;

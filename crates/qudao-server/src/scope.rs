@@ -199,7 +199,8 @@ fn render(failure: &ApiError, context: &RequestContext, openai: bool) -> HttpRes
 
 /// Whether the clients of this path expect OpenAI's error shape.
 fn is_openai(path: &str) -> bool {
-    path.starts_with("/v1/chat/") || path == "/v1/models" || path.starts_with("/v1/models/")
+    let alike = ["/v1/models", "/v1/embeddings", "/v1/classifications", "/v1/detections"];
+    path.starts_with("/v1/chat/") || alike.contains(&path) || path.starts_with("/v1/models/")
 }
 
 fn log_failure(failure: &ApiError, context: &RequestContext, request: &HttpRequest) {

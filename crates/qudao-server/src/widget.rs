@@ -7,8 +7,10 @@
 
 pub(crate) mod entrance;
 pub(crate) mod files;
+pub(crate) mod identify;
 pub(crate) mod requests;
 pub(crate) mod token;
+pub(crate) mod transcript;
 
 /// Where every path of the widget's begins.
 pub(crate) const PATHS: &str = "/v1/widget/{key}/";

@@ -27,6 +27,9 @@ pub struct MessageBody {
     /// Who wrote it, where several people write in one conversation or a name is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Value>,
+    /// The channel's own id of what the message is a piece of, where several belong together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub album: Option<String>,
     /// The event as the platform sent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<Value>,
@@ -35,7 +38,14 @@ pub struct MessageBody {
 impl MessageBody {
     /// Words alone.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), parts: Vec::new(), reply_to: None, sender: None, raw: None }
+        Self {
+            text: text.into(),
+            parts: Vec::new(),
+            reply_to: None,
+            sender: None,
+            album: None,
+            raw: None,
+        }
     }
 }
 

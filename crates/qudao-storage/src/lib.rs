@@ -17,6 +17,7 @@ mod depths;
 mod error;
 mod keys;
 mod limiter;
+mod mails;
 mod media;
 mod metrics;
 mod once;
@@ -24,6 +25,7 @@ mod outbox;
 mod page;
 mod partner;
 mod people;
+mod pieces;
 mod prices;
 mod reading;
 mod row;
@@ -47,7 +49,7 @@ pub use admin::{
     members::{Lock, Member, NewMember},
     roles::{CustomRole, MemberRole},
     sessions::{NewSession, SessionHolder, SessionRecord, SignIn},
-    tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, Tenant, Wallet},
+    tenants::{CreditOutcome, CreditSource, NewCredit, NewTenant, ReverseOutcome, Tenant, Wallet},
 };
 pub use audit::{
     AuditEvent, AuditFault, AuditHead, AuditRecord, AuditReport, AuditSigner, KnownHead, SignedHead,
@@ -60,7 +62,8 @@ pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, Tur
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
-pub use media::{MediaFile, NewMedia};
+pub use mails::{MailClaim, NewMail};
+pub use media::{MediaFacts, MediaFile, NewMedia};
 pub use metrics::METRICS;
 pub use once::{Found, KeptCall, KeptReply, Once, Ticket};
 pub use outbox::{OutboxClaim, OutboxKind, PassiveReply};
@@ -70,8 +73,9 @@ pub use partner::{
     PartnerState, PartnerThread,
 };
 pub use people::{
-    Calling, Contact, Erase, Evidence, Export, ExportOf, ExportedRows, Fence, Identity, Link,
-    Merge, Merged, NewMerge, TABLES, TableRule, Unfinished,
+    Calling, ClaimKind, Contact, ContactClaim, Erase, Evidence, Export, ExportOf, ExportedRows,
+    Fence, Identity, Link, Merge, Merged, NewClaimCode, NewMerge, Proof, Proven, TABLES, TableRule,
+    TriedCode, Unfinished,
 };
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};

@@ -9,10 +9,12 @@ use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 
 use crate::{Listing, Page, Result, StorageError, Store, Tx, claim::millis, page::id_cursor, row};
 
+mod claims;
 mod export;
 mod map;
 mod merges;
 
+pub use claims::{ClaimKind, ContactClaim, NewClaimCode, Proof, Proven, TriedCode};
 pub use export::{Export, ExportOf, ExportedRows};
 pub use map::{Erase, Link, TABLES, TableRule};
 pub use merges::{Evidence, Merge, Merged, NewMerge};
@@ -199,7 +201,7 @@ impl Tx {
     /// [`StorageError`].
     pub async fn fence_contact(&mut self, id: ContactId) -> Result<Fence> {
         // While the channel's name of the person is still known.
-        for table in ["channel_events", "partner_events", "partner_threads"] {
+        for table in ["channel_events", "claim_codes", "partner_events", "partner_threads"] {
             sqlx::query(sqlx::AssertSqlSafe(format!(
                 "DELETE FROM {table} e USING conversations c \
                  WHERE c.tenant_id = $1 AND c.contact_id = $2 AND e.tenant_id = c.tenant_id \

@@ -9,6 +9,7 @@ use crate::{Result, Tx};
 pub const SEALED: &[SealedColumn] = &[
     SealedColumn { table: "audit_signers", column: "sealed_seed", row: "signer_id" },
     SealedColumn { table: "channels", column: "secrets_sealed", row: "channel_id" },
+    SealedColumn { table: "mails", column: "sealed", row: "mail_id" },
     SealedColumn { table: "members", column: "totp_sealed", row: "member_id" },
     SealedColumn {
         table: "identity_providers",

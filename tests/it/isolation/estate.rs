@@ -28,6 +28,7 @@ const SHOP: &str = "https://shop.example";
 const WITHOUT_TEXT: &[&str] = &[
     "audit_heads",
     "audit_heads_signed",
+    "credit_reversals",
     "audit_signers",
     "contact_claims",
     "contacts",
@@ -82,6 +83,9 @@ impl Probe {
              FROM identity_providers p JOIN members m USING (tenant_id) LIMIT 1");
         sql("INSERT INTO recovery_codes (tenant_id, member_id, code_hash) \
              SELECT tenant_id, member_id, decode(repeat('00', 32), 'hex') FROM members LIMIT 1");
+        sql("INSERT INTO credit_reversals (tenant_id, credit_txn, txn_id, taken) \
+             SELECT tenant_id, txn_id, gen_random_uuid(), 0 FROM credits \
+             WHERE tenant_id = '$tenant' LIMIT 1");
         sql("INSERT INTO channel_events (tenant_id, channel_id, event_id, kind, thread, body) \
              SELECT tenant_id, channel_id, 'e', 'edited', peer, '{}' FROM conversations \
              WHERE tenant_id = '$tenant' LIMIT 1");
@@ -112,6 +116,16 @@ impl Probe {
         sql("INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
              SELECT tenant_id, 'customer', decode(repeat('00', 32), 'hex'), contact_id \
              FROM conversations WHERE tenant_id = '$tenant' LIMIT 1");
+        sql("INSERT INTO claim_codes (tenant_id, claim_id, channel_id, thread, kind, value_hash, \
+             code_hash, good_until) \
+             SELECT tenant_id, gen_random_uuid(), channel_id, peer, 'email', \
+             decode(repeat('00', 32), 'hex'), decode(repeat('00', 32), 'hex'), now() \
+             FROM conversations WHERE tenant_id = '$tenant' LIMIT 1");
+        sql(
+            "INSERT INTO mails (tenant_id, mail_id, kind, contact_id, state, error, good_until, ended_at) \
+             SELECT tenant_id, gen_random_uuid(), 'code', contact_id, 'dead', 'e', now(), now() \
+             FROM conversations WHERE tenant_id = '$tenant' LIMIT 1",
+        );
         sql(
             "INSERT INTO contact_merges (tenant_id, merge_id, into_contact, from_contact, evidence, \
              made_by, consent, conversations, identities) \
@@ -146,6 +160,7 @@ impl Probe {
             ("conversation_id", first("conversations", "conversation_id", "cnv")),
             ("contact_id", first("contacts", "contact_id", "cnt")),
             ("merge_id", first("contact_merges", "merge_id", "mrg")),
+            ("claim_id", first("claim_codes", "claim_id", "clm")),
             ("upload_id", first("media", "media_id", "upl")),
             ("member_id", first("members", "member_id", "mbr")),
             ("session_id", first("sessions", "session_id", "ses")),

@@ -36,8 +36,8 @@ def free_port():
 class Server:
     """mail-devel on this machine; with a folder for its certificate, with TLS."""
 
-    def __init__(self, folder=None):
-        self.imap, self.smtp, self.smtps = free_port(), free_port(), free_port()
+    def __init__(self, folder=None, smtp=None):
+        self.imap, self.smtp, self.smtps = free_port(), smtp or free_port(), free_port()
         command = [sys.executable, "-m", "mail_devel", "--host", "127.0.0.1", "--user", ADA, "--password", PASSWORD,
                    "--multi-user", "--no-http", "--imap-port", str(self.imap), "--smtp-port", str(self.smtp),
                    "--smtps-port", str(self.smtps)]

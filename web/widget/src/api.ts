@@ -1,4 +1,5 @@
 /** What the page around the widget may ask of it, and hears of it. */
+import type { UserToken } from './person';
 
 export interface Happenings {
   open: Record<string, never>;
@@ -14,6 +15,17 @@ export interface HostApi {
   readonly version: string;
   open(): void;
   close(): void;
+  /**
+   * Says who the visitor is, by a token that the site's server signed or a function that fetches one.
+   * It is shown once the visitor opens the chat, or at once to whoever was here before.
+   */
+  identify(token: UserToken): Promise<void>;
+  /** Has a code sent to an address of the visitor's; answers the claim to show it for. */
+  askCode(address: { email: string } | { phone: string }): Promise<string>;
+  /** Shows the code: from then on the address is the visitor's. */
+  confirmCode(claim: string, code: string): Promise<void>;
+  /** Nobody is signed in any more: this browser forgets the conversation. */
+  signOut(): Promise<void>;
   /** Answers how to stop hearing. */
   on<K extends Kind>(kind: K, listener: (detail: Happenings[K]) => void): () => void;
 }

@@ -21,6 +21,8 @@ export interface Face {
   csat: boolean;
   uploads: boolean;
   transcript: boolean;
+  /** It can also be sent by mail. */
+  transcript_mail: boolean;
 }
 
 interface Given {
@@ -85,6 +87,16 @@ export class WidgetDoor implements Door {
   refused(): boolean {
     this.#until = 0;
     return false;
+  }
+
+  /** Takes everything of this visitor out of the browser. The next token is somebody else's. */
+  forget(): void {
+    const own = this.#name.replace(/visitor$/, '');
+    for (const name of this.#shelf.keys()) if (name.startsWith(own)) this.#shelf.remove(name);
+    this.#visitor = null;
+    this.#kept = false;
+    this.#token = null;
+    this.#until = 0;
   }
 
   async #ask(): Promise<ChannelInfo> {

@@ -7,10 +7,11 @@ import { Refusal } from '../../chat/src/transport';
 import { Host, type HostApi } from './api';
 import { WidgetDoor } from './door';
 import { News } from './news';
+import { Person } from './person';
 import { adopt } from './sheet';
 import css from './style/index.css?inline';
 import { Widget } from './ui/Widget';
-import { tongue } from './words';
+import { tongue, type Tongue } from './words';
 
 declare global {
   interface Window {
@@ -29,7 +30,7 @@ function start(script: HTMLScriptElement): void {
   const shelf = browserShelf();
   const door = new WidgetDoor(new URL(script.src).origin, key, shelf);
   const host = new Host();
-  const news = new News(shelf, key);
+  let news = new News(shelf, key);
   const element = document.createElement(TAG);
   const root = element.attachShadow({ mode: 'open' });
   const place = document.createElement('div');
@@ -39,9 +40,12 @@ function start(script: HTMLScriptElement): void {
   let isOpen = false;
   let started = false;
   let unread = 0;
+  let visits = 0;
   const dark = matchMedia('(prefers-color-scheme: dark)');
   const draw = oncePerFrame(paint);
-  const client = new ChatClient({ channelKey: key, shelf, door, changed: draw });
+  const arrive = (): ChatClient => new ChatClient({ channelKey: key, shelf, door, changed: draw });
+  let client = arrive();
+  const person = new Person((path, init) => client.ask(path, init), leave);
 
   function paint(): void {
     const { entries } = client.timeline;
@@ -58,15 +62,14 @@ function start(script: HTMLScriptElement): void {
     const { face } = door;
     const theme = face.theme === 'auto' ? (dark.matches ? 'dark' : 'light') : face.theme;
     element.dataset['theme'] = theme;
-    const page = document.documentElement.lang;
-    const tags = [face.language, script.dataset['lang'], page, navigator.language];
     render(
       <Widget
+        key={visits}
         client={client}
         door={door}
         face={face}
         theme={theme}
-        tongue={tongue(tags, face.direction)}
+        tongue={speech()}
         shelf={shelf}
         channelKey={key}
         open={isOpen}
@@ -76,10 +79,27 @@ function start(script: HTMLScriptElement): void {
       place,
     );
   }
+  function speech(): Tongue {
+    const { language = '', direction = 'auto' } = door.face ?? {};
+    return tongue([language, script.dataset['lang'], document.documentElement.lang, navigator.language], direction);
+  }
   function begin(): void {
     if (started) return;
     started = true;
     client.start();
+    person.arrive();
+  }
+  /** Whoever comes next is somebody else: nothing of this visitor stays in the browser. */
+  async function leave(): Promise<void> {
+    client.dispose();
+    door.forget();
+    news = new News(shelf, key);
+    visits += 1;
+    client = arrive();
+    await door.enter();
+    if (isOpen) door.keep();
+    if (started) client.start();
+    draw();
   }
   function toggle(open: boolean): void {
     if (open === isOpen) return;
@@ -96,8 +116,17 @@ function start(script: HTMLScriptElement): void {
     version: __VERSION__,
     open: () => toggle(true),
     close: () => toggle(false),
+    identify: (token) => person.identify(token),
+    askCode: (address) => person.askCode(address, speech().language),
+    confirmCode: (claim, code) => person.confirmCode(claim, code),
+    signOut: () => {
+      person.forget();
+      return leave();
+    },
     on: (kind, listener) => host.on(kind, listener),
   };
+  const token = script.dataset['userToken'];
+  if (token) person.identify(token).catch(() => {});
   dark.addEventListener('change', draw);
   document.addEventListener('visibilitychange', draw);
   document.body.append(element);

@@ -6,6 +6,8 @@ import { Host } from '../src/api';
 import { colours, contrast, parse } from '../src/colour';
 import { WidgetDoor } from '../src/door';
 import { News } from '../src/news';
+import { Person } from '../src/person';
+import { Refusal } from '../../chat/src/transport';
 import { forShadow } from '../src/sheet';
 import { transcript } from '../src/transcript';
 import { tongue } from '../src/words';
@@ -152,4 +154,46 @@ test('of two tabs that open at the same time one visitor remains', async () => {
   await door.enter();
   expect(asked[1]).toEqual({ visitor: 'vw_0' });
   expect(shelf.get('qudao.wk.visitor')).toBe('vw_0');
+});
+
+test('who the visitor is is told when they talk, and another customer begins anew', async () => {
+  const shown: string[] = [];
+  let left = 0;
+  let taken = true;
+  const ask = (path: string, init: RequestInit): Promise<Response> => {
+    shown.push(`${path} ${String(init.body)}`);
+    if (String(init.body).includes('late')) return Promise.reject(new Refusal(401, 'invalid_credentials', 'the token has expired'));
+    if (String(init.body).includes('bob') && taken) return Promise.reject(new Refusal(409, 'another_customer', ''));
+    return Promise.resolve(new Response(null, { status: 204 }));
+  };
+  const leave = (): Promise<void> => {
+    left += 1;
+    taken = false;
+    return Promise.resolve();
+  };
+  const warned = vi.spyOn(console, 'warn').mockImplementation(() => {});
+  const person = new Person(ask, leave);
+  const early = person.identify('early');
+  const ann = person.identify(() => Promise.resolve('ann'));
+  expect(shown).toEqual([]);
+  person.arrive();
+  await Promise.all([early, ann]);
+  expect(shown).toEqual(['/identify {"token":"ann"}']);
+  await person.identify('bob');
+  expect([left, shown.length]).toEqual([1, 3]);
+  await expect(person.identify('late')).rejects.toThrow('expired');
+  expect(warned).toHaveBeenCalledWith(expect.stringContaining('expired'));
+  expect(left).toBe(1);
+  warned.mockRestore();
+  await person.confirmCode('clm_1', '012345');
+  expect(shown.at(-1)).toBe('/claims/clm_1/confirm {"code":"012345"}');
+});
+
+test('nothing of a visitor stays when they sign out', async () => {
+  const shelf = memoryShelf();
+  for (const name of ['visitor', 'seen', 'out.1', 'channel']) shelf.set(`qudao.wk.${name}`, 'x');
+  shelf.set('qudao.other.visitor', 'y');
+  const door = new WidgetDoor('https://q.example', 'wk', shelf);
+  door.forget();
+  expect(shelf.keys()).toEqual(['qudao.other.visitor']);
 });

@@ -1,5 +1,5 @@
 use qudao_core::channel::{
-    adapter::FailureReason,
+    adapter::{FailureReason, OpenError, SessionFrame, SessionStep},
     event::{Event, EventBody},
 };
 use qudao_domain::message::{Button, ButtonAction, Message, Part, TextFormat};
@@ -240,4 +240,52 @@ fn what_the_platform_says_is_understood() {
     assert!(
         Dingtalk.read_token(&response(400, &json!({"code": "invalidClientIdOrSecret"}))).is_err()
     );
+}
+
+#[test]
+fn a_stream_hands_messages_on_before_it_acknowledges_them() {
+    let plan = Dingtalk.locate(&config()).unwrap();
+    assert_eq!(plan.url, "https://api.dingtalk.com/v1.0/gateway/connections/open");
+    let asked: Value = serde_json::from_slice(&plan.body).unwrap();
+    assert_eq!((&asked["clientId"], &asked["clientSecret"]), (&json!("ding1"), &json!("secret")));
+    assert!(!Dingtalk.is_held(&config()));
+    let located =
+        response(200, &json!({ "endpoint": "wss://a.example:443/connect", "ticket": "a+b/c=" }));
+    assert!(matches!(Dingtalk.open(&config(), None, None), Err(OpenError::Unlocated)));
+    let mut session = Dingtalk.open(&config(), Some(&located), None).unwrap();
+    assert_eq!(session.address(), "wss://a.example:443/connect?ticket=a%2Bb%2Fc%3D");
+    let now = Timestamp::from_second(NOW_S).unwrap();
+    let mut feed = |kind: &str, topic: &str, data: &str| {
+        let frame = json!({ "specVersion": "1.0", "type": kind, "data": data,
+            "headers": { "topic": topic, "messageId": "m1" } });
+        session.on_frame(&SessionFrame::Text(frame.to_string()), now)
+    };
+    let answered = |step: &SessionStep| match step {
+        SessionStep::Send(SessionFrame::Text(text)) => serde_json::from_str::<Value>(text).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let first = feed("SYSTEM", "ping", r#"{"opaque":"x"}"#);
+    let [SessionStep::Established, SessionStep::Wake(_), pong] = &first[..] else { panic!() };
+    let pong = answered(pong);
+    assert_eq!((&pong["code"], &pong["headers"]["messageId"]), (&json!(200), &json!("m1")));
+    assert_eq!(pong["data"], r#"{"opaque":"x"}"#);
+    const TOPIC: &str = "/v1.0/im/bot/messages/get";
+    let steps = feed("CALLBACK", TOPIC, &message(|_| {}).to_string());
+    let [SessionStep::Accept(events), acknowledged] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!(words(&events[0]), "Hello 😀 مرحبا");
+    assert_eq!(answered(acknowledged)["headers"]["messageId"], "m1");
+    let steps =
+        feed("CALLBACK", TOPIC, &message(|it| it["robotCode"] = json!("other")).to_string());
+    let [SessionStep::Accept(events), _] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!(unknown(&events[0]), "message_of_another_robot");
+    assert!(matches!(feed("EVENT", "x", "")[..], [SessionStep::Send(_)]));
+    assert!(matches!(feed("SYSTEM", "disconnect", "")[..], [SessionStep::Reconnect(_)]));
+    // Nothing more is heard.
+    assert!(matches!(session.on_timer(now)[..], [SessionStep::Wake(_)]));
+    assert!(matches!(session.on_timer(now)[..], [SessionStep::Reconnect(_)]));
+    let refused = response(401, &json!({ "code": "invalidClientIdOrSecret" }));
+    let refused = Dingtalk.open(&config(), Some(&refused), None);
+    assert!(matches!(refused, Err(OpenError::Refused(words)) if words.contains("Client ID")));
+    let busy = response(503, &json!({}));
+    assert!(matches!(Dingtalk.open(&config(), Some(&busy), None), Err(OpenError::Later(_))));
 }

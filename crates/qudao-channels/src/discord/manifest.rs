@@ -49,15 +49,20 @@ pub(super) fn command(config: &ChannelConfig) -> String {
     config.setting("command").unwrap_or("ask").trim_start_matches('/').to_lowercase()
 }
 
+/// The largest file that a bot may upload anywhere, in bytes.
+const UPLOAD_MAX: u64 = 10 << 20;
+
 /// As documented for messages and components.
 pub(super) fn capabilities() -> Capabilities {
     let native =
         ["bold", "italic", "strike", "code", "code_block", "link", "list", "quote", "heading"];
     let image = MediaCapability {
         mimes: ["image/png", "image/jpeg", "image/gif", "image/webp"].map(str::to_owned).to_vec(),
-        max_bytes: None,
+        upload_max_bytes: Some(UPLOAD_MAX),
         caption_max: Some(2000),
+        ..MediaCapability::default()
     };
+    let file = MediaCapability::uploads(UPLOAD_MAX, Some(2000));
     Capabilities {
         text: TextCapability {
             max: 2000,
@@ -65,7 +70,12 @@ pub(super) fn capabilities() -> Capabilities {
             formats: native.map(|name| (name.to_owned(), Level::Native)).into(),
         },
         // Discord takes other files as uploads alone; as words they are links.
-        media: BTreeMap::from([("image".to_owned(), image)]),
+        media: BTreeMap::from([
+            ("image".to_owned(), image),
+            ("audio".to_owned(), file.clone()),
+            ("video".to_owned(), file.clone()),
+            ("file".to_owned(), file),
+        ]),
         buttons: ButtonsCapability { level: Level::Native, max: 25, label_max: 80 },
         list: ListCapability { level: Level::Native, max_rows: 25 },
         card: Level::Native,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use qudao_core::channel::{
     adapter::{Failure, FailureReason, Outgoing, Preview},
     config::ChannelConfig,
-    plan::{HttpPlan, Plan},
+    plan::{FormContent, FormPart, HttpPlan, OwnFile, Plan, Upload},
 };
 use qudao_domain::{
     capability::Unit,
@@ -48,13 +48,14 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
         let detail = "the conversation is no channel of Discord".to_owned();
         return Err(Failure { reason: FailureReason::RecipientUnknown, detail });
     }
-    let body = content(out)?;
+    let (body, files) = content(out)?;
     let shown = out.preview_id.filter(|id| out.piece == 0 && is_id(id));
     if let Some(answer) = follow_up(config, out, &body) {
         // What showed it growing stands beside the answer, and is taken back.
         let path = |id| format!("channels/{}/messages/{id}", out.thread);
         let shown = shown.and_then(|id| as_bot(config, "withdraw", &path(id), None));
         let shown = shown.map(|plan| plan.method("DELETE"));
+        let answer = with_files(answer, files);
         return Ok(std::iter::once(answer).chain(shown).map(Plan::Http).collect());
     }
     let plan = match shown {
@@ -68,7 +69,25 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
         reason: FailureReason::Auth,
         detail: "the bot token is not set".to_owned(),
     })?;
-    Ok(vec![Plan::Http(plan)])
+    Ok(vec![Plan::Http(with_files(plan, files))])
+}
+
+/// The same request with files beside it. The body stays, for whoever makes another request of it.
+fn with_files(mut plan: HttpPlan, files: Vec<FormPart>) -> HttpPlan {
+    if files.is_empty() {
+        return plan;
+    }
+    plan.headers.retain(|(name, _)| name != "content-type");
+    let body = String::from_utf8_lossy(&plan.body).into_owned();
+    let json = FormPart { name: "payload_json".to_owned(), content: FormContent::Json(body) };
+    let parts = std::iter::once(json).chain(files).collect();
+    plan.with_upload(Upload::Form(parts))
+}
+
+/// The files beside a request.
+fn files_of(plan: &HttpPlan) -> Vec<FormPart> {
+    let Some(Upload::Form(parts)) = &plan.upload else { return Vec::new() };
+    parts.iter().filter(|part| matches!(part.content, FormContent::File(_))).cloned().collect()
 }
 
 /// The answer in the place of what showed it while it grew.
@@ -136,7 +155,9 @@ fn follow_up(config: &ChannelConfig, out: &Outgoing<'_>, body: &Value) -> Option
 /// The bot's message that says what an answer could not.
 pub(super) fn instead(config: &ChannelConfig, answer: &HttpPlan) -> Option<HttpPlan> {
     let (channel, nonce) = answer.note.split_once('/')?;
-    message(config, channel, nonce, serde_json::from_slice(&answer.body).ok()?, None)
+    let body = serde_json::from_slice(&answer.body).ok()?;
+    let plan = message(config, channel, nonce, body, None)?;
+    Some(with_files(plan, files_of(answer)))
 }
 
 pub(super) fn acknowledge(config: &ChannelConfig, raw: &Value) -> Option<HttpPlan> {
@@ -168,11 +189,24 @@ pub(super) fn preview(
     }
 }
 
-fn content(out: &Outgoing<'_>) -> Result<Value, Failure> {
+fn content(out: &Outgoing<'_>) -> Result<(Value, Vec<FormPart>), Failure> {
     let mut said = Vec::new();
+    let (mut files, mut attachments) = (Vec::new(), Vec::new());
     let mut embeds = Vec::new();
     let mut components = Vec::new();
     for part in &out.message.parts {
+        let own = part.media().and_then(|media| Some((media, OwnFile::of(media, "file")?)));
+        if let Some((media, file)) = own {
+            let at = files.len();
+            let mut attachment = json!({ "id": at, "filename": file.name });
+            if let Some(alt) = &media.alt {
+                attachment["description"] = json!(press::cut(alt, 1024));
+            }
+            attachments.push(attachment);
+            files.push(FormPart::file(format!("files[{at}]"), file));
+            said.extend(media.caption.clone());
+            continue;
+        }
         match part {
             Part::Text { text, .. } => said.push(text.clone()),
             Part::Buttons { items, .. } => components.extend(rows_of(items)),
@@ -208,7 +242,10 @@ fn content(out: &Outgoing<'_>) -> Result<Value, Failure> {
     if !components.is_empty() {
         body.insert("components".to_owned(), Value::Array(components));
     }
-    Ok(Value::Object(body))
+    if !attachments.is_empty() {
+        body.insert("attachments".to_owned(), Value::Array(attachments));
+    }
+    Ok((Value::Object(body), files))
 }
 
 /// Five buttons a row, and five rows.

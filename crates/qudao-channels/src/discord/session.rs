@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use qudao_core::channel::{
-    adapter::{ChannelSession, SessionFrame, SessionStep},
+    adapter::{ChannelSession, OpenError, SessionFrame, SessionStep},
     config::ChannelConfig,
     plan::RawResponse,
 };
+use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use super::event;
@@ -17,9 +18,10 @@ use crate::wire::{id, text};
 const INTENTS: u64 = 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13;
 /// What people say who do not call the bot.
 const MESSAGE_CONTENT: u64 = 1 << 15;
-/// How long to wait before a session that Discord ended is begun anew. It asks for one to five
-/// seconds.
-const AGAIN: Duration = Duration::from_secs(3);
+/// How long to wait before a session that Discord ended is begun anew: what it asks for, drawn anew
+/// each time.
+const AGAIN_S: std::ops::Range<f64> = 1.0..5.0;
+const TOO_MANY: &str = "this bot began too many sessions today: Discord allows more tomorrow";
 
 /// An operation of the gateway.
 mod op {
@@ -36,32 +38,42 @@ mod op {
 pub(super) fn open(
     config: &ChannelConfig,
     located: Option<&RawResponse>,
-) -> Result<Box<dyn ChannelSession>, String> {
-    let token = config.secret("bot_token").map_err(|_| "the bot token is not set".to_owned())?;
-    let located = located.ok_or("Discord did not say where its gateway is")?;
-    let body = located.json();
-    if located.status == 401 {
-        return Err("Discord does not take this bot token".to_owned());
-    }
-    let Some(url) = text(&body, "/url") else {
-        return Err(format!("Discord did not say where its gateway is: {}", located.excerpt()));
-    };
-    if body.pointer("/session_start_limit/remaining") == Some(&json!(0)) {
-        return Err(
-            "this bot began too many sessions today: Discord allows more tomorrow".to_owned()
-        );
-    }
+    kept: Option<&Value>,
+) -> Result<Box<dyn ChannelSession>, OpenError> {
+    let token = config.secret("bot_token");
+    let token = token.map_err(|_| OpenError::Refused("the bot token is not set".to_owned()))?;
     let content = if config.flag("read_all", false) { MESSAGE_CONTENT } else { 0 };
+    let of = |at: &str| kept.and_then(|kept| text(kept, at)).map(str::to_owned);
+    let gateway = match located {
+        Some(located) => gateway(located)?,
+        None => of("/gateway").ok_or(OpenError::Unlocated)?,
+    };
     Ok(Box::new(Session {
         token: token.to_owned(),
         intents: INTENTS | content,
-        gateway: url.to_owned(),
-        own: None,
-        resumable: None,
-        seen: None,
+        gateway,
+        own: of("/own"),
+        resumable: of("/session"),
+        seen: kept.and_then(|kept| kept.get("seen")).and_then(Value::as_u64),
         beat: Duration::from_secs(40),
         acknowledged: true,
     }))
+}
+
+/// Where Discord says that its gateway is.
+fn gateway(located: &RawResponse) -> Result<String, OpenError> {
+    if located.status == 401 {
+        return Err(OpenError::Refused("Discord does not take this bot token".to_owned()));
+    }
+    let body = located.json();
+    let Some(url) = text(&body, "/url") else {
+        let what = format!("Discord did not say where its gateway is: {}", located.excerpt());
+        return Err(OpenError::Later(what));
+    };
+    if body.pointer("/session_start_limit/remaining") == Some(&json!(0)) {
+        return Err(OpenError::Later(TOO_MANY.to_owned()));
+    }
+    Ok(url.to_owned())
 }
 
 struct Session {
@@ -87,7 +99,11 @@ impl ChannelSession for Session {
     }
 
     fn on_frame(&mut self, frame: &SessionFrame, _now: Timestamp) -> Vec<SessionStep> {
-        let SessionFrame::Text(words) = frame else { return Vec::new() };
+        let words = match frame {
+            SessionFrame::Text(words) => words,
+            SessionFrame::Binary(_) => return Vec::new(),
+            SessionFrame::Closed { code, .. } => return self.closed(*code),
+        };
         let Ok(body) = serde_json::from_str::<Value>(words) else { return Vec::new() };
         let data = body.get("d").unwrap_or(&Value::Null);
         match body.get("op").and_then(Value::as_u64) {
@@ -100,10 +116,9 @@ impl ChannelSession for Session {
             Some(op::RECONNECT) => vec![SessionStep::Reconnect(Duration::ZERO)],
             Some(op::INVALID_SESSION) => {
                 if data != &Value::Bool(true) {
-                    self.resumable = None;
-                    self.seen = None;
+                    self.forget();
                 }
-                vec![SessionStep::Reconnect(AGAIN)]
+                vec![again()]
             }
             Some(op::DISPATCH) => {
                 let kind = text(&body, "/t").unwrap_or("unnamed");
@@ -124,9 +139,53 @@ impl ChannelSession for Session {
         self.acknowledged = false;
         vec![self.heartbeat(), SessionStep::Wake(self.beat)]
     }
+
+    fn state(&self) -> Option<Value> {
+        Some(json!({ "gateway": self.gateway, "session": self.resumable, "seen": self.seen,
+            "own": self.own }))
+    }
+}
+
+fn again() -> SessionStep {
+    SessionStep::Reconnect(Duration::from_secs_f64(rand::rng().random_range(AGAIN_S)))
 }
 
 impl Session {
+    /// Nothing to go on with: the next one is begun anew.
+    fn forget(&mut self) {
+        self.resumable = None;
+        self.seen = None;
+    }
+
+    /// What the number says with which Discord closed the socket. Those that say that trying again
+    /// is of no use are for the tenant to mend.
+    fn closed(&mut self, code: Option<u16>) -> Vec<SessionStep> {
+        let stop = |words: &str| vec![SessionStep::Stop(words.to_owned())];
+        match code {
+            Some(4004) => stop(
+                "Discord does not take this bot token: reset it on the app's Bot page and save the \
+                 new one here",
+            ),
+            Some(4010 | 4011) => stop(
+                "this bot is in more servers than one connection may serve; Discord wants it \
+                 sharded, which this platform does not do",
+            ),
+            Some(4012) => stop("Discord has closed the version of its gateway that is spoken here"),
+            Some(4013) => stop("Discord does not know what this channel asks to be told"),
+            Some(4014) => stop(
+                "this app may not read all messages: switch on Message Content Intent on the app's \
+                 Bot page, or switch off reading what is not said to the bot",
+            ),
+            // The session is over, by what was sent or by its age. Whether any other can be gone on
+            // with, Discord says when it is tried.
+            Some(4003 | 4007 | 4009) => {
+                self.forget();
+                vec![again()]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     fn hello(&mut self, data: &Value) -> Vec<SessionStep> {
         let told = data.get("heartbeat_interval").and_then(Value::as_u64).unwrap_or(40_000);
         self.beat = Duration::from_millis(told.clamp(1_000, 600_000));
@@ -154,9 +213,9 @@ impl Session {
                 self.resumable = id(data, "/session_id");
                 let next = text(data, "/resume_gateway_url").map(str::to_owned);
                 self.gateway = next.unwrap_or_else(|| self.gateway.clone());
-                Vec::new()
+                vec![SessionStep::Established]
             }
-            "RESUMED" => Vec::new(),
+            "RESUMED" => vec![SessionStep::Established],
             _ => vec![SessionStep::Accept(event::dispatched(kind, data, self.own.as_deref()))],
         }
     }

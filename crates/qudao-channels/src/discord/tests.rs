@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use qudao_core::channel::{
-    adapter::{Answered, FailureReason, SessionFrame, SessionStep},
+    adapter::{Answered, FailureReason, OpenError, SessionFrame, SessionStep},
     event::EventBody,
 };
 use qudao_domain::message::{Message, Part};
@@ -230,7 +230,7 @@ fn edits_deletes_reactions_and_typing_are_told() {
 fn a_session_identifies_beats_and_resumes() {
     let gateway = response(200, &json!({ "url": "wss://gateway.discord.gg", "shards": 1 }));
     assert_eq!(Discord.locate(&ours()).unwrap().url, "https://discord.com/api/v10/gateway/bot");
-    let mut session = Discord.open(&ours(), Some(&gateway)).unwrap();
+    let mut session = Discord.open(&ours(), Some(&gateway), None).unwrap();
     assert_eq!(session.address(), "wss://gateway.discord.gg/?v=10&encoding=json");
     let mut feed = |frame: Value| session.on_frame(&SessionFrame::Text(frame.to_string()), now());
     let sent = |step: &SessionStep| match step {
@@ -246,7 +246,7 @@ fn a_session_identifies_beats_and_resumes() {
 
     let ready = json!({ "op": 0, "t": "READY", "s": 1, "d": { "session_id": "sess",
         "resume_gateway_url": "wss://other.discord.gg", "user": { "id": "900" } } });
-    assert!(feed(ready).is_empty());
+    assert!(matches!(feed(ready)[..], [SessionStep::Established]));
     let said = json!({ "op": 0, "t": "MESSAGE_CREATE", "s": 2, "d": { "id": "5",
         "channel_id": "55", "content": "hi", "author": { "id": "7" } } });
     let steps = feed(said);
@@ -277,12 +277,12 @@ fn a_session_identifies_beats_and_resumes() {
     let mut settings = reads_all.settings.clone();
     settings.insert("read_all".to_owned(), json!(true));
     let mut session =
-        Discord.open(&ChannelConfig { settings, ..reads_all }, Some(&gateway)).unwrap();
+        Discord.open(&ChannelConfig { settings, ..reads_all }, Some(&gateway), None).unwrap();
     let hello = SessionFrame::Text(json!({ "op": 10, "d": {} }).to_string());
     let steps = session.on_frame(&hello, now());
     assert_eq!(sent(&steps[0])["d"]["intents"], 512 + 1024 + 4096 + 8192 + 32_768);
     let refused = response(401, &json!({ "message": "401: Unauthorized" }));
-    assert!(Discord.open(&ours(), Some(&refused)).is_err());
+    assert!(matches!(Discord.open(&ours(), Some(&refused), None), Err(OpenError::Refused(_))));
 }
 
 fn to_interaction(raw: &Value, thread: &str, minutes: u64, text: &str) -> Vec<HttpPlan> {

@@ -30,7 +30,8 @@ const ADDRESSES_MAX: usize = 4;
 /// Opens connections to mail servers, by the operator's rules.
 #[derive(Clone)]
 pub struct Dialer {
-    rules: Arc<Rules>,
+    /// Who may be dialled; everybody whom the operator names, without rules.
+    rules: Option<Arc<Rules>>,
     lookup: Arc<dyn Lookup>,
     tls: Arc<ClientConfig>,
 }
@@ -43,7 +44,7 @@ impl fmt::Debug for Dialer {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
+pub(crate) enum DialError {
     /// It may not be dialled. Nothing is told of what is there.
     #[error(
         "this mail server may not be connected to: it has no public address, or the port is none of mail"
@@ -67,13 +68,25 @@ impl Dialer {
     /// # Errors
     /// When the TLS library cannot be set up.
     pub fn new(rules: Rules) -> Result<Self, rustls::Error> {
+        Self::with(Some(Arc::new(rules)))
+    }
+
+    /// Dials the server that the operator set, wherever it is.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_operator() -> Result<Self, rustls::Error> {
+        Self::with(None)
+    }
+
+    fn with(rules: Option<Arc<Rules>>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_platform_verifier()?
             .with_no_client_auth();
         let lookup = Arc::new(SystemLookup::default());
-        Ok(Self { rules: Arc::new(rules), lookup, tls: Arc::new(tls) })
+        Ok(Self { rules, lookup, tls: Arc::new(tls) })
     }
 
     /// A connection without TLS.
@@ -83,7 +96,9 @@ impl Dialer {
             Err(_) => self.lookup.lookup(host.to_owned()).await.unwrap_or_default(),
         };
         let may = |address: &IpAddr| {
-            self.rules.allows(*address) && (PORTS.contains(&port) || !is_public(*address))
+            self.rules.as_ref().is_none_or(|rules| {
+                rules.allows(*address) && (PORTS.contains(&port) || !is_public(*address))
+            })
         };
         let mut last = DialError::Refused;
         for address in addresses.into_iter().filter(may).take(ADDRESSES_MAX) {
@@ -97,7 +112,7 @@ impl Dialer {
     }
 
     /// TLS on a connection, for the server of this name.
-    pub(super) async fn secure(&self, wire: Wire, host: &str) -> Result<Wire, DialError> {
+    pub(crate) async fn secure(&self, wire: Wire, host: &str) -> Result<Wire, DialError> {
         let Wire::Plain(stream) = wire else { return Ok(wire) };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream);
@@ -108,7 +123,7 @@ impl Dialer {
 
 /// A connection, with or without TLS.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(crate) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }

@@ -129,7 +129,7 @@ fn domain(address: &str) -> &str {
 }
 
 /// What a server's answer means (RFC 5321, section 4.2; RFC 3463 for the codes in its words).
-pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
+pub(crate) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
     let words = String::from_utf8_lossy(&response.body).into_owned();
     let detail = response.excerpt();
     let says = |codes: &[&str]| codes.iter().any(|code| words.contains(code));

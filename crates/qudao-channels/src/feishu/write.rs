@@ -5,7 +5,7 @@ use std::time::Duration;
 use qudao_core::channel::{
     adapter::{Failure, FailureReason, Outcome, Outgoing, Preview},
     config::ChannelConfig,
-    plan::{ACCESS_TOKEN, HttpPlan, Plan, RawResponse},
+    plan::{ACCESS_TOKEN, FormPart, HttpPlan, OwnFile, Plan, RawResponse},
 };
 use qudao_domain::message::{Button, ButtonAction, Message, Part, TextFormat};
 use serde_json::{Value, json};
@@ -13,15 +13,22 @@ use serde_json::{Value, json};
 use super::api;
 use crate::lenient;
 
+/// The largest picture that is shown as one, in bytes.
+const IMAGE_MAX: u64 = 10 << 20;
+
 /// The request that sends a message. The platform sends one with a `uuid` that it has seen within
 /// the hour only once.
 pub(super) fn message(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<Plan>, Failure> {
     let shown = out.preview_id.filter(|id| out.piece == 0 && is_message_id(id));
-    if let Some(id) = shown {
+    if let Some(id) = shown.filter(|_| file(out.message).is_none()) {
         let plan = patch(config, "send", id, &card(elements(out.message)));
         return Ok(vec![Plan::Http(plan)]);
     }
-    let (kind, content) = content(out.message);
+    let file = file(out.message);
+    let (kind, content) = match &file {
+        Some((kind, _)) => (*kind, json!({})),
+        None => content(out.message),
+    };
     let piece = out.piece.to_be_bytes();
     let uuid = &lenient::hash(&[out.id.as_bytes(), b"\0", &piece])[..32];
     let (chat, thread) = place(out.thread);
@@ -44,9 +51,49 @@ pub(super) fn message(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<
             format!("im/v1/messages?receive_id_type={}", id_type(chat))
         }
     };
-    Ok(vec![Plan::Http(
-        HttpPlan::post_json("send", api(config, &path), &body).bearer(ACCESS_TOKEN),
-    )])
+    let plan = HttpPlan::post_json("send", api(config, &path), &body).bearer(ACCESS_TOKEN);
+    Ok(vec![Plan::Http(match file {
+        Some((kind, file)) => upload(config, kind, file).then(plan),
+        None => plan,
+    })])
+}
+
+/// A message's file of which there is a copy, and as what kind of message it is sent.
+fn file(message: &Message) -> Option<(&'static str, OwnFile)> {
+    let [part] = message.parts.as_slice() else { return None };
+    let media = part.media()?;
+    let picture = matches!(part, Part::Image(_)) && media.size.is_some_and(|it| it <= IMAGE_MAX);
+    if picture {
+        return Some(("image", OwnFile::of(media, "image")?));
+    }
+    OwnFile::of(media, "file").map(|file| ("file", file))
+}
+
+/// The request that puts a file into the platform's keeping; its answer has the key by which it is
+/// sent.
+fn upload(config: &ChannelConfig, kind: &str, file: OwnFile) -> HttpPlan {
+    let (path, parts) = if kind == "image" {
+        let parts = vec![FormPart::text("image_type", "message"), FormPart::file("image", file)];
+        ("im/v1/images", parts)
+    } else {
+        let parts = vec![
+            FormPart::text("file_type", "stream"),
+            FormPart::text("file_name", file.name.clone()),
+            FormPart::file("file", file),
+        ];
+        ("im/v1/files", parts)
+    };
+    HttpPlan::post_form("upload", api(config, path), parts).bearer(ACCESS_TOKEN)
+}
+
+/// The message that waits for the key of what was uploaded.
+fn keyed(next: &HttpPlan, body: &Value) -> Option<HttpPlan> {
+    let keys = ["image_key", "file_key"].into_iter();
+    let (name, key) = keys
+        .filter_map(|name| Some((name, lenient::some_text(body, &format!("/data/{name}"))?)))
+        .next()?;
+    let content = json!({ name: key }).to_string();
+    Some(next.clone().filled("/content", json!(content)))
 }
 
 /// The request that shows an answer so far: a card first, then its changes.
@@ -151,6 +198,14 @@ pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
             _ => Outcome::Retry { after, detail },
         };
     };
+    if code == 0
+        && let Plan::Http(HttpPlan { then: Some(next), .. }) = plan
+    {
+        return match keyed(next, &body) {
+            Some(next) => Outcome::Then(vec![Plan::Http(next)]),
+            None => Outcome::retry(detail),
+        };
+    }
     match code {
         0 => {
             let made = lenient::some_text(&body, "/data/message_id");

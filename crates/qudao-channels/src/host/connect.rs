@@ -46,7 +46,9 @@ impl Host {
         tx.record_channel_connection(channel_id, outcome).await?;
         if tried.is_ok() {
             let asked = adapter.poll(&channel.config, None).is_some();
-            let polled = asked || mail::is_fetched(&channel);
+            let session = self.sessions.get(&channel.kind);
+            let held = session.is_some_and(|session| session.is_held(&channel.config));
+            let polled = asked || held || mail::is_fetched(&channel);
             tx.set_polled(channel_id, polled).await?;
         }
         tx.commit().await?;

@@ -90,7 +90,8 @@ struct Known {
 impl Delivery<'_> {
     async fn run(&self) -> Result<(), DeliverError> {
         let capabilities = self.adapter.capabilities(&self.channel.config);
-        let whole = whole_message(self.message.kind, &self.message.body);
+        let mut whole = whole_message(self.message.kind, &self.message.body);
+        self.host.know_files(&self.channel.config, &mut whole).await.map_err(storage)?;
         let pieces = render(&whole, &capabilities)
             .map_err(|rejected| DeliverError::refused(format!("unsupported: {rejected}")))?;
         self.host.previews.end(self.message.conversation_id).await;
@@ -196,6 +197,7 @@ impl Delivery<'_> {
                 Err(NoAnswer::NoToken(why)) => {
                     return Ok(Outcome::failed(FailureReason::Auth, why));
                 }
+                // A file that was let go of since the message was rendered: another try knows of it.
                 Err(error) => return Err(DeliverError::retry(error.to_string())),
             };
             let outcome = self.adapter.classify(config, plan, &response);

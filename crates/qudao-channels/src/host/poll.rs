@@ -30,7 +30,7 @@ const BETWEEN: Duration = Duration::from_millis(50);
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Why a channel is not asked for any more by this node.
-enum Ended {
+pub(super) enum Ended {
     /// Another node has it, or it is closed.
     Lost,
     /// The node shuts down.
@@ -38,7 +38,7 @@ enum Ended {
 }
 
 impl Host {
-    /// Asks platforms until the host is closed.
+    /// Asks platforms, and holds the sockets of those that keep one open, until the host is closed.
     pub async fn poll(self: Arc<Self>) {
         loop {
             let wait = LOOK_EVERY.mul_f64(rand::rng().random_range(0.8..1.2));
@@ -49,8 +49,12 @@ impl Host {
             match self.core.store.claim_polls(self.core.node, AT_A_TIME, FIRST).await {
                 Ok(polls) => {
                     for poll in polls {
-                        let work = Arc::clone(&self).ask(poll);
-                        self.core.tasks.spawn_on(work, &self.runtime);
+                        let (host, tasks) = (Arc::clone(&self), &self.core.tasks);
+                        if self.sessions.contains_key(&poll.kind) {
+                            tasks.spawn_on(host.hold(poll), &self.runtime);
+                        } else {
+                            tasks.spawn_on(host.ask(poll), &self.runtime);
+                        }
                     }
                 }
                 Err(error) => tracing::warn!(%error, "cannot look for channels to be asked for"),
@@ -168,13 +172,17 @@ impl Host {
         }
     }
 
-    async fn record_fault(&self, channel: &OpenChannel, fault: &str) -> Result<(), StorageError> {
+    pub(super) async fn record_fault(
+        &self,
+        channel: &OpenChannel,
+        fault: &str,
+    ) -> Result<(), StorageError> {
         let mut tx = self.core.store.begin(channel.config.tenant_id).await?;
         tx.record_channel_connection(channel.config.channel_id, Err(fault)).await?;
         tx.commit().await
     }
 
-    async fn keep(
+    pub(super) async fn keep(
         &self,
         tenant_id: TenantId,
         channel_id: ChannelId,

@@ -4,16 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use metrics::counter;
 use qudao_core::{
-    AcceptError, Accepted, Sender, TooFast,
+    AcceptError, Accepted, TooFast,
     channel::{
         adapter::{Answer, ChannelAdapter, Parsed, RawRequest, Reject},
         event::{Event, EventBody, ReceiptState},
         setup::{OpenChannel, SetupError},
     },
-    rates,
+    failpoint,
 };
 use qudao_domain::{
-    AssistantId, ChannelId, Micros, TenantId,
+    ChannelId, Micros, TenantId,
     key::SecretHash,
     message::{Message, Part, TextFormat},
     text::{ExternalId, IdempotencyKey, MessageText},
@@ -23,7 +23,7 @@ use qudao_telemetry::Trace;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Host, HostError, files::without_inline};
+use super::{Host, HostError};
 
 /// How much of an event's raw form is kept, in bytes of JSON. More is left out, and said so.
 const RAW_MAX: usize = 256 << 10;
@@ -70,7 +70,7 @@ impl From<Arc<SetupError>> for ReceiveError {
 }
 
 /// Where a message stands that was accepted, or had been before.
-type Stood = Option<Accepted>;
+pub(super) type Stood = Option<Accepted>;
 
 impl Host {
     /// Takes a request that came to a channel's inbound address. When this returns, everything in
@@ -91,6 +91,7 @@ impl Host {
         let Parsed { events, answer, patience } =
             adapter.verify_and_parse(&channel.config, request, now)?;
         let (fresh, last) = self.take_in(&channel, adapter, &events, origin).await?;
+        failpoint!("inbound.taken");
         let mut answer = answer;
         if let (Some(patience), Some(accepted)) = (patience, last) {
             let until = arrived + patience.saturating_sub(ANSWER_ROOM);
@@ -118,6 +119,7 @@ impl Host {
     ) -> Result<(usize, Stood), ReceiveError> {
         let (mut fresh, mut last) = (0, None);
         for event in events {
+            let event = &*self.recall(channel, event).await?;
             let kind = kind_of(&event.body);
             let (new, stood) = self.take_event(channel, event, origin).await?;
             last = stood.or(last);
@@ -155,100 +157,9 @@ impl Host {
         );
     }
 
-    async fn take_event(
-        self: &Arc<Self>,
-        channel: &Arc<OpenChannel>,
-        event: &Event,
-        origin: Trace,
-    ) -> Result<(bool, Stood), ReceiveError> {
-        match &event.body {
-            EventBody::Message { external_id, message } => {
-                self.take_message(channel, event, external_id, message, origin).await
-            }
-            EventBody::Pressed { value } => {
-                let message = Message::text(TextFormat::Plain, value.clone());
-                let id = format!("press:{}", event.id);
-                self.take_message(channel, event, &id, &message, origin).await
-            }
-            _ => Ok((self.note(channel, event, kind_of(&event.body)).await?, None)),
-        }
-    }
-
-    async fn take_message(
-        self: &Arc<Self>,
-        channel: &Arc<OpenChannel>,
-        event: &Event,
-        external_id: &str,
-        message: &Message,
-        origin: Trace,
-    ) -> Result<(bool, Stood), ReceiveError> {
-        let Some(assistant_id) = channel.assistant_id else {
-            return Ok((self.note(channel, event, "no_assistant").await?, None));
-        };
-        let (message, inline) = without_inline(message);
-        let message = &message;
-        let Some(inbound) = inbound(channel, event, external_id, message) else {
-            return Ok((self.note(channel, event, "empty").await?, None));
-        };
-        if let Err(error) = self.may_write(channel, assistant_id, &event.thread.external_id).await {
-            // One person who writes too fast must not hold up all others of a platform.
-            if error.kind == rates::VISITOR {
-                return Ok((self.note(channel, event, "too_fast").await?, None));
-            }
-            return Err(error.into());
-        }
-        let tenant_id = channel.config.tenant_id;
-        let accepted = match self.core.accept_from(tenant_id, inbound, origin).await {
-            Ok(accepted) => accepted,
-            Err(AcceptError::NoFunds) => {
-                return Ok((self.note(channel, event, "no_funds").await?, None));
-            }
-            Err(AcceptError::ChannelClosed) => {
-                return Ok((self.note(channel, event, "channel_closed").await?, None));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if !accepted.duplicate {
-            self.meet(channel, event).await?;
-            self.keep_inline(channel, accepted, message, inline).await;
-            self.copy_files(channel, accepted, message);
-        }
-        Ok((!accepted.duplicate, Some(accepted)))
-    }
-
-    async fn may_write(
-        &self,
-        channel: &OpenChannel,
-        assistant_id: AssistantId,
-        thread: &str,
-    ) -> Result<(), TooFast> {
-        // Redis need not know who writes.
-        let peer = hex::encode(SecretHash::of(thread).as_bytes());
-        let sender = Sender {
-            tenant_id: channel.config.tenant_id,
-            channel_id: channel.config.channel_id,
-            assistant_id,
-            peer: &peer,
-            address: None,
-        };
-        self.core.may_write(sender).await.map(|_| ())
-    }
-
-    /// What an accepted message says of its sender.
-    async fn meet(&self, channel: &OpenChannel, event: &Event) -> Result<(), StorageError> {
-        let (config, thread) = (&channel.config, &event.thread.external_id);
-        let mut tx = self.core.store.begin(config.tenant_id).await?;
-        let (name, locale) = (event.sender.name.as_deref(), event.sender.locale.as_deref());
-        tx.meet_identity(config.channel_id, thread, name, locale).await?;
-        if let Some(attribution) = &event.attribution {
-            tx.attribute(config.channel_id, thread, &json!(attribution)).await?;
-        }
-        tx.commit().await
-    }
-
     /// Writes an event down and does what it says, in one transaction. `false` if it had come
     /// before.
-    async fn note(
+    pub(super) async fn note(
         &self,
         channel: &OpenChannel,
         event: &Event,
@@ -288,6 +199,13 @@ impl Host {
                     tx.add_credit(&credit).await?;
                 }
             }
+            EventBody::Refunded(paid) => {
+                if let Some(credit) = self.credit(channel, event, &paid.charge_id) {
+                    // It may be told before the payment: then the payment finds itself taken back.
+                    tx.add_credit(&credit).await?;
+                    tx.reverse_credit(&credit.idempotency_key).await?;
+                }
+            }
             EventBody::Moved { to } => {
                 tx.move_conversation(config.channel_id, &thread, &clipped(to)).await?;
             }
@@ -317,7 +235,7 @@ impl Host {
 }
 
 /// The message as the inbox keeps it; `None` if it says nothing or its ids cannot be kept.
-fn inbound(
+pub(super) fn inbound(
     channel: &OpenChannel,
     event: &Event,
     external_id: &str,
@@ -342,13 +260,14 @@ fn inbound(
             parts,
             reply_to: message.reply_to.clone(),
             sender: known.then(|| scrubbed(json!(sender))),
+            album: None,
             raw: Some(kept_raw(&event.raw)),
         },
     })
 }
 
 /// An id as it is kept: at most 200 characters. A longer one is told from others by its hash.
-fn clipped(id: &str) -> String {
+pub(super) fn clipped(id: &str) -> String {
     let id = id.replace('\0', "");
     if id.chars().count() <= ExternalId::MAX_CHARS {
         return if id.is_empty() { "-".to_owned() } else { id };
@@ -404,13 +323,15 @@ const fn receipt(state: ReceiptState) -> &'static str {
 }
 
 /// What an event is called in the table of events and in metrics.
-const fn kind_of(body: &EventBody) -> &'static str {
+pub(super) const fn kind_of(body: &EventBody) -> &'static str {
     match body {
         EventBody::Message { .. } => "message",
+        EventBody::Piece { .. } => "piece",
         EventBody::Overheard => "overheard",
         EventBody::Edited { .. } => "edited",
         EventBody::Deleted { .. } => "deleted",
-        EventBody::Pressed { .. } => "pressed",
+        EventBody::Pressed { .. } | EventBody::Recalled { .. } => "pressed",
+        EventBody::Lapsed => "lapsed",
         EventBody::Reaction { .. } => "reaction",
         EventBody::Typing => "typing",
         EventBody::Receipt { .. } => "receipt",

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
 use metrics::counter;
 use qudao_core::channel::{
     adapter::ChannelAdapter,
@@ -102,14 +102,16 @@ impl Host {
             value.set_sensitive(true);
             headers.append(name, value);
         }
-        let bodyless = plan.body.is_empty() && matches!(plan.method, "GET" | "HEAD" | "DELETE");
-        let body = (!bodyless).then(|| plan.body.clone());
+        let body = self.body_of(&channel.config, plan).await?;
+        if let Some(content_type) = body.content_type {
+            headers.insert(CONTENT_TYPE, content_type);
+        }
         let egress = egress.with_limits(Limits {
             total: plan.timeout,
             body_bytes: plan.answer_max,
             ..Limits::default()
         });
-        let outcome = egress.request(method, &url, headers, body).await;
+        let outcome = egress.request(method, &url, headers, body.bytes).await;
         let kind = channel.kind.as_str();
         let counted = |outcome: &'static str| {
             counter!("qudao_channel_requests_total", "channel" => kind, "outcome" => outcome)

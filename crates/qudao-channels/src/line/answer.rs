@@ -12,8 +12,10 @@ use crate::wire::{id, text};
 pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
     let body = response.json();
     let said = text(&body, "/message").unwrap_or_default();
-    if response.is_success() || response.status == 409 {
-        // 409: the same retry key came before, so it was taken then.
+    // 409: a request with the same retry key came before; LINE names it once that one was taken.
+    let named = response.header("x-line-accepted-request-id").is_some();
+    let taken_before = named || said.contains("already accepted");
+    if response.is_success() || (response.status == 409 && taken_before) {
         return Outcome::Sent { external_id: id(&body, "/sentMessages/0/id") };
     }
     let detail = text(&body, "/details/0/message");
@@ -32,7 +34,8 @@ pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawRespon
         }
         // Not the rate: the account's messages of this month are used up.
         429 if said.contains("monthly limit") => Outcome::failed(FailureReason::Policy, words),
-        429 => Outcome::Retry { after: response.retry_after(), detail: words },
+        // The first request is still under way, and may yet fail.
+        409 | 429 => Outcome::Retry { after: response.retry_after(), detail: words },
         401 | 403 => Outcome::failed(FailureReason::Auth, words),
         404 => Outcome::failed(FailureReason::RecipientUnknown, words),
         413 => Outcome::failed(FailureReason::TooLong, words),

@@ -51,6 +51,7 @@ pub(super) fn capabilities() -> Capabilities {
         mimes: ["image/jpeg", "image/png"].map(str::to_owned).to_vec(),
         max_bytes: Some(1_000_000),
         caption_max: None,
+        ..MediaCapability::default()
     };
     Capabilities {
         text: TextCapability { max: 5000, unit: Unit::Utf16, formats: BTreeMap::new() },

@@ -275,6 +275,8 @@ fn answers_are_understood() {
     assert_eq!(means(200, json!({ "sentMessages": [{ "id": "461", "quoteToken": "q" }] })), sent);
     let again = json!({ "message": "The retry key is already accepted" });
     assert_eq!(means(409, again), Outcome::Sent { external_id: None });
+    let under_way = json!({ "message": "The request is still processed" });
+    assert!(matches!(means(409, under_way), Outcome::Retry { .. }));
     let why = |status: u16, message: &str| match means(status, json!({ "message": message })) {
         Outcome::Failed(failure) => Some(failure.reason),
         Outcome::Retry { .. } => None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use qudao_core::channel::{
     adapter::{Failure, FailureReason, Outcome, Outgoing, Preview},
     config::ChannelConfig,
-    plan::{HttpPlan, Plan, RawResponse},
+    plan::{HttpPlan, OwnFile, Plan, RawResponse},
 };
 use qudao_domain::{
     message::{Message, Part, TextFormat},
@@ -13,7 +13,7 @@ use qudao_domain::{
 };
 use serde_json::{Value, json};
 
-use super::{client, encoded, signed};
+use super::{as_user, client, encoded, homeserver, signed};
 use crate::{lenient, markup};
 
 /// The requests that send a message. A homeserver knows a transaction's id again and answers with
@@ -26,8 +26,8 @@ pub(super) fn message(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<
     }
     let shown = out.preview_id.filter(|_| out.piece == 0);
     let contents = contents(out.message);
-    let plans = contents.into_iter().enumerate().map(|(at, mut content)| {
-        match shown.filter(|_| at == 0) {
+    let plans = contents.into_iter().enumerate().map(|(at, (mut content, file))| {
+        match shown.filter(|_| at == 0 && file.is_none()) {
             Some(id) => content = edit(content, id),
             None => {
                 let reply_to = out.message.reply_to.as_deref().filter(|_| at == 0);
@@ -35,7 +35,11 @@ pub(super) fn message(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<
             }
         }
         let txn = format!("{}.{}.{at}", out.id, out.piece);
-        Plan::Http(send(config, "send", room, &txn, &content))
+        let plan = send(config, "send", room, &txn, &content);
+        Plan::Http(match file {
+            Some(file) => upload(config, file).then(plan),
+            None => plan,
+        })
     });
     Ok(plans.collect())
 }
@@ -51,6 +55,13 @@ pub(super) fn preview(config: &ChannelConfig, thread: &str, preview: &Preview<'_
         Some(id) => content = edit(content, id),
     }
     send(config, "preview", room, &txn, &content)
+}
+
+/// The request that puts a file into the homeserver's keeping.
+fn upload(config: &ChannelConfig, file: OwnFile) -> HttpPlan {
+    let path = format!("{}/_matrix/media/v3/upload", homeserver(config));
+    let url = format!("{}&filename={}", as_user(config, &path), encoded(&file.name));
+    signed(config, HttpPlan::post_file("upload", url, file))
 }
 
 fn send(
@@ -94,11 +105,16 @@ fn relate(content: &mut Value, thread: &str, reply_to: Option<&str>) {
     content["m.relates_to"] = relation;
 }
 
-/// The events that a message needs: places stand alone, all else is one text.
-fn contents(message: &Message) -> Vec<Value> {
+/// The events that a message needs: places and files stand alone, all else is one text. The address of
+/// a file is known when it was uploaded.
+fn contents(message: &Message) -> Vec<(Value, Option<OwnFile>)> {
     let mut contents = Vec::new();
     for part in &message.parts {
-        contents.push(match part {
+        if let Some((content, file)) = file(part) {
+            contents.push((content, Some(file)));
+            continue;
+        }
+        let content = match part {
             Part::Location { latitude, longitude, name, .. } => json!({
                 "msgtype": "m.location",
                 "body": name.clone().unwrap_or_else(|| part.to_text()),
@@ -106,9 +122,28 @@ fn contents(message: &Message) -> Vec<Value> {
             }),
             Part::Text { format, text } => words(*format, text),
             other => words(TextFormat::Plain, &other.to_text()),
-        });
+        };
+        contents.push((content, None));
     }
     contents
+}
+
+/// A file of which there is a copy.
+fn file(part: &Part) -> Option<(Value, OwnFile)> {
+    let media = part.media()?;
+    let (kind, stand_in) = match part {
+        Part::Image(_) => ("m.image", "image"),
+        Part::Audio(_) => ("m.audio", "audio"),
+        Part::Video(_) => ("m.video", "video"),
+        _ => ("m.file", "file"),
+    };
+    let file = OwnFile::of(media, stand_in)?;
+    let content = json!({
+        "msgtype": kind, "url": "", "filename": file.name,
+        "body": media.caption.as_deref().unwrap_or(&file.name),
+        "info": { "mimetype": file.mime, "size": file.size }, "m.mentions": {},
+    });
+    Some((content, file))
 }
 
 fn words(format: TextFormat, text: &str) -> Value {
@@ -127,10 +162,18 @@ fn words(format: TextFormat, text: &str) -> Value {
 }
 
 /// What a homeserver's answer means.
-pub(super) fn classify(response: &RawResponse) -> Outcome {
+pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
     let body = response.json();
     let detail = response.excerpt();
     if response.is_success() {
+        let next = if let Plan::Http(plan) = plan { plan.then.as_deref() } else { None };
+        if let Some(next) = next {
+            let Some(address) = lenient::some_text(&body, "/content_uri") else {
+                return Outcome::retry(detail);
+            };
+            let next = next.clone().filled("/url", json!(address));
+            return Outcome::Then(vec![Plan::Http(next)]);
+        }
         return Outcome::Sent { external_id: lenient::some_text(&body, "/event_id") };
     }
     let wait = lenient::number(&body, "/retry_after_ms").and_then(|ms| u64::try_from(ms).ok());

@@ -4,11 +4,11 @@
 use qudao_core::channel::{
     adapter::{FailureReason, Outcome},
     config::ChannelConfig,
-    plan::{HttpPlan, RawResponse},
+    plan::{HttpPlan, Plan, RawResponse},
 };
 use serde_json::Value;
 
-use super::{Meta, manifest};
+use super::{Meta, cloud, manifest};
 use crate::wire::{id, text};
 
 pub(super) fn classify(response: &RawResponse) -> Outcome {
@@ -27,6 +27,20 @@ pub(super) fn classify(response: &RawResponse) -> Outcome {
     match why(code, detail, response.status) {
         Some(reason) => Outcome::failed(reason, words),
         None => Outcome::Retry { after: response.retry_after(), detail: words },
+    }
+}
+
+/// What the answer to an upload means: the message that waits for its id.
+pub(super) fn uploaded(next: &HttpPlan, response: &RawResponse) -> Outcome {
+    let sent: Value = serde_json::from_slice(&next.body).unwrap_or_default();
+    let place = cloud::place_of_id(&sent);
+    match (id(&response.json(), "/id"), place) {
+        (Some(id), Some(place)) if response.is_success() => {
+            let next = next.clone().filled(&place, Value::String(id));
+            Outcome::Then(vec![Plan::Http(next)])
+        }
+        _ if response.is_success() => Outcome::retry(response.excerpt()),
+        _ => classify(response),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Messages as bodies of the WhatsApp Cloud API.
 
-use qudao_core::channel::adapter::{Failure, FailureReason, Outgoing};
+use qudao_core::channel::{
+    adapter::{Failure, FailureReason, Outgoing},
+    plan::OwnFile,
+};
 use qudao_domain::{
     capability::Unit,
     message::{Button, ButtonAction, Media, Part, Row, TextFormat},
@@ -66,6 +69,20 @@ pub(super) fn render(out: &Outgoing<'_>) -> Result<Vec<Value>, Failure> {
         first["context"] = json!({ "message_id": answered });
     }
     Ok(bodies)
+}
+
+/// A code by an authentication template, whose button takes it over on the person's telephone.
+pub(super) fn code(thread: &str, (template, language): (&str, &str), code: &str) -> Value {
+    let said = json!([{ "type": "text", "text": code }]);
+    let mut body = json!({ "type": "template", "template": {
+        "name": template, "language": { "code": language },
+        "components": [
+            { "type": "body", "parameters": said },
+            { "type": "button", "sub_type": "url", "index": "0", "parameters": said },
+        ],
+    } });
+    address(&mut body, thread.rsplit('/').next().unwrap_or(thread));
+    body
 }
 
 fn with_buttons(said: String, image: Option<&str>, items: &[Button]) -> Vec<Value> {
@@ -173,12 +190,10 @@ fn list(body: &str, label: &str, rows: &[Row]) -> Value {
         "action": { "button": press::cut(label, 20), "sections": [{ "rows": rows }] } } })
 }
 
+/// A file by its address, or by the id that its upload will have.
 fn file(kind: &str, media: &Media) -> Result<Value, Failure> {
-    let link = media.url.as_deref().ok_or_else(|| Failure {
-        reason: FailureReason::MediaRejected,
-        detail: "the file has no address that WhatsApp could fetch".to_owned(),
-    })?;
-    let mut body = json!({ "link": link });
+    let mut body =
+        if own(media).is_some() { json!({ "id": "" }) } else { json!({ "link": link(media)? }) };
     if let Some(caption) = media.caption.as_deref().filter(|_| kind != "audio") {
         body["caption"] = json!(caption);
     }
@@ -186,6 +201,24 @@ fn file(kind: &str, media: &Media) -> Result<Value, Failure> {
         body["filename"] = json!(name);
     }
     Ok(json!({ "type": kind, kind: body }))
+}
+
+/// The platform's own copy of a file.
+pub(super) fn own(media: &Media) -> Option<OwnFile> {
+    OwnFile::of(media, "file")
+}
+
+/// Where the id of what was uploaded belongs in a body that waits for it.
+pub(super) fn place_of_id(body: &Value) -> Option<String> {
+    let kind = body["type"].as_str()?;
+    (body[kind]["id"] == "").then(|| format!("/{kind}/id"))
+}
+
+fn link(media: &Media) -> Result<&str, Failure> {
+    media.url.as_deref().ok_or_else(|| Failure {
+        reason: FailureReason::MediaRejected,
+        detail: "the file has no address that WhatsApp could fetch".to_owned(),
+    })
 }
 
 fn contact(name: &str, phone: Option<&str>) -> Value {

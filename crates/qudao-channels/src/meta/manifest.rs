@@ -50,6 +50,12 @@ pub(super) static WHATSAPP: Manifest = Manifest {
             .help("business.facebook.com, System users; the one under API Setup ends in a day."),
         APP_SECRET,
         VERIFY_TOKEN,
+        Field::text("code_template", "Template for codes", "验证码模板")
+            .help("An authentication template of yours: with it codes reach people who did not write.")
+            .optional(),
+        Field::text("code_language", "Language of that template", "该模板的语言")
+            .help("As Meta writes it, such as en_US or zh_CN; en_US if empty.")
+            .optional(),
         Field::text("mark_read", "Show messages as read", "显示已读")
             .help("Also shows that an answer is being written.")
             .form(FieldForm::Bool)
@@ -167,7 +173,7 @@ pub(super) fn connect(kind: Meta, config: &ChannelConfig) -> Vec<HttpPlan> {
 
 fn media(mimes: &[&str], max_bytes: u64, caption_max: Option<usize>) -> MediaCapability {
     let mimes = mimes.iter().map(|mime| (*mime).to_owned()).collect();
-    MediaCapability { mimes, max_bytes: Some(max_bytes), caption_max }
+    MediaCapability { mimes, max_bytes: Some(max_bytes), caption_max, ..MediaCapability::default() }
 }
 
 fn by_kind(kinds: [(&str, MediaCapability); 4]) -> BTreeMap<String, MediaCapability> {

@@ -60,7 +60,7 @@ fn read_change(config: &ChannelConfig, change: &Value, events: &mut Vec<Event>) 
     }
 }
 
-fn thread(config: &ChannelConfig, who: &str) -> Thread {
+pub(super) fn thread(config: &ChannelConfig, who: &str) -> Thread {
     let number = config.setting("phone_number_id").unwrap_or_default();
     Thread { external_id: short(&format!("{number}/{who}")), group: false }
 }

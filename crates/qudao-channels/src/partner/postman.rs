@@ -2,8 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use qudao_core::{Core, channel::setup::OpenChannel};
-use qudao_domain::{ChannelId, TenantId};
+use qudao_core::{
+    Core,
+    channel::setup::OpenChannel,
+    failpoint,
+    letter::{Letter, Purpose, words::endpoint_paused_mail},
+};
+use qudao_domain::{ChannelId, TenantId, address::Email};
 use qudao_pcp::{Event, EventId, kind};
 use qudao_storage::{
     PartnerChannel, PartnerClaim, PartnerEnd, PartnerEvent, PartnerState, StorageError,
@@ -20,10 +25,6 @@ use super::{
     rules::{BREAKER, COMPLAIN_AT, Verdict, judge, wait},
 };
 
-/// How long a claim is good: longer than a request may take.
-const LEASE: Duration = Duration::from_secs(60);
-/// How often the logs are looked at without a hint.
-const POLL: Duration = Duration::from_millis(500);
 /// Requests at one time.
 const IN_FLIGHT: usize = 64;
 /// How long the log of ended events is kept, and how many go at a time.
@@ -33,7 +34,18 @@ const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// Sends partners what lies in their logs.
 #[derive(Debug, Clone, Copy)]
-pub struct Postman;
+pub struct Postman {
+    /// How long a claim is good: longer than a request may take.
+    pub lease: Duration,
+    /// How often the logs are looked at without a hint.
+    pub poll: Duration,
+}
+
+impl Default for Postman {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(60), poll: Duration::from_millis(500) }
+    }
+}
 
 /// The running loop. Dropping it lets it run on.
 #[must_use = "the loop is ended through its handle"]
@@ -44,6 +56,7 @@ pub struct PostmanHandle {
 }
 
 struct Shared {
+    settings: Postman,
     core: Arc<Core>,
     courier: Courier,
     slots: Arc<Semaphore>,
@@ -52,10 +65,10 @@ struct Shared {
 
 impl Postman {
     /// Starts the loop on the present runtime.
-    pub fn start(core: Arc<Core>, courier: Courier) -> PostmanHandle {
+    pub fn start(self, core: Arc<Core>, courier: Courier) -> PostmanHandle {
         let (stop, jobs) = (CancellationToken::new(), TaskTracker::new());
         let slots = Arc::new(Semaphore::new(IN_FLIGHT));
-        let shared = Arc::new(Shared { core, courier, slots, jobs: jobs.clone() });
+        let shared = Arc::new(Shared { settings: self, core, courier, slots, jobs: jobs.clone() });
         let main = shared.core.tasks.spawn(run(Arc::clone(&shared), stop.clone()));
         PostmanHandle { stop, main, jobs }
     }
@@ -88,7 +101,7 @@ async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = shared.core.wake.partner.notified() => {}
-            () = time::sleep(POLL) => {}
+            () = time::sleep(shared.settings.poll) => {}
         }
     }
 }
@@ -100,13 +113,15 @@ async fn claim(shared: &Arc<Shared>) -> bool {
         return false;
     }
     let limit = u32::try_from(free).unwrap_or(u32::MAX);
-    let claims = match shared.core.store.claim_partner_events(limit, LEASE, BREAKER.2).await {
-        Ok(claims) => claims,
-        Err(error) => {
-            tracing::warn!(%error, "cannot claim events for partners");
-            return false;
-        }
-    };
+    let claims =
+        match shared.core.store.claim_partner_events(limit, shared.settings.lease, BREAKER.2).await
+        {
+            Ok(claims) => claims,
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim events for partners");
+                return false;
+            }
+        };
     let any = !claims.is_empty();
     for claim in claims {
         let shared = Arc::clone(shared);
@@ -125,6 +140,7 @@ async fn claim(shared: &Arc<Shared>) -> bool {
 }
 
 async fn serve(shared: &Shared, claim: PartnerClaim) -> Result<(), String> {
+    failpoint!("post.claimed");
     let (tenant_id, channel_id) = match claim {
         PartnerClaim::Event { tenant_id, channel_id, .. }
         | PartnerClaim::Probe { tenant_id, channel_id } => (tenant_id, channel_id),
@@ -201,6 +217,7 @@ impl Round<'_> {
         if event.fault.as_deref() == Some("dup") {
             posted = self.post(&id, &event.body, event.replayed).await;
         }
+        failpoint!("post.sent");
         let posted = match posted {
             Ok(posted) => posted,
             Err(detail) => {
@@ -224,7 +241,9 @@ impl Round<'_> {
                 let at = (event.cursor, event.attempts);
                 tx.end_partner_attempt(self.channel_id, at, &end).await?;
                 tx.count_partner_attempt(self.channel_id, true, BREAKER).await?;
-                tx.commit().await
+                tx.commit().await?;
+                failpoint!("post.recorded");
+                Ok(())
             }
             Verdict::Gone => {
                 metrics::delivered("gone");
@@ -281,12 +300,42 @@ impl Round<'_> {
         }
         // Who asks us to wait is not failing.
         let polite = after.is_some();
-        if !polite && tx.count_partner_attempt(self.channel_id, false, BREAKER).await? {
+        let opened = !polite && tx.count_partner_attempt(self.channel_id, false, BREAKER).await?;
+        if opened {
             metrics::breaker_opened();
             let words = "the endpoint keeps failing: it is asked once a minute whether it is back";
             tx.record_channel_connection(self.channel_id, Err(words)).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        if opened {
+            self.write_to_contact().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the partner's people know that nothing is sent to them. A node that dies just before
+    /// writes no mail; the channel says it all the same.
+    async fn write_to_contact(&self) -> Result<(), StorageError> {
+        let (core, config) = (&self.shared.core, &self.setup.config);
+        let to = config.setting("contact_email").filter(|_| core.sends_mail());
+        let Some(Ok(to)) = to.map(Email::parse) else { return Ok(()) };
+        let url = config.setting("endpoint_url").and_then(|url| url::Url::parse(url).ok());
+        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        let channel = self.channel_id.to_string();
+        let mail = endpoint_paused_mail(&config.locale, &channel, to.as_str(), host);
+        let letter = Letter::Mail(mail);
+        let sealed = match core.seal_letter(self.tenant_id, Purpose::Notice, &letter).await {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                tracing::warn!(%error, "a letter to a partner could not be sealed");
+                return Ok(());
+            }
+        };
+        let mut tx = core.store.begin(self.tenant_id).await?;
+        sealed.send(&mut tx, None).await?;
+        tx.commit().await?;
+        core.wake.letters.notify_one();
+        Ok(())
     }
 
     /// Nothing more is tried; the conversation goes on, and the partner learns of the gap.

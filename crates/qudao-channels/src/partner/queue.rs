@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use qudao_core::Core;
 use qudao_domain::{
-    ChannelId, OutboxId, TenantId,
+    ChannelId, ConversationId, OutboxId, TenantId,
     capability::Capabilities,
     message::Message,
     render::{Rejected, render},
 };
 use qudao_pcp::{Conversation, Event, EventId, MessageData, TurnData, WireMessage, kind};
 use qudao_storage::{NewPartnerEvent, StorageError, Topic, Tx};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
@@ -255,6 +256,24 @@ pub(super) async fn tell_gap(
 
 /// Tells senders and readers on every node that a channel's log has grown.
 pub async fn announce(core: &Arc<Core>, channel_id: ChannelId) {
+    tell_readers(core, channel_id, Vec::new()).await;
+}
+
+/// A message that will be answered: whoever follows the channel may watch the answer grow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Asked {
+    /// The platform's conversation.
+    pub conversation_id: ConversationId,
+    /// The partner's.
+    pub thread: String,
+}
+
+/// [`announce`], and where the answer will grow.
+pub(super) async fn announce_asked(core: &Arc<Core>, channel_id: ChannelId, asked: &Asked) {
+    tell_readers(core, channel_id, serde_json::to_vec(asked).unwrap_or_default()).await;
+}
+
+async fn tell_readers(core: &Arc<Core>, channel_id: ChannelId, hint: Vec<u8>) {
     core.wake.partner.notify_one();
-    core.bus.publish(&Topic::Partner(channel_id), Vec::new()).await;
+    core.bus.publish(&Topic::Partner(channel_id), hint).await;
 }

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     capabilities, metrics,
-    queue::{Place, announce, tell},
+    queue::{Asked, Place, announce_asked, tell},
     sandbox,
 };
 
@@ -199,6 +199,7 @@ async fn accept(
             parts: said.parts,
             reply_to: said.reply_to,
             sender: event.sender.as_ref().and_then(|sender| serde_json::to_value(sender).ok()),
+            album: None,
             raw: Some(whole),
         },
     };
@@ -221,7 +222,8 @@ async fn accept(
         type_if_shown(&mut tx, setting, thread).await?;
     }
     tx.commit().await?;
-    announce(setting.core, config.channel_id).await;
+    let asked = Asked { conversation_id: conversation, thread: thread.to_owned() };
+    announce_asked(setting.core, config.channel_id, &asked).await;
     Ok(received(answer, thread, Some(accepted.seq), Some(conversation)))
 }
 

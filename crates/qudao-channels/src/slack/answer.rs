@@ -7,7 +7,7 @@ use qudao_core::channel::{
 };
 use serde_json::Value;
 
-use super::send;
+use super::{files, send};
 use crate::wire::{id, short, text};
 
 pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawResponse) -> Outcome {
@@ -21,6 +21,9 @@ pub(super) fn classify(config: &ChannelConfig, plan: &Plan, response: &RawRespon
     }
     if response.status >= 500 {
         return Outcome::retry(response.excerpt());
+    }
+    if let Some(outcome) = files::next(config, plan, response) {
+        return outcome;
     }
     if plan.purpose == "respond" && response.is_success() {
         return Outcome::Sent { external_id: None };

@@ -31,6 +31,9 @@ pub(super) static MANIFEST: Manifest = Manifest {
     webhook: true,
 };
 
+/// The largest file that is uploaded, in bytes: no larger copy is kept.
+const UPLOAD_MAX: u64 = 25 << 20;
+
 /// As documented for `chat.postMessage` and Block Kit.
 pub(super) fn capabilities() -> Capabilities {
     let native = [
@@ -47,9 +50,10 @@ pub(super) fn capabilities() -> Capabilities {
     ];
     let image = MediaCapability {
         mimes: ["image/png", "image/jpeg", "image/gif"].map(str::to_owned).to_vec(),
-        max_bytes: None,
         caption_max: Some(2000),
+        ..MediaCapability::default()
     };
+    let file = MediaCapability::uploads(UPLOAD_MAX, Some(2000));
     Capabilities {
         text: TextCapability {
             max: 12_000,
@@ -57,7 +61,12 @@ pub(super) fn capabilities() -> Capabilities {
             formats: native.map(|name| (name.to_owned(), Level::Native)).into(),
         },
         // Slack takes other files as uploads alone; as words they are links.
-        media: BTreeMap::from([("image".to_owned(), image)]),
+        media: BTreeMap::from([
+            ("image".to_owned(), image),
+            ("audio".to_owned(), file.clone()),
+            ("video".to_owned(), file.clone()),
+            ("file".to_owned(), file),
+        ]),
         buttons: ButtonsCapability { level: Level::Native, max: 25, label_max: 75 },
         list: ListCapability { level: Level::Native, max_rows: 100 },
         card: Level::Native,

@@ -14,7 +14,7 @@ use qudao_domain::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{event::is_slacks, manifest::API};
+use super::{event::is_slacks, files, manifest::API};
 use crate::{press, wire};
 
 /// The most of one text in a block that reads no Markdown.
@@ -40,6 +40,10 @@ pub(super) fn call(
 }
 
 pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<Plan>, Failure> {
+    let place = place(out);
+    if let Some(plan) = files::upload(config, out, place) {
+        return Ok(vec![Plan::Http(plan)]);
+    }
     let mut body = content(out.message)?;
     if let Some(plan) = instead_of_preview(config, out, &body) {
         return Ok(vec![Plan::Http(plan)]);
@@ -52,12 +56,9 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
         let plan = HttpPlan::post_json("respond", address, &Value::Object(body));
         return Ok(vec![Plan::Http(plan)]);
     }
-    let (channel, ts) =
-        out.thread.split_once('/').map_or((out.thread, None), |(a, b)| (a, Some(b)));
-    // In a direct channel a person may ask within a thread.
-    let asked = out.answered.and_then(|answered| wire::text(answered.raw, "/event/thread_ts"));
+    let (channel, ts) = place;
     body.insert("channel".to_owned(), json!(channel));
-    if let Some(ts) = ts.or(asked) {
+    if let Some(ts) = ts {
         body.insert("thread_ts".to_owned(), json!(ts));
     }
     let plan = call(config, "chat.postMessage", "send", &Value::Object(body));
@@ -66,6 +67,15 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Result<Vec<P
         detail: "the bot token is not set".to_owned(),
     })?;
     Ok(vec![Plan::Http(plan)])
+}
+
+/// The channel, and the thread in it.
+fn place<'a>(out: &Outgoing<'a>) -> (&'a str, Option<&'a str>) {
+    let (channel, ts) =
+        out.thread.split_once('/').map_or((out.thread, None), |(a, b)| (a, Some(b)));
+    // In a direct channel a person may ask within a thread.
+    let asked = out.answered.and_then(|answered| wire::text(answered.raw, "/event/thread_ts"));
+    (channel, ts.or(asked))
 }
 
 /// The answer in the place of what showed it while it grew. Where it would go otherwise is noted.

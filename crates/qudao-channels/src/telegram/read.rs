@@ -6,6 +6,7 @@ use qudao_core::channel::event::{Attribution, Event, EventBody, Payment, Person,
 use qudao_domain::message::{Media, Message, Part, TextFormat};
 use serde_json::Value;
 
+use super::stars;
 use crate::wire;
 
 /// Who the bot is, as far as it is known.
@@ -17,6 +18,8 @@ pub(super) struct Own<'a> {
     pub(super) username: Option<&'a str>,
     /// It answers everything that is said in groups.
     pub(super) answers_all: bool,
+    /// It sends invoices to those who ask for them.
+    pub(super) sells: bool,
 }
 
 /// What happened. Always one event: what is not known is one of an unknown kind.
@@ -123,17 +126,25 @@ fn service(message: &Value) -> Option<EventBody> {
 fn spoken(message: &Value, own: Own<'_>) -> EventBody {
     let text = message["text"].as_str().or_else(|| message["caption"].as_str()).unwrap_or_default();
     let group = thread_of(message).group;
-    if group && !own.answers_all && !is_addressed(message, text, own) {
+    let addressed = !group || own.answers_all || is_addressed(message, text, own);
+    let album = message["media_group_id"].as_str();
+    if (!addressed && album.is_none()) || is_for_another_bot(text, own) {
         return EventBody::Overheard;
     }
-    if is_for_another_bot(text, own) {
-        return EventBody::Overheard;
+    if own.sells && stars::is_asked(text) {
+        return wire::unknown(stars::TOPUP);
     }
     let message_of = compose(message, &without_mention(text, own));
     if message_of.parts.is_empty() {
         return wire::unknown(&unread_kind(message));
     }
-    EventBody::Message { external_id: message_id(message), message: message_of }
+    let (external_id, message) = (message_id(message), message_of);
+    match album {
+        Some(album) => {
+            EventBody::Piece { external_id, message, album: album.to_owned(), addressed }
+        }
+        None => EventBody::Message { external_id, message },
+    }
 }
 
 /// What a message without any part that is known here is, by the field that tells.
@@ -317,6 +328,10 @@ fn read_press(query: &Value) -> Event {
             .and_then(|button| button["text"].as_str())
             .map(str::to_owned)
     };
+    if let Some(reference) = data.strip_prefix("r:") {
+        let reference = reference.to_owned();
+        return pressed(query, EventBody::Recalled { reference });
+    }
     let value = match data.strip_prefix("v:") {
         Some(value) => value.to_owned(),
         None => label().unwrap_or_else(|| data.to_owned()),
@@ -326,6 +341,11 @@ fn read_press(query: &Value) -> Event {
     } else {
         EventBody::Pressed { value }
     };
+    pressed(query, body)
+}
+
+/// In the chat and topic of the message with the button.
+fn pressed(query: &Value, body: EventBody) -> Event {
     let mut event = elsewhere(query, body);
     if query["message"]["chat"]["id"].is_i64() {
         event.thread = thread_of(&query["message"]);

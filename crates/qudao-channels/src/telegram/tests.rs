@@ -1,4 +1,7 @@
-use qudao_core::channel::event::Attribution;
+use qudao_core::channel::{
+    event::Attribution,
+    plan::{FormPart, Upload},
+};
 use qudao_domain::{
     ChannelId, TenantId,
     message::{Button, ButtonAction, Message, Part, TextFormat},
@@ -326,4 +329,115 @@ fn a_file_comes_in_two_steps_and_no_path_leads_elsewhere() {
     let Fetched::Then(plan) = answer("photos/a.jpg") else { panic!() };
     assert_eq!(plan.url, "https://api.telegram.org/file/bot77:new/photos/a.jpg");
     assert!(matches!(answer("../x"), Fetched::Failed(_)));
+}
+
+#[test]
+fn a_picture_of_an_album_is_a_piece_of_it() {
+    let picture = json!({ "photo": [{ "file_id": "a", "width": 1, "height": 1 }],
+                          "media_group_id": "g1", "caption": "look" });
+    let piece = |update: Value| match read(&update).body {
+        EventBody::Piece { external_id, album, addressed, message } => {
+            assert_eq!(message.to_text(), "[image]\n\nlook");
+            (external_id, album, addressed)
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(piece(private(picture.clone())), ("9:5".to_owned(), "g1".to_owned(), true));
+    assert_eq!(piece(group(picture)), ("-7:5".to_owned(), "g1".to_owned(), false));
+}
+
+fn image(url: &str) -> Part {
+    Part::Image(Media { url: Some(url.to_owned()), ..Media::default() })
+}
+
+fn own_copy(id: &str, mime: &str, size: u64) -> Media {
+    Media {
+        upload_id: Some(id.to_owned()),
+        mime: Some(mime.to_owned()),
+        size: Some(size),
+        ..Media::default()
+    }
+}
+
+#[test]
+fn an_album_that_is_refused_goes_picture_by_picture() {
+    let mut mine = own_copy("upl_1", "image/png", 9);
+    mine.caption = Some("mine".to_owned());
+    let parts = vec![image("https://a.example/1"), Part::Image(mine)];
+    let message = Message { parts, reply_to: None };
+    let plans = Telegram.render(&config(), &out(&message, "-7:4")).unwrap();
+    let [Plan::Http(plan)] = &plans[..] else { panic!("{plans:?}") };
+    let Some(Upload::Form(form)) = &plan.upload else { panic!() };
+    let names: Vec<_> = form.iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names, ["chat_id", "media", "message_thread_id", "file0"]);
+    let moved = json!({ "ok": false, "description": "x",
+                        "parameters": { "migrate_to_chat_id": -1009 } });
+    let answer = |status, answer: Value| {
+        let body = answer.to_string().into_bytes();
+        let response = RawResponse { status, body, ..RawResponse::default() };
+        Telegram.classify(&config(), &plans[0], &response)
+    };
+    let Outcome::Then(again) = answer(400, moved) else { panic!() };
+    let Plan::Http(again) = &again[0] else { panic!() };
+    let Some(Upload::Form(form)) = &again.upload else { panic!() };
+    assert!(form.contains(&FormPart::text("chat_id", "-1009")));
+    let refused = json!({ "ok": false, "description": "Bad Request: wrong file identifier" });
+    let Outcome::Then(singles) = answer(400, refused) else { panic!() };
+    let [Plan::Http(one), Plan::Http(two)] = &singles[..] else { panic!() };
+    let sent: Value = serde_json::from_slice(&one.body).unwrap();
+    assert_eq!(
+        sent,
+        json!({ "chat_id": -7, "message_thread_id": 4,
+                             "photo": "https://a.example/1" })
+    );
+    let Some(Upload::Form(form)) = &two.upload else { panic!() };
+    assert!(two.url.ends_with("/sendPhoto"));
+    assert!(form.contains(&FormPart::text("caption", "mine")));
+    assert!(form.iter().any(|part| part.name == "photo"));
+    let sent = json!({ "ok": true, "result": [{ "message_id": 8, "chat": { "id": -7 } }] });
+    assert_eq!(answer(200, sent), Outcome::Sent { external_id: Some("-7:8".to_owned()) });
+}
+
+#[test]
+fn a_picture_that_is_too_large_for_one_is_a_document() {
+    let message = Message {
+        parts: vec![Part::Image(own_copy("upl_1", "image/png", (10 << 20) + 1))],
+        reply_to: None,
+    };
+    let plans = Telegram.render(&config(), &out(&message, "9")).unwrap();
+    let [Plan::Http(plan)] = &plans[..] else { panic!() };
+    assert_eq!(plan.purpose, "sendDocument");
+}
+
+#[test]
+fn settings_for_stars_are_looked_at() {
+    let with = |value: Value, offers: Value| {
+        let mut config = config();
+        config.settings.insert("receive".to_owned(), json!("poll"));
+        config.settings.insert("stars_offers".to_owned(), offers);
+        if !value.is_null() {
+            config.settings.insert("stars_value".to_owned(), value);
+        }
+        config
+    };
+    assert_eq!(Telegram.check(&with(json!(9), json!(["50"]))), Ok(()));
+    assert_eq!(Telegram.check(&with(json!(null), json!([]))), Ok(()));
+    let bad = [(json!(null), json!(["50"])), (json!(9), json!(["0"])), (json!(9), json!(["many"]))];
+    for (value, offers) in bad {
+        assert_eq!(Telegram.check(&with(value, offers)).unwrap_err().0, "stars_offers");
+    }
+    // What is not sold is a message like any other.
+    assert_eq!(words(&read(&private(json!({ "text": "/topup" })))), "/topup");
+    let selling = with(json!(9), json!(["50", "250"]));
+    let asks = |text: &str| {
+        let event = read_update(&private(json!({ "text": text })), super::own(&selling));
+        Telegram.acknowledge(&selling, &event).map(|plan| plan.purpose)
+    };
+    assert_eq!(asks("/topup"), Some("sendMessage"));
+    assert_eq!(asks("/topup 250"), Some("sendInvoice"));
+    assert_eq!(asks("/topup_50@shop_bot"), Some("sendInvoice"));
+    assert_eq!(asks("/topup_51"), Some("sendMessage"));
+    for other in ["/topups", "/topup_x", "topup", "/top"] {
+        assert_eq!(asks(other), None, "{other}");
+    }
 }

@@ -7,14 +7,13 @@ use qudao_core::channel::{
     config::ChannelConfig,
     plan::{HttpPlan, Plan, RawResponse},
 };
-use qudao_domain::message::{Button, ButtonAction, Media, Part, TextFormat};
+use qudao_domain::message::{Button, ButtonAction, Part, TextFormat};
 use serde_json::{Map, Value, json};
 
 use super::{
-    call,
+    call, files,
     html::{escape, telegram_html},
 };
-use crate::signature;
 
 /// The longest text of a draft, in characters.
 const DRAFT_MAX: usize = 4096;
@@ -43,9 +42,13 @@ fn is_private(thread: &str) -> bool {
 
 pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Vec<HttpPlan> {
     let mut plans = Vec::new();
-    let keyboard = out.message.parts.iter().find_map(keyboard);
+    if let Some(album) = files::album(config, out) {
+        return vec![album];
+    }
+    let keyboard = out.message.parts.iter().find_map(|part| keyboard(out, part));
     let mut words = None;
     for part in &out.message.parts {
+        plans.extend(files::file(config, out, part));
         match part {
             Part::Text { format, text } => words = Some((*format, text.clone())),
             Part::Quote { .. } | Part::Card { .. } => {
@@ -55,21 +58,6 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Vec<HttpPlan
                 let stand_in = if fallback_text.is_empty() { "…" } else { fallback_text };
                 words = words.or_else(|| Some((TextFormat::Plain, stand_in.to_owned())));
             }
-            Part::Image(media) => {
-                plans.push(file(config, out, ("sendPhoto", "photo"), media, part))
-            }
-            Part::Audio(media) if media.voice => {
-                plans.push(file(config, out, ("sendVoice", "voice"), media, part));
-            }
-            Part::Audio(media) => {
-                plans.push(file(config, out, ("sendAudio", "audio"), media, part))
-            }
-            Part::Video(media) => {
-                plans.push(file(config, out, ("sendVideo", "video"), media, part))
-            }
-            Part::File(media) => {
-                plans.push(file(config, out, ("sendDocument", "document"), media, part));
-            }
             Part::Location { latitude, longitude, name, address } => {
                 plans.push(place(config, out, (*latitude, *longitude), name, address));
             }
@@ -77,6 +65,7 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Vec<HttpPlan
                 let body = json!({ "first_name": name, "phone_number": phone });
                 plans.push(call(config, "sendContact", &addressed(out.thread, body)));
             }
+            Part::Image(_) | Part::Audio(_) | Part::Video(_) | Part::File(_) => {}
         }
     }
     if let Some((format, text)) = words {
@@ -85,7 +74,7 @@ pub(super) fn render(config: &ChannelConfig, out: &Outgoing<'_>) -> Vec<HttpPlan
     plans
 }
 
-fn text_plan(
+pub(super) fn text_plan(
     config: &ChannelConfig,
     out: &Outgoing<'_>,
     format: TextFormat,
@@ -121,7 +110,7 @@ fn text_plan(
 }
 
 /// In a group the answer names what it answers; between two people that is noise.
-fn reply(out: &Outgoing<'_>, body: &mut Map<String, Value>) {
+pub(super) fn reply(out: &Outgoing<'_>, body: &mut Map<String, Value>) {
     let answered = out.answered.map(|answered| answered.external_id);
     let wanted = out
         .message
@@ -132,25 +121,6 @@ fn reply(out: &Outgoing<'_>, body: &mut Map<String, Value>) {
         let to = json!({ "message_id": number(message), "allow_sending_without_reply": true });
         body.insert("reply_parameters".to_owned(), to);
     }
-}
-
-fn file(
-    config: &ChannelConfig,
-    out: &Outgoing<'_>,
-    (method, field): (&'static str, &str),
-    media: &Media,
-    part: &Part,
-) -> HttpPlan {
-    let Some(source) = media.external_id.as_deref().or(media.url.as_deref()) else {
-        return text_plan(config, out, TextFormat::Plain, &part.to_text(), None);
-    };
-    let mut body = Map::from_iter([(field.to_owned(), json!(source))]);
-    if let Some(caption) = &media.caption {
-        body.insert("caption".to_owned(), json!(caption));
-    }
-    reply(out, &mut body);
-    call(config, method, &addressed(out.thread, Value::Object(body)))
-        .within(Duration::from_secs(30))
 }
 
 fn place(
@@ -173,11 +143,11 @@ fn place(
 }
 
 /// Buttons below a message, one to a line where the words are long.
-fn keyboard(part: &Part) -> Option<Value> {
+fn keyboard(out: &Outgoing<'_>, part: &Part) -> Option<Value> {
     let button = |button: &Button| match &button.action {
         ButtonAction::Url { url } => json!({ "text": button.label, "url": url }),
         ButtonAction::Postback { value } => {
-            json!({ "text": button.label, "callback_data": data(&button.id, value) })
+            json!({ "text": button.label, "callback_data": data(out, &button.id, value) })
         }
     };
     let buttons: Vec<_> = match part {
@@ -187,7 +157,7 @@ fn keyboard(part: &Part) -> Option<Value> {
         Part::List { rows, .. } => rows
             .iter()
             .map(|row| {
-                let data = data(&row.id, &row.value);
+                let data = data(out, &row.id, &row.value);
                 (json!({ "text": row.label, "callback_data": data }), usize::MAX)
             })
             .collect(),
@@ -210,18 +180,14 @@ fn keyboard(part: &Part) -> Option<Value> {
     (!rows.is_empty()).then(|| json!({ "inline_keyboard": rows }))
 }
 
-/// What a button carries: its value if that fits, else a name of its own. Telegram gives back the
-/// keyboard with the press, so the words on it are found again.
-fn data(id: &str, value: &str) -> String {
-    let value_form = format!("v:{value}");
-    if !value.is_empty() && value_form.len() <= DATA_MAX {
-        return value_form;
+/// What a button carries: its value if that fits, else where to find it. One without a value says the
+/// words on it, which Telegram gives back with the press.
+fn data(out: &Outgoing<'_>, id: &str, value: &str) -> String {
+    let carried = if value.is_empty() { format!("b:{id}") } else { format!("v:{value}") };
+    if carried.len() <= DATA_MAX {
+        return carried;
     }
-    let name = format!("b:{id}");
-    if name.len() <= DATA_MAX {
-        return name;
-    }
-    format!("h:{}", &hex::encode(signature::sha256(&[id.as_bytes()]))[..32])
+    format!("r:{}", out.reference(id, value))
 }
 
 /// An answer as far as it has grown: a draft between two people, an edited message in a group.
@@ -258,6 +224,8 @@ pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
     let answer = response.json();
     if answer["ok"].as_bool() == Some(true) {
         let result = &answer["result"];
+        // Of an album the first.
+        let result = result.get(0).unwrap_or(result);
         let external_id = result["message_id"].is_i64().then(|| super::read::message_id(result));
         return Outcome::Sent { external_id };
     }
@@ -282,7 +250,15 @@ pub(super) fn classify(plan: &Plan, response: &RawResponse) -> Outcome {
             return Outcome::Then(vec![Plan::Http(with_field(made, "chat_id", json!(chat)))]);
         }
     }
-    refusal(response)
+    let outcome = refusal(response);
+    if let (Plan::Http(made), Outcome::Failed(failure)) = (plan, &outcome)
+        && made.purpose == "sendMediaGroup"
+        && matches!(failure.reason, FailureReason::MediaRejected | FailureReason::ProviderError)
+    {
+        let singles = files::one_by_one(made);
+        return Outcome::Then(singles.into_iter().map(Plan::Http).collect());
+    }
+    outcome
 }
 
 /// What an answer means that is none.
@@ -329,6 +305,9 @@ fn with_body(plan: &HttpPlan, body: Map<String, Value>) -> HttpPlan {
 }
 
 fn with_field(plan: &HttpPlan, name: &str, value: Value) -> HttpPlan {
+    if let Some(form) = files::with_form_field(plan, name, &value) {
+        return form;
+    }
     let mut body = body_of(plan);
     body.insert(name.to_owned(), value);
     with_body(plan, body)

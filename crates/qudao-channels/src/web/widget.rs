@@ -68,9 +68,23 @@ pub static MANIFEST: Manifest = Manifest {
             .help("On if left out.")
             .form(FieldForm::Bool)
             .optional(),
+        Field::secret(SITE_SECRET, "Secret for your site's tokens", "网站令牌密钥")
+            .help("At least 32 characters. Your server signs with it who is signed in (HS256).")
+            .form(FieldForm::Key(32))
+            .optional(),
+        Field::text(SITE_KEYS, "Public keys for your site's tokens", "网站令牌公钥")
+            .help("In the place of a secret: keys of ES256 or EdDSA in PEM, each one entry.")
+            .form(FieldForm::List(MAX_SITE_KEYS))
+            .optional(),
     ],
 };
 
+/// The setting with the secret that a site signs tokens with.
+pub(super) const SITE_SECRET: &str = "site_secret";
+/// The setting with the public keys of a site that signs with private ones.
+pub(super) const SITE_KEYS: &str = "site_keys";
+
+const MAX_SITE_KEYS: usize = 4;
 const MAX_ORIGINS: usize = 50;
 const MAX_REPLIES: usize = 6;
 const MAX_REPLY_CHARS: usize = 80;

@@ -462,12 +462,14 @@ fn answers(adapter: &dyn ChannelAdapter, config: &ChannelConfig, event: &Event) 
 fn a_socket_that_means_harm_ends_no_session() {
     let located = RawResponse {
         status: 200,
-        body: br#"{"url":"wss://gateway.example","session_start_limit":{"remaining":1}}"#.to_vec(),
+        body: br#"{"url":"wss://gateway.example","session_start_limit":{"remaining":1},
+                   "endpoint":"wss://gateway.example/connect","ticket":"t"}"#
+            .to_vec(),
         ..RawResponse::default()
     };
     for adapter in qudao_channels::sessions() {
         let config = config(&*adapter, json!({}), SECRET);
-        let session = adapter.open(&config, Some(&located)).unwrap();
+        let session = adapter.open(&config, Some(&located), None).unwrap();
         let session = std::cell::RefCell::new(session);
         for_every_body(|how, at| {
             let body = spoiled(FRAMES[at % FRAMES.len()], how);

@@ -1,4 +1,4 @@
-//! `qudao model list` and `qudao model pull`.
+//! `qudao model list`, `qudao model pull` and `qudao model add`.
 
 use std::{
     io::Write as _,
@@ -8,10 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use qudao_models::{Choice, Pulled, Puller, default_models};
+use qudao_models::{Choice, Pulled, Puller, add_detector, default_models};
 use serde_json::{Value, json};
 
-use crate::{args::PullOptions, context::Context, instances::catalogue, terminal};
+use crate::{
+    args::{AddOptions, PullOptions},
+    context::Context,
+    instances::catalogue,
+    terminal,
+};
 
 pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
     let catalogue = catalogue(context)?;
@@ -50,6 +55,17 @@ pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
         if !model.notes.is_empty() {
             terminal::print(&format!("{:<30} {}", "", model.notes));
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn add(options: &AddOptions, context: &Context, json: bool) -> anyhow::Result<ExitCode> {
+    let AddOptions { name, file, accept_unverified } = options;
+    let path = add_detector(name, file, &context.models_dir(), *accept_unverified)?;
+    if json {
+        terminal::print_json(&json!({ "name": name, "path": path }));
+    } else {
+        terminal::print(&format!("{name}: {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

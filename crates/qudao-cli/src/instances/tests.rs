@@ -52,3 +52,18 @@ fn listed_instances_are_taken_as_they_are() {
     let text = "[[instances]]\nname = \"a\"\nplugin = \"echo\"\nmodels = [{ name = \"m\" }]\n";
     assert_eq!(names(&decide(&context(text)).unwrap()), ["a"]);
 }
+
+#[test]
+fn detectors_that_are_here_look_and_do_not_chat() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = r#"{"__metadata__":{"qudao.kind":"detect"}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    fs::write(dir.path().join("eye.safetensors"), bytes).unwrap();
+    let eyes = eyes(dir.path());
+    assert_eq!(names(&eyes), ["eye"]);
+    assert_eq!((&*eyes[0].plugin, eyes[0].models[0].kind), ("vision", ModelKind::Detect));
+    assert!(prices(&eyes).iter().all(|price| Micros::ZERO < price.rates.per_call));
+    let all = [eyes, vec![echo()]].concat();
+    let demo = demo_models(&context(""), &all);
+    assert_eq!(demo, (vec!["echo".to_owned()], vec!["eye".to_owned()]));
+}

@@ -69,7 +69,7 @@ async fn answer(core: &Arc<Core>, key: &str, model: &str) -> anyhow::Result<()> 
         "params": { "max_tokens": ANSWER_TOKENS },
     }))?;
     let request = ApiRequest {
-        chat,
+        ask: chat.into(),
         choices: None,
         stream: true,
         trace: qudao_core::Trace::NONE,
@@ -77,7 +77,7 @@ async fn answer(core: &Arc<Core>, key: &str, model: &str) -> anyhow::Result<()> 
         slot: None,
     };
     let asked = Instant::now();
-    let mut reply = core.api_chat(&principal, request).await?;
+    let mut reply = core.api_call(&principal, request).await?;
     print(&format!("  > {QUESTION}"));
     print_part(&format!("  {model}: "));
     let mut first = None;

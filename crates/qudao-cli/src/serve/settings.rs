@@ -2,14 +2,15 @@
 
 use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use qudao_channels::partner::Courier;
+use qudao_channels::{letters::MailServer, partner::Courier};
 use qudao_config::{
     DataClass, Instance, Limits, ModelKind, Placement, PluginTimeouts, Sandbox, Settings,
 };
 use qudao_core::{
     CoreSettings,
+    channel::plan::MailSecurity,
     settings::{RateSettings, TurnSettings},
 };
 use qudao_domain::key::SecretHash;
@@ -87,6 +88,39 @@ pub(super) fn report_keys(settings: &Settings) -> anyhow::Result<Vec<PublicKey>>
     settings.partner.report_keys.iter().map(read).collect()
 }
 
+/// The operator's mail server, if one is set.
+pub(super) fn mail_server(settings: &Settings) -> anyhow::Result<Option<MailServer>> {
+    let mail = &settings.mail;
+    let (Some(text), Some(from)) = (&mail.url, &mail.from) else { return Ok(None) };
+    let (scheme, _) = text.split_once("://").unwrap_or_default();
+    let (security, port) = match scheme {
+        "smtps" => (MailSecurity::Tls, 465),
+        "smtp" => (MailSecurity::StartTls, 587),
+        _ => (MailSecurity::Plain, 25),
+    };
+    let url = url::Url::parse(text).context("setting mail.url")?;
+    let host = url.host_str().context("setting mail.url: it names no server")?.to_owned();
+    if url.password().is_some() || !url.username().is_empty() {
+        bail!("setting mail.url: name and password belong into mail.user and mail.password");
+    }
+    let password = match (&mail.password, &mail.password_file) {
+        (Some(password), _) => Some(password.reveal().to_owned()),
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("reading mail.password_file {}", file.display()))?;
+            Some(text.lines().next().unwrap_or_default().to_owned())
+        }
+        (None, None) => None,
+    };
+    let credentials = match (&mail.user, password) {
+        (Some(user), Some(password)) => Some((user.clone(), password)),
+        (None, None) => None,
+        _ => bail!("mail.user and a password belong together"),
+    };
+    let port = url.port().unwrap_or(port);
+    Ok(Some(MailServer { host, port, security, credentials, from: from.trim().to_owned() }))
+}
+
 pub(super) fn core(settings: &Settings) -> CoreSettings {
     let Settings { limits, worker, .. } = settings;
     let turns = TurnSettings {
@@ -103,6 +137,7 @@ pub(super) fn core(settings: &Settings) -> CoreSettings {
     };
     let mut core = CoreSettings { turns, rates: rates(limits), ..CoreSettings::default() };
     core.public_url.clone_from(&settings.server.public_url);
+    core.sends_mail = settings.mail.url.is_some();
     core.api.in_flight = limits.calls_in_flight;
     core.api.tenant_in_flight = match limits.tenant_calls_in_flight {
         0 => (limits.calls_in_flight * 3 / 4).max(1),
@@ -271,6 +306,10 @@ fn model(from: &qudao_config::Model) -> ModelEntry {
         upstream: from.upstream.clone(),
         kind: match from.kind {
             ModelKind::Chat => qudao_plugin_host::ModelKind::Chat,
+            ModelKind::Embed => qudao_plugin_host::ModelKind::Embed,
+            ModelKind::Classify => qudao_plugin_host::ModelKind::Classify,
+            ModelKind::Detect => qudao_plugin_host::ModelKind::Detect,
+            ModelKind::Transcribe => qudao_plugin_host::ModelKind::Transcribe,
         },
         context_tokens: from.context_tokens,
         max_output_tokens: from.max_output_tokens,

@@ -8,20 +8,21 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use moka::future::Cache;
 use qudao_billing::hold_amount;
-use qudao_domain::{Micros, TenantId};
-use qudao_plugin_host::{CallError, ModelEntry, ModelState};
+use qudao_domain::{Currency, Micros, TenantId};
+use qudao_plugin_api::wire::Ask;
+use qudao_plugin_host::{CallError, ModelEntry, ModelKind, ModelState};
 use qudao_storage::{Page, PriceRow, Standing, StorageError, UsageLine};
 use qudao_telemetry::{Span, SpanKind, Trace};
 
 use super::{
-    ApiError, ApiReply, ApiRequest, CallSlot,
+    ApiError, ApiReply, ApiRequest, CallSlot, asked,
     credit::{GrantError, Lane},
     kept::Keeping,
     reply::{Bill, OpenCall},
 };
 use crate::{
     Core, Principal,
-    price::max_input_tokens,
+    price::ask_tokens,
     rates::{Caller, NotNow, TokenCharge},
     settings::ApiSettings,
 };
@@ -38,7 +39,7 @@ pub(crate) struct ApiState {
 /// Handles of what every call counts, so that a call does not look them up.
 pub(crate) struct Meters {
     pub(super) in_flight: Gauge,
-    pub(super) calls: Counter,
+    calls: Vec<(ModelKind, Counter)>,
     pub(super) input_tokens: Counter,
     pub(super) output_tokens: Counter,
     pub(super) charged: Counter,
@@ -52,7 +53,7 @@ impl Meters {
     fn new() -> Self {
         Self {
             in_flight: gauge!("qudao_api_calls_in_flight"),
-            calls: counter!("qudao_api_calls_total"),
+            calls: ASKED.map(|kind| (kind, calls(kind))).to_vec(),
             input_tokens: counter!("qudao_tokens_total", "door" => "api", "side" => "input"),
             output_tokens: counter!("qudao_tokens_total", "door" => "api", "side" => "output"),
             charged: counter!("qudao_charged_micros_total", "door" => "api"),
@@ -64,7 +65,26 @@ impl Meters {
     }
 }
 
+/// The kinds of models that can be asked.
+pub(crate) const ASKED: [ModelKind; 5] = [
+    ModelKind::Chat,
+    ModelKind::Embed,
+    ModelKind::Classify,
+    ModelKind::Detect,
+    ModelKind::Transcribe,
+];
+
+fn calls(kind: ModelKind) -> Counter {
+    counter!("qudao_api_calls_total", "kind" => kind.as_str())
+}
+
 impl Meters {
+    pub(super) fn called(&self, kind: ModelKind) {
+        if let Some((_, calls)) = self.calls.iter().find(|(of, _)| *of == kind) {
+            calls.increment(1);
+        }
+    }
+
     pub(super) fn count(&self, line: &UsageLine) {
         let micros = |amount: Micros| amount.get().unsigned_abs();
         self.input_tokens.increment(u64::from(line.input_tokens));
@@ -102,12 +122,12 @@ impl ApiState {
 }
 
 impl Core {
-    /// Serves a call of the OpenAI-compatible API. When this returns, the model has begun to
-    /// answer; what a refused call had reserved is free again.
+    /// Serves a call of the API, whatever kind of model it asks. When this returns, the model has
+    /// begun to answer; what a refused call had reserved is free again.
     ///
     /// # Errors
     /// [`ApiError`]. Nothing is charged then.
-    pub async fn api_chat(
+    pub async fn api_call(
         self: &Arc<Self>,
         principal: &Principal,
         mut request: ApiRequest,
@@ -122,9 +142,9 @@ impl Core {
         principal: &Principal,
         request: &mut ApiRequest,
     ) -> Result<Entry, ApiError> {
-        check(request)?;
+        asked::check(request)?;
         let plan = match self.counts_tokens() {
-            true => Some(self.plan(principal, request).await),
+            true => Some(self.plan_of(principal, request).await),
             false => None,
         };
         let tokens = match &plan {
@@ -140,11 +160,15 @@ impl Core {
             }
             Err(NotNow::TooFast(too_fast)) => Err(too_fast.into()),
             Err(NotNow::TooDear { burst }) => {
+                let (param, advice) = match request.ask {
+                    Ask::Chat(_) => ("max_tokens", "shorten the messages or lower max_tokens"),
+                    _ => ("input", "send less at a time"),
+                };
                 let detail = format!(
                     "the call may take up to {tokens} tokens, and {burst} in a minute are allowed: \
-                     shorten the messages or lower max_tokens"
+                     {advice}"
                 );
-                Err(ApiError::InvalidParameter { param: "max_tokens", detail })
+                Err(ApiError::InvalidParameter { param, detail })
             }
         }
     }
@@ -162,7 +186,7 @@ impl Core {
         let admission = Span::child("admission", SpanKind::Internal, span.place());
         let plan = match plan {
             Some(plan) => plan,
-            None => self.plan(principal, &request).await,
+            None => self.plan_of(principal, &request).await,
         };
         admission.end();
         let opened = match plan {
@@ -187,15 +211,28 @@ impl Core {
         Ok(call.begin(request, &model, max_tokens).await?.with_standings(standings))
     }
 
+    async fn plan_of(&self, principal: &Principal, request: &ApiRequest) -> Result<Plan, ApiError> {
+        self.plan(principal.tenant_id, principal.holder.currency, request).await
+    }
+
     /// Which model answers, at which price, and how large the call may become.
-    async fn plan(&self, principal: &Principal, request: &ApiRequest) -> Result<Plan, ApiError> {
-        let name = request.chat.model.clone();
-        let models = self.tenant_models(principal.tenant_id).await?;
+    pub(super) async fn plan(
+        &self,
+        tenant: TenantId,
+        currency: Currency,
+        request: &ApiRequest,
+    ) -> Result<Plan, ApiError> {
+        let name = request.ask.model().to_owned();
+        let models = self.tenant_models(tenant).await?;
         if !models.contains(&name) {
             return Err(ApiError::UnknownModel { model: name });
         }
+        let asked = ModelKind::of(&request.ask);
+        if let Some(offers) = self.plugins.kind(&name).filter(|offers| *offers != asked) {
+            return Err(ApiError::WrongKind { model: name, offers, asked });
+        }
         let model = self.ready_model(&name)?;
-        let price = self.price(&name, principal.holder.currency).await?;
+        let price = self.price(&name, currency).await?;
         let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
         let size = self.size(request, &model, &price)?;
         Ok(Plan { model, price, size })
@@ -218,9 +255,10 @@ impl Core {
         let holder = &principal.holder;
         let bill = Bill {
             channel_id: holder.channel_id,
-            key_id: holder.key_id,
+            key_id: Some(holder.key_id),
             policy: holder.fair_charging,
-            model: request.chat.model.clone(),
+            model: request.ask.model().to_owned(),
+            kind: ModelKind::of(&request.ask),
             price,
             input_bound: size.input_bound,
             streamed: request.stream,
@@ -283,11 +321,9 @@ impl Core {
         model: &ModelEntry,
         price: &PriceRow,
     ) -> Result<Size, ApiError> {
-        let asked = request.chat.params.max_tokens;
-        let wanted = asked.unwrap_or(self.settings.api.default_max_tokens);
-        let max_tokens =
-            if model.max_output_tokens == 0 { wanted } else { wanted.min(model.max_output_tokens) };
-        let input_bound = max_input_tokens(&request.chat, model.context_tokens);
+        let default = self.settings.api.default_max_tokens;
+        let max_tokens = asked::output_bound(&request.ask, model, default);
+        let input_bound = ask_tokens(&request.ask, model.context_tokens);
         let hold = hold_amount(&price.rates(), input_bound, max_tokens)
             .map_err(|_| ApiError::InsufficientCredits)?;
         // A free model still takes the least amount: every call is booked against a block.
@@ -311,54 +347,23 @@ pub(super) struct Pass {
 }
 
 /// How a call is going to be served.
-struct Plan {
-    model: Arc<ModelEntry>,
-    price: Arc<PriceRow>,
-    size: Size,
+pub(super) struct Plan {
+    pub(super) model: Arc<ModelEntry>,
+    pub(super) price: Arc<PriceRow>,
+    pub(super) size: Size,
 }
 
 /// How large a call may become.
-struct Size {
-    hold: Micros,
-    max_tokens: u32,
-    input_bound: u32,
+pub(super) struct Size {
+    pub(super) hold: Micros,
+    pub(super) max_tokens: u32,
+    pub(super) input_bound: u32,
 }
 
 impl Size {
     fn tokens(&self) -> u32 {
         self.input_bound.saturating_add(self.max_tokens)
     }
-}
-
-fn check(request: &ApiRequest) -> Result<(), ApiError> {
-    let refuse =
-        |param, detail: &str| Err(ApiError::InvalidParameter { param, detail: detail.to_owned() });
-    let params = &request.chat.params;
-    let within = |value: Option<f32>, low: f32, high: f32| {
-        value.is_none_or(|value| (low..=high).contains(&value))
-    };
-    if !matches!(request.choices, None | Some(1)) {
-        return refuse("n", "only one choice per call is served: n must be 1");
-    }
-    if request.chat.messages.is_empty() {
-        return refuse("messages", "must hold at least one message");
-    }
-    if params.max_tokens == Some(0) {
-        return refuse("max_tokens", "must be at least 1");
-    }
-    if !within(params.temperature, 0.0, 2.0) {
-        return refuse("temperature", "must be from 0 to 2");
-    }
-    if !within(params.top_p, 0.0, 1.0) {
-        return refuse("top_p", "must be from 0 to 1");
-    }
-    if !within(params.frequency_penalty, -2.0, 2.0) {
-        return refuse("frequency_penalty", "must be from -2 to 2");
-    }
-    if !within(params.presence_penalty, -2.0, 2.0) {
-        return refuse("presence_penalty", "must be from -2 to 2");
-    }
-    Ok(())
 }
 
 fn storage_error(error: &StorageError) -> ApiError {

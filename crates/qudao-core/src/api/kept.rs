@@ -133,11 +133,11 @@ impl Keeping {
 }
 
 impl Core {
-    /// As [`Core::api_chat`], for a request that may be repeated: it is served and charged once.
+    /// As [`Core::api_call`], for a request that may be repeated: it is served and charged once.
     ///
     /// # Errors
     /// [`ApiError`]. Nothing is charged and nothing is kept then.
-    pub async fn api_chat_once(
+    pub async fn api_call_once(
         self: &Arc<Self>,
         principal: &Principal,
         mut request: ApiRequest,

@@ -8,7 +8,7 @@ use qudao_domain::{
     ApiKeyId, ChannelId, Micros, TurnId,
     state::{EndReason, FairCharging},
 };
-use qudao_plugin_api::wire::{FinishReason, Usage};
+use qudao_plugin_api::wire::{Ask, FinishReason, Usage};
 use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind};
 use qudao_storage::{PriceRow, Standing, UsageLine};
 use qudao_telemetry::{Span, SpanKind, Trace};
@@ -19,6 +19,7 @@ use super::{
     admit::Pass,
     credit::{Grant, Lane},
     kept::{Ending, Keeping},
+    parts::Parts,
 };
 use crate::{Core, failpoint, spans};
 
@@ -50,6 +51,8 @@ pub(super) struct OpenCall {
     counts: Counts,
     /// The answer so far, where it is to be kept.
     keeping: Option<Keeping>,
+    /// Which of several texts have been answered.
+    parts: Parts,
     /// The caller is gone: what is handed out reaches nobody.
     left: bool,
     /// The whole call, and the model's part of it.
@@ -63,9 +66,11 @@ pub(super) struct OpenCall {
 #[derive(Clone)]
 pub(super) struct Bill {
     pub(super) channel_id: ChannelId,
-    pub(super) key_id: ApiKeyId,
+    /// None where the platform itself asks, for a turn.
+    pub(super) key_id: Option<ApiKeyId>,
     pub(super) policy: FairCharging,
     pub(super) model: String,
+    pub(super) kind: ModelKind,
     pub(super) price: Arc<PriceRow>,
     pub(super) input_bound: u32,
     /// Whether the caller sees pieces. Otherwise only the whole answer is delivered.
@@ -91,7 +96,7 @@ impl OpenCall {
         keeping: Option<Keeping>,
         pass: Pass,
     ) -> Self {
-        core.api.meters.calls.increment(1);
+        core.api.meters.called(bill.kind);
         let turn_id = keeping.as_ref().and_then(Keeping::turn_id).unwrap_or_else(TurnId::new);
         Self {
             created: core.clock.now().as_second(),
@@ -104,6 +109,7 @@ impl OpenCall {
             bill,
             counts: Counts::default(),
             keeping,
+            parts: Parts::default(),
             left: false,
             span: Span::silent(Trace::NONE),
             chat: Span::silent(Trace::NONE),
@@ -115,6 +121,12 @@ impl OpenCall {
         self.turn_id
     }
 
+    /// The same call under an id that its repetition has too: it is booked once.
+    pub(super) fn known_as(mut self, id: TurnId) -> Self {
+        self.turn_id = id;
+        self
+    }
+
     /// Calls the model and waits until it begins to answer.
     pub(super) async fn begin(
         mut self,
@@ -122,18 +134,22 @@ impl OpenCall {
         model: &ModelEntry,
         max_tokens: u32,
     ) -> Result<ApiReply, ApiError> {
-        let ApiRequest { mut chat, .. } = request;
-        chat.params.max_tokens = Some(max_tokens);
-        if let Some(upstream) = &model.upstream {
-            chat.model.clone_from(upstream);
+        let ApiRequest { mut ask, .. } = request;
+        if let Ask::Chat(chat) = &mut ask {
+            chat.params.max_tokens = Some(max_tokens);
         }
-        let payload = serde_json::to_vec(&chat).map_err(|error| ApiError::InvalidParameter {
+        self.parts = Parts::of(&ask);
+        if let Some(upstream) = &model.upstream {
+            ask.set_model(upstream);
+        }
+        let payload = serde_json::to_vec(&ask).map_err(|error| ApiError::InvalidParameter {
             param: "messages",
             detail: error.to_string(),
         })?;
         let timeout = self.core.settings.api.timeout;
-        self.chat = spans::chat(self.span.place(), &self.bill.model, max_tokens);
-        let call = Call { kind: ModelKind::Chat, payload, timeout, trace: self.chat.place() };
+        let kind = self.bill.kind;
+        self.chat = spans::model(self.span.place(), kind, &self.bill.model, max_tokens);
+        let call = Call { kind, payload, timeout, trace: self.chat.place() };
         let called = Instant::now();
         let payer = self.lane.tenant_id.as_uuid().as_u128();
         let stream = match self.core.plugins.call_for(payer, &self.bill.model, call) {
@@ -162,7 +178,7 @@ impl OpenCall {
         if let Some(keeping) = self.keeping.take() {
             keeping.let_go().await;
         }
-        api_error(error)
+        error.into()
     }
 
     fn chat_failed(&mut self, error: &CallError) {
@@ -190,7 +206,7 @@ impl OpenCall {
         let grant = self.grant.take()?;
         self.stream = None;
         let mut chat = mem::replace(&mut self.chat, Span::silent(Trace::NONE));
-        spans::chat_ended(&mut chat, end.as_str(), Some(self.bill.usage(self.counts)));
+        spans::model_ended(&mut chat, end.as_str(), Some(self.bill.usage(self.counts)));
         chat.end();
         let mut line = self.bill.line(self.turn_id, self.counts, end, grant.amount);
         let charge = line.charge;
@@ -231,9 +247,17 @@ impl OpenCall {
             };
             let piece = match event {
                 Event::Token { text, reasoning, .. } => ApiEvent::Delta { text, reasoning },
-                Event::Data(delta) => ApiEvent::Data(delta),
+                Event::Data(delta) => match self.parts.take(&delta) {
+                    Ok(()) => ApiEvent::Data(delta),
+                    Err(error) => return Some(Err(self.break_off(error).await)),
+                },
                 Event::Usage(_) | Event::Progress(_) => continue,
-                Event::End { finish_reason, .. } => return Some(self.end(finish_reason).await),
+                Event::End { finish_reason, .. } => {
+                    return Some(match self.parts.whole() {
+                        Ok(()) => self.end(finish_reason).await,
+                        Err(error) => Err(self.break_off(error).await),
+                    });
+                }
                 Event::Error(error) => return Some(Err(self.break_off(error).await)),
             };
             if !self.left {
@@ -281,7 +305,7 @@ impl OpenCall {
                 }
             }
         }
-        api_error(error)
+        error.into()
     }
 }
 
@@ -307,6 +331,7 @@ impl Drop for OpenCall {
             bill: self.bill.clone(),
             counts: self.counts,
             keeping: self.keeping.take(),
+            parts: mem::take(&mut self.parts),
             left: true,
             span: mem::replace(&mut self.span, Span::silent(Trace::NONE)),
             chat: mem::replace(&mut self.chat, Span::silent(Trace::NONE)),
@@ -386,12 +411,13 @@ impl Counts {
 
 impl Bill {
     /// What the model said, or what was seen of it. A model that was cancelled may end with
-    /// zeros for want of a count.
+    /// zeros for want of a count; one that does not speak may well have written none.
     fn usage(&self, counts: Counts) -> Usage {
-        let said = counts.usage.filter(|usage| counts.made == 0 || usage.output_tokens != 0);
-        said.unwrap_or(Usage {
+        let speaks = matches!(self.kind, ModelKind::Chat | ModelKind::Transcribe);
+        let plausible = |usage: &Usage| !speaks || counts.made == 0 || usage.output_tokens != 0;
+        counts.usage.filter(plausible).unwrap_or(Usage {
             input_tokens: self.input_bound / BYTES_PER_TOKEN,
-            output_tokens: counts.made,
+            output_tokens: if speaks { counts.made } else { 0 },
         })
     }
 
@@ -412,7 +438,7 @@ impl Bill {
         UsageLine {
             turn_id,
             channel_id: self.channel_id,
-            api_key_id: Some(self.key_id),
+            api_key_id: self.key_id,
             conversation_id: None,
             model: self.model.clone(),
             price_version: self.price.version,
@@ -465,25 +491,5 @@ pub(crate) fn end_reason(finish: FinishReason) -> EndReason {
         FinishReason::ToolCalls => EndReason::ToolCalls,
         FinishReason::ContentFilter => EndReason::ContentFilter,
         FinishReason::Cancelled => EndReason::Cancelled,
-    }
-}
-
-fn api_error(error: CallError) -> ApiError {
-    let unavailable = |detail: &str| ApiError::Unavailable { detail: detail.to_owned() };
-    match error {
-        CallError::UnknownModel(_) => unavailable("no plugin offers it"),
-        CallError::NotReady { .. } => unavailable("it is not ready"),
-        CallError::Overloaded => unavailable("it is busy"),
-        CallError::Timeout { .. } => ApiError::Timeout,
-        CallError::Provider { kind, message, status, retry_after_ms } => {
-            let retry_after = retry_after_ms.map(Duration::from_millis);
-            ApiError::Provider { kind, message, status, retry_after }
-        }
-        CallError::Crashed { .. } => ApiError::ModelFailed { detail: "it crashed".to_owned() },
-        CallError::Poison => ApiError::ModelFailed {
-            detail: "this request crashed it before and is not tried again".to_owned(),
-        },
-        CallError::Protocol(detail) => ApiError::ModelFailed { detail },
-        CallError::Cancelled => ApiError::ModelFailed { detail: "it was cancelled".to_owned() },
     }
 }

@@ -142,8 +142,25 @@ pub trait ChannelAdapter: Send + Sync + 'static {
         None
     }
 
+    /// Whether people are reached here by their telephone numbers.
+    fn reaches_phones(&self) -> bool {
+        false
+    }
+
+    /// As whom the channel knows a telephone number, given as digits with the country's code.
+    fn phone_peer(&self, _config: &ChannelConfig, _digits: &str) -> Option<String> {
+        None
+    }
+
+    /// The request that brings a code in the platform's own form for codes; `None` if the channel
+    /// has none, and it is said in words.
+    fn code(&self, _config: &ChannelConfig, _thread: &str, _code: &str) -> Option<Plan> {
+        None
+    }
+
     /// What a payment adds to the tenant's wallet, in micro-units of its currency, if this event is
-    /// one that counts. It is added once for each charge.
+    /// one that counts. It is added once for each charge, and taken out once for a payment that was
+    /// given back.
     fn credit(&self, _config: &ChannelConfig, _event: &Event) -> Option<i64> {
         None
     }
@@ -162,30 +179,59 @@ pub trait ChannelAdapter: Send + Sync + 'static {
 /// A platform that keeps a socket open instead of sending requests. The host owns the socket and
 /// the clock; one node of all holds a channel's session.
 pub trait SessionAdapter: ChannelAdapter {
+    /// Whether this channel has a socket, by its settings.
+    fn is_held(&self, _config: &ChannelConfig) -> bool {
+        true
+    }
+
     /// The request whose answer says where the socket is, and `None` if that is known.
     fn locate(&self, config: &ChannelConfig) -> Option<HttpPlan>;
 
-    /// A new session, given the answer to [`Self::locate`].
+    /// A session, given the answer to [`Self::locate`] and what [`ChannelSession::state`] said when
+    /// the last one of this channel was open: from there it goes on. The host does not locate anew
+    /// as long as what is kept is enough to open a session, and does once that has failed.
     ///
     /// # Errors
-    /// What is wrong, in words for the tenant.
+    /// [`OpenError`].
     fn open(
         &self,
         config: &ChannelConfig,
         located: Option<&RawResponse>,
-    ) -> Result<Box<dyn ChannelSession>, String>;
+        kept: Option<&Value>,
+    ) -> Result<Box<dyn ChannelSession>, OpenError>;
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It has to be asked first where the socket is.
+    #[error("it is not known where the socket is")]
+    Unlocated,
+    /// Not now, for this reason.
+    #[error("{0}")]
+    Later(String),
+    /// Never with these credentials: what is wrong, in words for the tenant.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// An open socket of a [`SessionAdapter`], without the socket.
 pub trait ChannelSession: Send {
-    /// The WebSocket's address.
+    /// The WebSocket's address: `wss://…`, or `ws://…` where the operator allows plain http.
     fn address(&self) -> String;
 
-    /// A frame arrived.
+    /// A frame arrived. The host does all that comes of one before it hands over the next.
     fn on_frame(&mut self, frame: &SessionFrame, now: Timestamp) -> Vec<SessionStep>;
 
     /// The time of the last [`SessionStep::Wake`] has come.
     fn on_timer(&mut self, now: Timestamp) -> Vec<SessionStep>;
+
+    /// What it takes to go on with this session over another socket, from another node. The host
+    /// keeps it in the database once everything is durable that was to be accepted so far, so it may
+    /// be some seconds old when it is needed; what comes twice because of that is known by its id.
+    fn state(&self) -> Option<Value> {
+        None
+    }
 }
 
 /// A frame of a WebSocket.
@@ -195,6 +241,14 @@ pub enum SessionFrame {
     Text(String),
     /// Bytes.
     Binary(Vec<u8>),
+    /// The last one: the other side has closed the socket, with a code if it gave one. Without a
+    /// [`SessionStep`] that says otherwise the session is opened anew.
+    Closed {
+        /// As the protocol numbers them.
+        code: Option<u16>,
+        /// What was said beside it.
+        reason: String,
+    },
 }
 
 /// What a session wants.
@@ -207,9 +261,11 @@ pub enum SessionStep {
     Accept(Vec<Event>),
     /// To be woken after this time.
     Wake(Duration),
-    /// To be opened anew after this time.
+    /// That the platform has let it in: what was wrong with the channel is over.
+    Established,
+    /// To be opened anew after this time, the state kept.
     Reconnect(Duration),
-    /// Never to be opened again with these credentials, for this reason.
+    /// Never to be opened again with these settings, for this reason, in words for the tenant.
     Stop(String),
 }
 

@@ -46,6 +46,8 @@ pub struct Field {
 pub enum FieldForm {
     /// A text of at most so many characters.
     Text(usize),
+    /// A key of at least so many characters, and at most 4,096.
+    Key(usize),
     /// An address that begins with `http://` or `https://`.
     Url,
     /// A whole number within these bounds.
@@ -161,6 +163,13 @@ impl FieldForm {
                 }
                 Some(_) => Some(format!("is longer than {most} characters")),
                 None => Some("has to be a text".to_owned()),
+            },
+            // An empty one removes it.
+            Self::Key(least) => match text {
+                Some(text) if text.is_empty() || (least..=4096).contains(&text.chars().count()) => {
+                    text.contains('\0').then(|| "must not contain the character U+0000".to_owned())
+                }
+                _ => Some(format!("has to be a text of {least} to 4096 characters")),
             },
             Self::Url => match text {
                 Some("") => None,

@@ -58,6 +58,19 @@ pub enum EventBody {
         /// What it says.
         message: Message,
     },
+    /// A message that belongs together with others which are told separately: a picture of an album.
+    /// All of them are answered together.
+    Piece {
+        /// As of a message.
+        external_id: String,
+        /// What it says.
+        message: Message,
+        /// The platform's id of what it is a piece of, the same for each of them.
+        album: String,
+        /// It is for the assistant by itself. A piece that is not is one if another piece is: in a
+        /// group one picture of an album has the mention.
+        addressed: bool,
+    },
     /// A message that was heard and is not for the assistant: a group's, without a mention.
     Overheard,
     /// A message was changed.
@@ -77,6 +90,14 @@ pub enum EventBody {
         /// What it says.
         value: String,
     },
+    /// The same, of a button that could not carry what it says.
+    Recalled {
+        /// What [`Outgoing::reference`](super::adapter::Outgoing::reference) gave for it.
+        reference: String,
+    },
+    /// A button was pressed whose message is not known any more: the host makes it of
+    /// [`EventBody::Recalled`], so that the adapter can say so.
+    Lapsed,
     /// Somebody put a sign beside a message, or took it away.
     Reaction {
         /// Which message.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use qudao_domain::message::Media;
 use serde_json::Value;
 
 /// What stands in a plan's address and headers in the place of the access token.
@@ -10,6 +11,9 @@ pub const ACCESS_TOKEN: &str = "{access_token}";
 
 /// The largest file that is fetched, in bytes.
 const FILE_MAX: usize = 25 << 20;
+
+/// How long a request with files may take.
+const UPLOAD_TIME: Duration = Duration::from_secs(20);
 
 /// Something to send.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,12 @@ pub struct HttpPlan {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// In the place of the body: what the host makes of its own copies of files.
+    pub upload: Option<Upload>,
+    /// The request that needs to know this one's answer, such as the id of what was uploaded. The
+    /// adapter puts in what the answer says and returns it as
+    /// [`Outcome::Then`](super::adapter::Outcome::Then).
+    pub then: Option<Box<HttpPlan>>,
     /// How long the answer may take.
     pub timeout: Duration,
     /// How many bytes of the answer are read.
@@ -62,6 +72,8 @@ impl HttpPlan {
             url: url.into(),
             headers: Vec::new(),
             body: Vec::new(),
+            upload: None,
+            then: None,
             timeout: Duration::from_secs(15),
             answer_max: 1 << 20,
             purpose,
@@ -76,6 +88,39 @@ impl HttpPlan {
             body: body.to_string().into_bytes(),
             ..plan.header("content-type", "application/json")
         }
+    }
+
+    /// A request with a form, in which files may be.
+    pub fn post_form(purpose: &'static str, url: impl Into<String>, parts: Vec<FormPart>) -> Self {
+        Self { method: "POST", ..Self::get(purpose, url) }.with_upload(Upload::Form(parts))
+    }
+
+    /// A request whose body is a file.
+    pub fn post_file(purpose: &'static str, url: impl Into<String>, file: OwnFile) -> Self {
+        let plan = Self { method: "POST", ..Self::get(purpose, url) };
+        let mime = file.mime.clone();
+        plan.with_upload(Upload::Raw(Box::new(file))).header("content-type", mime)
+    }
+
+    /// With a body that is made of files.
+    #[must_use]
+    pub fn with_upload(self, upload: Upload) -> Self {
+        Self { upload: Some(upload), ..self.within(UPLOAD_TIME) }
+    }
+
+    /// With the request that follows once this one's answer is known.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        Self { then: Some(Box::new(next)), ..self }
+    }
+
+    /// The body as JSON, with `value` at a JSON pointer. Stays as it is where nothing can stand there.
+    #[must_use]
+    pub fn filled(self, pointer: &str, value: Value) -> Self {
+        let mut body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let Some(place) = body.pointer_mut(pointer) else { return self };
+        *place = value;
+        Self { body: body.to_string().into_bytes(), ..self }
     }
 
     /// With another method.
@@ -114,6 +159,74 @@ impl HttpPlan {
     #[must_use]
     pub fn within(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+}
+
+/// A body that the host makes of its own copies of files. One that is not kept any more is a request
+/// that cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upload {
+    /// `multipart/form-data` with these parts in order; the host writes its content type.
+    Form(Vec<FormPart>),
+    /// The file's bytes alone.
+    Raw(Box<OwnFile>),
+}
+
+/// A field of a form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormPart {
+    /// Its name.
+    pub name: String,
+    /// What is in it.
+    pub content: FormContent,
+}
+
+/// What a field of a form holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FormContent {
+    /// Words.
+    Text(String),
+    /// The text of JSON, and said to be.
+    Json(String),
+    /// A file.
+    File(OwnFile),
+}
+
+impl FormPart {
+    /// A field with words.
+    pub fn text(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), content: FormContent::Text(text.into()) }
+    }
+
+    /// A field with a file.
+    pub fn file(name: impl Into<String>, file: OwnFile) -> Self {
+        Self { name: name.into(), content: FormContent::File(file) }
+    }
+}
+
+/// The platform's own copy of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnFile {
+    /// Which.
+    pub upload_id: String,
+    /// What it is called there.
+    pub name: String,
+    /// Its media type.
+    pub mime: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl OwnFile {
+    /// The copy of a message's file, where there is one and all of it is known: the host sees to
+    /// that before it lets a message be rendered.
+    pub fn of(media: &Media, stand_in: &str) -> Option<Self> {
+        Some(Self {
+            upload_id: media.upload_id.clone()?,
+            name: media.name.clone().unwrap_or_else(|| stand_in.to_owned()),
+            mime: media.mime.clone()?,
+            size: media.size?,
+        })
     }
 }
 

@@ -143,6 +143,10 @@ impl Core {
         let mut ready = Vec::new();
         let mut loading = false;
         for name in &context.models {
+            if let Some(kind) = self.plugins.kind(name).filter(|kind| *kind != ModelKind::Chat) {
+                tracing::warn!(model = %name, kind = kind.as_str(), "a model that does not chat is passed over");
+                continue;
+            }
             let model = match self.plugins.ready(name) {
                 Ok(model) => model,
                 Err(CallError::NotReady { state: ModelState::Loading { .. } }) => {
@@ -191,7 +195,7 @@ impl Core {
             Err(error) => return Ok(Tried::Next { detail: error.to_string(), hopeless: true }),
         };
         let timeout = until.saturating_duration_since(Instant::now());
-        let mut span = spans::chat(turn.place, &rung.model.name, max_tokens);
+        let mut span = spans::model(turn.place, ModelKind::Chat, &rung.model.name, max_tokens);
         let call = Call { kind: ModelKind::Chat, payload, timeout, trace: span.place() };
         let payer = turn.claim.tenant_id.as_uuid().as_u128();
         let stream = match self.plugins.call_for(payer, &rung.model.name, call) {
@@ -293,7 +297,7 @@ impl Listening {
                 "error"
             }
         };
-        spans::chat_ended(&mut self.span, reason, self.usage);
+        spans::model_ended(&mut self.span, reason, self.usage);
         std::mem::replace(&mut self.span, Span::silent(Trace::NONE)).end();
         histogram!("qudao_model_seconds").record(self.called.elapsed());
         heard

@@ -2,7 +2,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use qudao_core::{ApiError, ApiEvent, ApiReply, ApiRequest, CoreSettings};
 use qudao_domain::{Micros, state::FairCharging};
-use qudao_plugin_api::wire::{ChatMessage, ChatRequest, Role};
+use qudao_plugin_api::wire::{Ask, ChatMessage, ChatRequest, Role};
 use qudao_storage::{Rate, UsageRecord};
 
 use crate::stage::{PER_CALL, Script, Stage, done, tenant, units};
@@ -11,7 +11,7 @@ pub(crate) fn request(model: &str) -> ApiRequest {
     let mut chat = ChatRequest::new(model, vec![ChatMessage::text(Role::User, "Hello")]);
     chat.params.max_tokens = Some(100);
     ApiRequest {
-        chat,
+        ask: chat.into(),
         choices: None,
         stream: true,
         trace: qudao_core::Trace::NONE,
@@ -53,7 +53,7 @@ pub(crate) async fn settle_down(stage: &Stage) {
 async fn a_call_is_settled_when_its_end_is_handed_out() {
     let model = Script::says(&["Hi", " there"]);
     let stage = Stage::new(tenant(), &[("fake", &model)]).await;
-    let reply = stage.core.api_chat(&stage.principal().await, request("fake")).await.unwrap();
+    let reply = stage.core.api_call(&stage.principal().await, request("fake")).await.unwrap();
     assert_eq!(collect(reply).await, ("Hi there".to_owned(), Some(Micros::new(2_000))));
     assert_eq!(usage(&stage).await.len(), 1);
     assert_eq!(stage.wallet().await.0, Micros::new(units(100).get() - 2_000));
@@ -71,12 +71,12 @@ async fn what_is_not_served_is_refused_before_a_model_is_called() {
     let principal = stage.principal().await;
     let mut two = request("fake");
     two.choices = Some(2);
-    let refused = stage.core.api_chat(&principal, two).await.unwrap_err();
+    let refused = stage.core.api_call(&principal, two).await.unwrap_err();
     assert!(matches!(refused, ApiError::InvalidParameter { param: "n", .. }));
-    let refused = stage.core.api_chat(&principal, request("other")).await.unwrap_err();
+    let refused = stage.core.api_call(&principal, request("other")).await.unwrap_err();
     assert!(matches!(refused, ApiError::UnknownModel { .. }));
-    stage.core.api_chat(&principal, request("other")).await.unwrap_err();
-    let refused = stage.core.api_chat(&principal, request("fake")).await.unwrap_err();
+    stage.core.api_call(&principal, request("other")).await.unwrap_err();
+    let refused = stage.core.api_call(&principal, request("fake")).await.unwrap_err();
     assert!(matches!(refused, ApiError::RateLimited { .. }), "{refused:?}");
     assert_eq!(model.calls(), 0);
 }
@@ -95,7 +95,7 @@ async fn two_hundred_calls_at_once_with_credit_for_37_let_exactly_37_through() {
         let (stage, principal) = (Arc::clone(&stage), principal.clone());
         #[expect(clippy::disallowed_methods, reason = "a test's callers")]
         tokio::spawn(async move {
-            match stage.core.api_chat(&principal, request("fake")).await {
+            match stage.core.api_call(&principal, request("fake")).await {
                 Ok(reply) => collect(reply).await.1.is_some(),
                 Err(error) => {
                     assert_eq!(error, ApiError::InsufficientCredits);
@@ -126,7 +126,7 @@ async fn an_aborted_stream_costs_what_the_policy_says() {
             let model = Script::says(&["a", "b", "c", "d", "e"]);
             let stage = Stage::new(tenant().fair_charging(policy), &[("fake", &model)]).await;
             let principal = stage.principal().await;
-            let mut reply = stage.core.api_chat(&principal, request("fake")).await.unwrap();
+            let mut reply = stage.core.api_call(&principal, request("fake")).await.unwrap();
             for _ in 0..taken {
                 reply.next().await.unwrap().unwrap();
             }
@@ -153,7 +153,7 @@ async fn an_aborted_stream_costs_what_the_policy_says() {
 async fn a_model_that_fails_before_its_first_token_costs_nothing() {
     let model = Script::fails();
     let stage = Stage::new(tenant(), &[("fake", &model)]).await;
-    let failed = stage.core.api_chat(&stage.principal().await, request("fake")).await.unwrap_err();
+    let failed = stage.core.api_call(&stage.principal().await, request("fake")).await.unwrap_err();
     assert!(matches!(failed, ApiError::Provider { .. }), "{failed:?}");
     settle_down(&stage).await;
     assert_eq!(stage.wallet().await, (units(100), Micros::ZERO));
@@ -165,7 +165,7 @@ async fn what_a_dead_node_reserved_returns_less_what_it_settled() {
     let model = Script::says(&["Hi"]);
     let stage = Stage::new(tenant(), &[("fake", &model)]).await;
     let principal = stage.principal().await;
-    let reply = stage.core.api_chat(&principal, request("fake")).await.unwrap();
+    let reply = stage.core.api_call(&principal, request("fake")).await.unwrap();
     collect(reply).await;
     assert!(Micros::ZERO < stage.wallet().await.1, "the block is open");
     // Nobody renews the lease any more.
@@ -174,7 +174,7 @@ async fn what_a_dead_node_reserved_returns_less_what_it_settled() {
     let paid = Micros::new(units(100).get() - 1_000);
     assert_eq!(stage.wallet().await, (paid, Micros::ZERO));
     // The node was only asleep: it reserves anew and charges once more.
-    let reply = stage.core.api_chat(&principal, request("fake")).await.unwrap();
+    let reply = stage.core.api_call(&principal, request("fake")).await.unwrap();
     assert_eq!(collect(reply).await.1, Some(Micros::new(1_000)));
     assert_eq!(usage(&stage).await.len(), 2);
     stage.assert_sound().await;
@@ -187,7 +187,7 @@ async fn chat_and_api_share_one_wallet() {
     let principal = stage.principal().await;
     stage.say("1", "Hello").await;
     let api = async {
-        let reply = stage.core.api_chat(&principal, request("fake")).await.unwrap();
+        let reply = stage.core.api_call(&principal, request("fake")).await.unwrap();
         collect(reply).await.1
     };
     let (_, charge) = tokio::join!(stage.answer(), api);
@@ -234,8 +234,9 @@ async fn a_call_that_cannot_be_settled_does_not_fail_its_neighbours() {
     let mut replies = Vec::new();
     for max_tokens in [12, 13, 14] {
         let mut request = request("fake");
-        request.chat.params.max_tokens = Some(max_tokens);
-        replies.push(stage.core.api_chat(&principal, request).await.unwrap());
+        let Ask::Chat(chat) = &mut request.ask else { panic!("a chat is asked") };
+        chat.params.max_tokens = Some(max_tokens);
+        replies.push(stage.core.api_call(&principal, request).await.unwrap());
     }
     let ends = replies.into_iter().map(|mut reply| async move {
         loop {
@@ -267,7 +268,7 @@ async fn a_drain_settles_what_was_served_before_it_gives_the_credits_back() {
         Ok(done(1))
     });
     let stage = Stage::new(tenant(), &[("fake", &model)]).await;
-    let mut reply = stage.core.api_chat(&stage.principal().await, request("fake")).await.unwrap();
+    let mut reply = stage.core.api_call(&stage.principal().await, request("fake")).await.unwrap();
     reply.next().await.unwrap().unwrap();
     drop(reply);
     assert!(stage.core.drain(Duration::from_secs(20)).await);

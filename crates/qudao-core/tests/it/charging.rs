@@ -74,7 +74,7 @@ async fn a_stream_that_its_caller_leaves_costs_exactly_what_the_policy_says() {
             let (model, said) = cut_short(0, made);
             let stage = Stage::new(tenant().fair_charging(policy), &[("fake", &model)]).await;
             let principal = stage.principal().await;
-            let mut reply = stage.core.api_chat(&principal, request("fake")).await.unwrap();
+            let mut reply = stage.core.api_call(&principal, request("fake")).await.unwrap();
             for _ in 0..taken {
                 reply.next().await.unwrap().unwrap();
             }
@@ -94,7 +94,7 @@ async fn a_caller_who_leaves_before_anything_was_made_pays_nothing() {
         let (model, said) = cut_short(0, 0);
         let stage = Stage::new(tenant().fair_charging(policy), &[("fake", &model)]).await;
         let principal = stage.principal().await;
-        let call = stage.core.api_chat(&principal, request("fake"));
+        let call = stage.core.api_call(&principal, request("fake"));
         let left = async { hear(&said).await };
         tokio::select! {
             reply = call => panic!("{reply:?}"),
@@ -114,7 +114,7 @@ async fn an_answer_that_nobody_reads_piece_by_piece_is_delivered_whole_or_not_at
         let mut whole = request("fake");
         whole.stream = false;
         let principal = stage.principal().await;
-        let mut reply = stage.core.api_chat(&principal, whole).await.unwrap();
+        let mut reply = stage.core.api_call(&principal, whole).await.unwrap();
         for _ in 0..3 {
             reply.next().await.unwrap().unwrap();
         }
@@ -164,7 +164,7 @@ async fn a_call_that_fails_half_way_costs_what_was_delivered_of_it() {
         });
         let stage = Stage::new(tenant().fair_charging(policy), &[("fake", &model)]).await;
         let principal = stage.principal().await;
-        let mut reply = stage.core.api_chat(&principal, request("fake")).await.unwrap();
+        let mut reply = stage.core.api_call(&principal, request("fake")).await.unwrap();
         let mut taken = 0;
         while reply.next().await.unwrap().is_ok() {
             taken += 1;

@@ -5,6 +5,7 @@
 mod api;
 mod audit;
 mod charging;
+mod looking;
 mod money;
 mod people;
 mod stage;

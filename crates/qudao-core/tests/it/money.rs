@@ -62,7 +62,7 @@ async fn call_all(stage: &Stage, nodes: &[Arc<Core>], callers: usize) -> usize {
     let calls = (0..callers).map(|caller| {
         let (node, principal) = (&nodes[caller % nodes.len()], &principal);
         async move {
-            match node.api_chat(principal, request("fake")).await {
+            match node.api_call(principal, request("fake")).await {
                 Ok(reply) => usize::from(collect(reply).await.1.is_some()),
                 Err(error) => {
                     assert_eq!(error, ApiError::InsufficientCredits);

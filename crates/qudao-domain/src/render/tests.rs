@@ -128,3 +128,19 @@ fn a_part_that_is_refused_refuses_the_message_and_one_that_is_dropped_is_gone() 
     assert!(rendered(&[quote], &caps).is_empty());
     assert_eq!(render(&message, &caps).unwrap().len(), 1);
 }
+
+#[test]
+fn pictures_in_a_row_are_albums_of_as_many_as_the_channel_shows() {
+    let media = BTreeMap::from([(
+        "image".to_owned(),
+        MediaCapability { caption_max: Some(9), ..MediaCapability::default() },
+    )]);
+    let caps = Capabilities { media, album_max: 3, ..Capabilities::default() };
+    let parts: Vec<_> = ["1", "2", "3", "4"].map(image).into();
+    let shown = rendered(&parts, &caps);
+    assert_eq!(shown, [parts[..3].to_vec(), parts[3..].to_vec()]);
+    let parted = [image("1"), words("and"), image("2")];
+    assert_eq!(rendered(&parted, &caps).len(), 3);
+    let alone = Capabilities { album_max: 1, ..caps };
+    assert_eq!(rendered(&parts, &alone).len(), 4);
+}

@@ -21,6 +21,7 @@ fn model(sources: Vec<Source>) -> Catalogue {
         languages: Vec::new(),
         licence: "x".to_owned(),
         family: "llama".to_owned(),
+        encoder: None,
         context_tokens: 1,
         bytes: None,
         notes: String::new(),

@@ -18,13 +18,18 @@ use crate::{
         QD_EV_TOKEN, QD_EV_USAGE, QD_OK, QdBytes, QdError, QdEvent, QdHostApi, QdPluginApi,
         QdRequest, SIZE_OF_PLUGIN_API,
     },
-    wire::Usage,
+    wire::{
+        Ask, ChatRequest, ClassifyRequest, DetectRequest, EmbedRequest, TranscribeRequest, Usage,
+    },
 };
 
 /// How long one wait for credit lasts before the cancel flag is looked at again.
 const CREDIT_WAIT: Duration = Duration::from_secs(1);
 
 /// A model behind a blocking call. `run` is called from several threads at once.
+///
+/// An author writes the methods of the kinds that the manifest names, or `run`, which gets whatever comes
+/// as it came.
 pub trait ModelPlugin: Send + Sync + Sized + 'static {
     /// Read from the instance's configuration.
     type Config: DeserializeOwned;
@@ -39,7 +44,56 @@ pub trait ModelPlugin: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// Becomes the ERROR event of the request. Errors of `sink` are passed on with `?`.
-    fn run(&self, request: Request<'_>, sink: &Sink<'_>) -> Result<Completion, PluginError>;
+    fn run(&self, request: Request<'_>, sink: &Sink<'_>) -> Result<Completion, PluginError> {
+        match request.ask()? {
+            Ask::Chat(chat) => self.chat(chat, sink),
+            Ask::Embed(embed) => self.embed(embed, sink),
+            Ask::Classify(classify) => self.classify(classify, sink),
+            Ask::Detect(detect) => self.detect(detect, sink),
+            Ask::Transcribe(transcribe) => self.transcribe(transcribe, sink),
+        }
+    }
+
+    /// Answers a conversation with tokens.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; `not supported` unless the author says how.
+    fn chat(&self, _: ChatRequest, _: &Sink<'_>) -> Result<Completion, PluginError> {
+        Err(PluginError::not_supported("chat"))
+    }
+
+    /// Answers each text with an [`Embedded`](crate::wire::Embedded) as data.
+    ///
+    /// # Errors
+    /// As [`Self::chat`].
+    fn embed(&self, _: EmbedRequest, _: &Sink<'_>) -> Result<Completion, PluginError> {
+        Err(PluginError::not_supported("make vectors of texts"))
+    }
+
+    /// Answers each text with a [`Classified`](crate::wire::Classified) as data.
+    ///
+    /// # Errors
+    /// As [`Self::chat`].
+    fn classify(&self, _: ClassifyRequest, _: &Sink<'_>) -> Result<Completion, PluginError> {
+        Err(PluginError::not_supported("classify texts"))
+    }
+
+    /// Answers a picture with a [`Detected`](crate::wire::Detected) as data, and with the parts of the
+    /// annotated one if that is asked.
+    ///
+    /// # Errors
+    /// As [`Self::chat`].
+    fn detect(&self, _: DetectRequest, _: &Sink<'_>) -> Result<Completion, PluginError> {
+        Err(PluginError::not_supported("look at pictures"))
+    }
+
+    /// Answers a sound with a [`Segment`](crate::wire::Segment) as data for each stretch of speech.
+    ///
+    /// # Errors
+    /// As [`Self::chat`].
+    fn transcribe(&self, _: TranscribeRequest, _: &Sink<'_>) -> Result<Completion, PluginError> {
+        Err(PluginError::not_supported("write down speech"))
+    }
 }
 
 /// Where a blocking plugin writes its answer. Waits for credit when the reader is slow.

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
+use qudao_core::{ModelKind, PluginHost};
 use qudao_domain::{
     AssistantId, RouteId,
     text::{Name, SystemPrompt},
@@ -82,6 +83,11 @@ pub(crate) struct Sampling {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<StopText>>, max_items = 4)]
     stop: Option<Vec<String>>,
+    /// A model of the tenant's routes that looks at pictures: what it finds in those that people send is
+    /// told to the model that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[A-Za-z0-9._:/-]+$")]
+    vision_model: Option<String>,
 }
 
 impl Sampling {
@@ -106,11 +112,19 @@ impl Sampling {
         if self.top_k == Some(0) {
             check.refuse("/params/top_k", "has to be at least 1");
         }
+        if self.vision_model.as_ref().is_some_and(|name| !is_model_name(name)) {
+            check.refuse("/params/vision_model", "has to be a model's name");
+        }
         let stops = self.stop.as_deref().unwrap_or_default();
         if 4 < stops.len() || stops.iter().any(|stop| stop.is_empty() || 200 < stop.len()) {
             check.refuse("/params/stop", "may have four texts of 1 to 200 bytes at most");
         }
     }
+}
+
+fn is_model_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
+    (1..=120).contains(&name.len()) && name.chars().all(plain)
 }
 
 impl CreateAssistant {
@@ -163,14 +177,28 @@ pub(crate) async fn create(
     Posted { body, once }: Posted<CreateAssistant>,
 ) -> Result<HttpResponse, ApiError> {
     let new = body.parse()?;
+    let plugins = state.core.plugins.clone();
     let made = commit_once(&state, tenant_id, once, move |tx| {
         Box::pin(async move {
+            let route = tx.find_route(new.route_id).await?;
+            can_chat(&route.map(|route| route.models).unwrap_or_default(), &plugins)?;
             let made = tx.create_assistant(&new).await.map_err(dangling("/route_id", "route"))?;
             let location = format!("/v1/tenants/{tenant_id}/assistants/{}", made.id);
             Ok(Reply::created(location, &AssistantBody::from(made)))
         })
     });
     made.await
+}
+
+/// An assistant talks, so each model of its route has to. What no plugin of this node offers at the moment
+/// may do anything.
+fn can_chat(models: &[String], plugins: &PluginHost) -> Result<(), ApiError> {
+    let mute = |model: &&String| plugins.kind(model).is_some_and(|kind| kind != ModelKind::Chat);
+    let Some(model) = models.iter().find(mute) else { return Ok(()) };
+    let deed = plugins.kind(model).unwrap_or_default().deed();
+    let detail =
+        format!("leads to the model `{model}`, which {deed}: an assistant needs one that chats");
+    Err(ApiError::field("/route_id", detail))
 }
 
 pub(crate) async fn list(

@@ -46,7 +46,7 @@ pub(crate) struct FieldBody {
 impl From<&Field> for FieldBody {
     fn from(field: &Field) -> Self {
         let (form, choices): (_, &[&str]) = match field.form {
-            FieldForm::Text(_) => ("text", &[]),
+            FieldForm::Text(_) | FieldForm::Key(_) => ("text", &[]),
             FieldForm::Url => ("url", &[]),
             FieldForm::Number(..) => ("number", &[]),
             FieldForm::Bool => ("bool", &[]),

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
+use qudao_core::PluginHost;
 use qudao_domain::{RouteId, text::Name};
 use qudao_storage::{NewRoute, Route};
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ pub(crate) struct CreateRoute {
 }
 
 impl CreateRoute {
-    fn parse(self) -> Result<NewRoute, ApiError> {
+    fn parse(self, plugins: &PluginHost) -> Result<NewRoute, ApiError> {
         let mut check = FieldCheck::default();
         let name = check.take("/name", Name::parse(&self.name));
         if !(1..=MAX_MODELS).contains(&self.models.len()) {
@@ -56,8 +57,26 @@ impl CreateRoute {
                 check.refuse(&pointer, "is named twice");
             }
         }
+        check_kinds(&self.models, plugins, &mut check);
         let models = self.models;
         check.finish(name.map(|name| NewRoute { name, models }))
+    }
+}
+
+/// The models of a route stand in for each other, so all have to do the same. What no plugin of this node
+/// offers at the moment may do anything.
+fn check_kinds(models: &[String], plugins: &PluginHost, check: &mut FieldCheck) {
+    let known = |model: &String| plugins.kind(model).map(|kind| (model.clone(), kind));
+    let Some((first, kind)) = models.iter().find_map(known) else { return };
+    for (at, model) in models.iter().enumerate() {
+        if let Some(other) = plugins.kind(model).filter(|other| *other != kind) {
+            let detail = format_args!(
+                "{}, and `{first}` {}: a route has one kind",
+                other.deed(),
+                kind.deed()
+            );
+            check.refuse(&format!("/models/{at}"), detail);
+        }
     }
 }
 
@@ -86,7 +105,7 @@ pub(crate) async fn create(
     _: Query<NoQuery>,
     Posted { body, once }: Posted<CreateRoute>,
 ) -> Result<HttpResponse, ApiError> {
-    let new = body.parse()?;
+    let new = body.parse(&state.core.plugins)?;
     let made = commit_once(&state, tenant_id, once, move |tx| {
         Box::pin(async move {
             let route = tx.create_route(&new).await?;

@@ -9,7 +9,7 @@ use futures_util::{
 use qudao_core::PreviewEvent;
 use qudao_storage::{BusEvent, Standing, Subscription, TimelineCursor, Topic};
 use qudao_telemetry::Trace;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     door::{self, Visit},
@@ -18,8 +18,6 @@ use super::{
 };
 use crate::{code::Code, error::ApiError, state::AppState};
 
-/// How often a session looks at the clock.
-const TICK: Duration = Duration::from_millis(500);
 /// Messages of one read.
 const PAGE: u32 = 100;
 
@@ -97,8 +95,6 @@ impl Driver {
             waiting: limits.waiting_messages,
         };
         let mut draining = self.state.draining.clone();
-        let mut clock = interval(TICK);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut session, mut effects) = Session::open(after, patience, Instant::now());
         loop {
             for effect in effects {
@@ -113,7 +109,7 @@ impl Driver {
                     Some(input) => input,
                     None => { effects = Vec::new(); continue; }
                 },
-                _ = clock.tick() => Input::Tick,
+                () = sleep_until(session.due()) => Input::Tick,
                 _ = draining.wait_for(|draining| *draining) => Input::Draining,
                 () = end(self.visit.until) => Input::Draining,
             };
@@ -198,7 +194,7 @@ fn receipt(id: String, accepted: Result<(qudao_core::Accepted, Vec<Standing>), A
 /// Waits until the visitor's token ends. Whoever comes back brings a new one and the cursor.
 async fn end(until: Option<Instant>) {
     match until {
-        Some(until) => tokio::time::sleep_until(until).await,
+        Some(until) => sleep_until(until).await,
         None => pending().await,
     }
 }

@@ -163,6 +163,20 @@ impl Session {
         self.cursor
     }
 
+    /// When the next [`Input::Tick`] is of use. A session that nobody talks in is left alone until
+    /// then, for there may be thousands of them.
+    pub(crate) fn due(&self) -> Instant {
+        let ping = self.pinged_at + self.patience.heartbeat;
+        let silence = self.patience.silence.map(|limit| self.heard_at + limit);
+        let poll = (self.reading == Reading::Idle).then(|| self.read_at + self.poll());
+        [silence, poll].into_iter().flatten().fold(ping, Instant::min)
+    }
+
+    /// Between two reads without a hint.
+    fn poll(&self) -> Duration {
+        if self.answer_due { self.patience.open_turn_poll } else { self.patience.idle_poll }
+    }
+
     /// Takes note of what happened.
     pub(crate) fn on(&mut self, input: Input, now: Instant) -> Vec<Effect> {
         match input {
@@ -310,9 +324,7 @@ impl Session {
             self.pinged_at = now;
             effects.push(Effect::Ping);
         }
-        let poll =
-            if self.answer_due { self.patience.open_turn_poll } else { self.patience.idle_poll };
-        let due = poll <= now.saturating_duration_since(self.read_at);
+        let due = self.poll() <= now.saturating_duration_since(self.read_at);
         if due && self.reading == Reading::Idle {
             effects.extend(self.read());
         }

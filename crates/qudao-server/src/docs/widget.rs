@@ -3,10 +3,17 @@
 use serde_json::json;
 
 use crate::{
-    chat::requests::Receipt,
+    chat::{
+        claims::{AskCode, AskedCode, ConfirmCode},
+        requests::Receipt,
+    },
     code::Code,
     openapi::Doc,
-    widget::requests::{AskToken, Rate, WidgetToken},
+    widget::{
+        identify::Identify,
+        requests::{AskToken, Rate, WidgetToken},
+        transcript::SendTranscript,
+    },
 };
 
 pub(crate) fn widget_token() -> Doc {
@@ -54,4 +61,50 @@ pub(crate) fn send_file() -> Doc {
         .returns::<Receipt>(202, "Durable.")
         .fails(&[Code::InvalidQuery, Code::InsufficientCredits, Code::ChannelClosed])
         .fails(&[Code::Conflict, Code::RateLimited, Code::Overloaded])
+}
+
+pub(crate) fn identify() -> Doc {
+    Doc::new("Widget", "Say who the visitor is")
+        .about(
+            "With a token that the site's own server signed: a JWT (HS256 with the channel's \
+             `site_secret`, or ES256 or EdDSA with a key of `site_keys`) whose `aud` is the channel's \
+             public key, `sub` what the site calls its customer, and `exp` within 12 hours. The \
+             visitor becomes the contact who was that customer before. `email` and `phone` count as \
+             proven only beside `email_verified` and `phone_verified`. A visitor who is another \
+             customer already is refused with `another_customer`: begin with a new visitor.",
+        )
+        .body::<Identify>(json!({ "token": "eyJhbGciOiJIUzI1NiJ9.…" }))
+        .returns_nothing(204, "The visitor is that customer.")
+        .fails(&[Code::AnotherCustomer, Code::Conflict, Code::RateLimited])
+}
+
+pub(crate) fn ask_code() -> Doc {
+    Doc::new("Web chat", "Have a code sent to an address")
+        .about(
+            "Six digits go to the e-mail address, or over WhatsApp to the telephone number; whoever \
+             shows them has proven that the address is theirs, and becomes one with the contact who \
+             proved it before. The answer is the same whether anybody has the address or not.",
+        )
+        .body::<AskCode>(json!({ "email": "ann@example.com" }))
+        .returns::<AskedCode>(202, "A code is on its way, if it can get there.")
+        .fails(&[Code::Conflict, Code::RateLimited])
+}
+
+pub(crate) fn confirm_code() -> Doc {
+    Doc::new("Web chat", "Show a code")
+        .about("A code is good once, for ten minutes and five tries, and for whoever asked for it.")
+        .body::<ConfirmCode>(json!({ "code": "012345" }))
+        .returns_nothing(204, "The address is the visitor's.")
+        .fails(&[Code::RateLimited])
+}
+
+pub(crate) fn send_transcript() -> Doc {
+    Doc::new("Widget", "Send the conversation by mail")
+        .about(
+            "The latest 1,000 messages, 512 KB at most, as plain text and HTML. The mail says that \
+             somebody asked for it in the chat.",
+        )
+        .body::<SendTranscript>(json!({ "to": "ann@example.com" }))
+        .returns_nothing(202, "The mail is on its way.")
+        .fails(&[Code::Conflict, Code::RateLimited])
 }

@@ -12,6 +12,7 @@ use actix_web::{
 };
 use futures_util::{FutureExt as _, Stream, future::LocalBoxFuture};
 use qudao_core::{Answered, ApiEvent, ApiReply, ApiRequest, KeptAnswer};
+use serde::de::DeserializeOwned;
 
 use super::{
     answer::{ChunkWriter, Collector, Heading},
@@ -39,12 +40,12 @@ pub(crate) async fn create(
     let slot = state.core.enter_call(&caller.0)?;
     let limit = state.settings.limits.completion_body_bytes;
     let body = read_json(&request, payload.into_inner(), limit).await?;
-    let completion = decode(&body)?;
+    let completion: CompletionRequest = decode(&body)?;
     let (stream, include_usage) = (completion.is_stream(), completion.include_usage());
     let choices = completion.n;
     let chat = completion.into_chat()?;
     let call = ApiRequest {
-        chat,
+        ask: chat.into(),
         choices,
         stream,
         trace: context.trace,
@@ -52,8 +53,8 @@ pub(crate) async fn create(
         slot: Some(slot),
     };
     let reply = match read_once(&request, &caller, &body)? {
-        None => state.within(state.core.api_chat(&caller.0, call)).await?,
-        Some(once) => match state.within(state.core.api_chat_once(&caller.0, call, once)).await? {
+        None => state.within(state.core.api_call(&caller.0, call)).await?,
+        Some(once) => match state.within(state.core.api_call_once(&caller.0, call, once)).await? {
             Answered::Now(reply) => *reply,
             Answered::Before(answer) => return Ok(again(answer, stream, include_usage)),
             Answered::BrokenOff => return Err(broke_off()),
@@ -70,7 +71,7 @@ pub(crate) async fn create(
 }
 
 /// What makes the call one that may be repeated, if it has a key.
-fn read_once(
+pub(super) fn read_once(
     request: &HttpRequest,
     KeyCaller(principal): &KeyCaller,
     body: &[u8],
@@ -104,20 +105,19 @@ fn again(answer: KeptAnswer, stream: bool, include_usage: bool) -> HttpResponse 
     cut_off().error_response()
 }
 
-fn broke_off() -> ApiError {
+pub(super) fn broke_off() -> ApiError {
     let detail = "the call with this idempotency key broke off after a part of it was delivered and \
                   charged; send the request under a new key to call the model again";
     ApiError::new(Code::ModelFailed, detail)
 }
 
 /// Unknown fields are ignored here, as OpenAI does: its clients send new ones every month.
-fn decode(body: &[u8]) -> Result<CompletionRequest, ApiError> {
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
         // Serde would take a list of the values in order for a struct.
         return Err(ApiError::field("", "has to be an object"));
     }
-    let completion: CompletionRequest =
-        serde_json::from_slice(body).map_err(|error| refusal(body, &error))?;
+    let read = serde_json::from_slice(body).map_err(|error| refusal::<T>(body, &error))?;
     // The escape is rare, so its letters are looked for before the texts are.
     if body.windows(6).any(|window| window == b"\\u0000") {
         let value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
@@ -125,13 +125,13 @@ fn decode(body: &[u8]) -> Result<CompletionRequest, ApiError> {
             return Err(ApiError::field(pointer, "must not contain the character U+0000"));
         }
     }
-    Ok(completion)
+    Ok(read)
 }
 
 /// Says where the mistake is, which only a second and slower reading finds out.
-fn refusal(body: &[u8], error: &serde_json::Error) -> ApiError {
+fn refusal<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> ApiError {
     let mut json = serde_json::Deserializer::from_slice(body);
-    match serde_path_to_error::deserialize::<_, CompletionRequest>(&mut json) {
+    match serde_path_to_error::deserialize::<_, T>(&mut json) {
         Err(found) if found.inner().is_data() => {
             ApiError::field(pointer_of(found.path()), found.inner())
         }
@@ -175,7 +175,7 @@ fn event_stream(response: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder 
         .insert_header((HeaderName::from_static("x-accel-buffering"), "no"))
 }
 
-fn cut_off() -> ApiError {
+pub(super) fn cut_off() -> ApiError {
     ApiError::new(Code::ModelFailed, "the answer broke off")
 }
 

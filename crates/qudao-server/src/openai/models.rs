@@ -1,4 +1,4 @@
-//! `GET /v1/models`: what the key may name in a completion.
+//! `GET /v1/models`: what the key may name in a call.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -23,6 +23,9 @@ pub(crate) struct Model {
     created: i64,
     /// The plugin instance that offers it, or `unavailable`.
     owned_by: String,
+    /// What it does: `chat`, `embed`, `classify`, `detect` or `transcribe`; null where no plugin offers
+    /// it at the moment. Not known to OpenAI.
+    kind: Option<&'static str>,
 }
 
 /// The models that the key may name.
@@ -40,6 +43,7 @@ impl Model {
             id: name.to_owned(),
             object: "model",
             created: 0,
+            kind: report.as_ref().map(|report| report.kind.as_str()),
             owned_by: report.map_or_else(|| "unavailable".to_owned(), |report| report.instance),
         }
     }

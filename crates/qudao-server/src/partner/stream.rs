@@ -8,8 +8,8 @@ use actix_web::{
     rt,
     web::{self, Bytes},
 };
-use futures_util::stream;
-use qudao_channels::partner::Received;
+use futures_util::{future::select_all, stream};
+use qudao_channels::partner::{Asked, Received};
 use qudao_core::PreviewEvent;
 use qudao_pcp::kind;
 use qudao_storage::{BusEvent, PartnerEvent, StorageError, Subscription, Topic};
@@ -25,6 +25,8 @@ use super::{
 use crate::{code::Code, error::ApiError, extract::Query, state::AppState};
 
 const PAGE: u32 = 100;
+/// Answers of one channel that one reader sees grow at the same time; of more it gets the whole.
+const MOST_GROWING: usize = 256;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +74,7 @@ async fn follow(
 ) {
     let (tenant_id, channel_id) = (door.tenant_id, door.channel_id);
     let mut changed = state.core.bus.subscribe(&Topic::Partner(channel_id));
+    let mut growing = Growing::default();
     let mut draining = state.draining.clone();
     let beat = state.settings.limits.heartbeat;
     let mut last = Instant::now();
@@ -87,6 +90,9 @@ async fn follow(
         for event in readable(events, state.core.clock.now()) {
             after = event.cursor;
             last = Instant::now();
+            if event.is_final {
+                growing.end(&event.thread);
+            }
             if frames.send(frame(&event)).await.is_err() {
                 return;
             }
@@ -97,11 +103,80 @@ async fn follow(
                 return;
             }
         }
-        tokio::select! {
-            _ = changed.next() => {}
-            () = tokio::time::sleep(LOOK) => {}
-            () = frames.closed() => return,
-            _ = draining.wait_for(|over| *over) => return,
+        let look_at = Instant::now() + LOOK;
+        // Words come by the hundred, and the log has not grown for any of them.
+        loop {
+            tokio::select! {
+                hint = changed.next() => {
+                    growing.begin(&state, &hint);
+                    break;
+                }
+                data = growing.next() => {
+                    last = Instant::now();
+                    if frames.send(delta(&data)).await.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(look_at) => break,
+                () = frames.closed() => return,
+                _ = draining.wait_for(|over| *over) => return,
+            }
+        }
+    }
+}
+
+/// The answers of a channel that are being made.
+#[derive(Default)]
+struct Growing {
+    answers: Vec<Answer>,
+}
+
+struct Answer {
+    thread: String,
+    preview: Subscription,
+    index: i64,
+    /// Whatever becomes of it: a turn does not take longer.
+    until: Instant,
+}
+
+impl Growing {
+    /// Follows the answer that a hint of the channel announces, if it announces one.
+    fn begin(&mut self, state: &AppState, hint: &BusEvent) {
+        let BusEvent::Message(bytes) = hint else { return };
+        let Ok(asked) = serde_json::from_slice::<Asked>(bytes) else { return };
+        let now = Instant::now();
+        self.answers.retain(|answer| now < answer.until);
+        let is_watched = self.answers.iter().any(|answer| answer.thread == asked.thread);
+        if is_watched || MOST_GROWING <= self.answers.len() {
+            return;
+        }
+        self.answers.push(Answer {
+            thread: asked.thread,
+            preview: state.core.bus.subscribe(&Topic::Preview(asked.conversation_id)),
+            index: 0,
+            until: now + state.core.settings.turns.hard_cap,
+        });
+    }
+
+    fn end(&mut self, thread: &str) {
+        self.answers.retain(|answer| answer.thread != thread);
+    }
+
+    /// What grows next; never, while nothing does.
+    async fn next(&mut self) -> Value {
+        loop {
+            if self.answers.is_empty() {
+                return std::future::pending().await;
+            }
+            let hints = self.answers.iter_mut().map(|answer| Box::pin(answer.preview.next()));
+            let (hint, which, rest) = select_all(hints).await;
+            drop(rest);
+            let answer = &mut self.answers[which];
+            if let Some(mut data) = growth(&hint, answer.index) {
+                answer.index += 1;
+                data["conversation"] = json!({ "external_id": answer.thread });
+                return data;
+            }
         }
     }
 }
@@ -167,20 +242,23 @@ async fn watch(
             }
             return;
         }
-        tokio::select! {
-            _ = changed.next() => {}
-            hint = hint(preview.as_mut()) => {
-                if let Some(data) = growth(&hint, index) {
-                    index += 1;
-                    if frames.send(delta(&data)).await.is_err() {
-                        return;
+        let look_at = Instant::now() + LOOK;
+        loop {
+            tokio::select! {
+                _ = changed.next() => break,
+                hint = hint(preview.as_mut()) => {
+                    if let Some(data) = growth(&hint, index) {
+                        index += 1;
+                        if frames.send(delta(&data)).await.is_err() {
+                            return;
+                        }
                     }
                 }
+                () = tokio::time::sleep_until(look_at) => break,
+                () = tokio::time::sleep_until(until) => return,
+                () = frames.closed() => return,
+                _ = draining.wait_for(|over| *over) => return,
             }
-            () = tokio::time::sleep(LOOK) => {}
-            () = tokio::time::sleep_until(until) => return,
-            () = frames.closed() => return,
-            _ = draining.wait_for(|over| *over) => return,
         }
     }
 }

@@ -70,7 +70,7 @@ async fn find(request: &HttpRequest) -> Result<Entrance, ApiError> {
 }
 
 /// A tenant's secrets are none of a visitor's concern: that they cannot be opened is a failure.
-fn setup_failed(error: &SetupError) -> ApiError {
+pub(super) fn setup_failed(error: &SetupError) -> ApiError {
     match error {
         SetupError::Storage(error) => ApiError::from(error),
         other => {

@@ -76,10 +76,12 @@ pub(crate) struct WidgetFace {
     uploads: bool,
     /// The conversation can be saved.
     transcript: bool,
+    /// It can also be sent by mail.
+    transcript_mail: bool,
 }
 
 impl WidgetFace {
-    fn of(settings: &WidgetSettings, door: &ChannelDoor) -> Self {
+    fn of(settings: &WidgetSettings, door: &ChannelDoor, sends_mail: bool) -> Self {
         let settings = settings.clone();
         let named = if settings.title.is_empty() { &door.assistant_name } else { &settings.title };
         Self {
@@ -96,6 +98,7 @@ impl WidgetFace {
             csat: settings.csat,
             uploads: settings.uploads,
             transcript: settings.transcript,
+            transcript_mail: settings.transcript && sends_mail,
         }
     }
 }
@@ -131,7 +134,7 @@ pub(crate) async fn token(
         expires_in: token::GOOD_FOR.as_secs(),
         visitor,
         channel: ChannelFace::of(&entrance.door),
-        widget: WidgetFace::of(&entrance.settings, &entrance.door),
+        widget: WidgetFace::of(&entrance.settings, &entrance.door, state.core.sends_mail()),
     }))
 }
 
@@ -167,7 +170,7 @@ pub(crate) async fn rate(
 }
 
 /// Whose allowances are asked.
-pub(super) fn sender(visit: &Visit) -> Sender<'_> {
+pub(crate) fn sender(visit: &Visit) -> Sender<'_> {
     Sender {
         tenant_id: visit.door.tenant_id,
         channel_id: visit.door.channel_id,

@@ -13,6 +13,7 @@ mod events;
 mod http;
 mod identity;
 mod limits;
+mod looking;
 mod model;
 mod money;
 mod oidc;
@@ -21,6 +22,8 @@ mod openai;
 #[expect(clippy::disallowed_methods, reason = "a partner has a clock and tasks of its own")]
 mod partner;
 mod people;
+mod proof;
+mod reading;
 mod socket;
 mod widget;
 mod world;

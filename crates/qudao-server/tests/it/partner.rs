@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,7 @@ use crate::{
 const CREDITS: i64 = 1_000_000_000;
 
 /// A partner with a channel.
+#[derive(Clone)]
 pub(crate) struct Partner {
     pub(crate) tenant: TestTenant,
     pub(crate) channel: ChannelId,
@@ -44,13 +48,16 @@ fn courier() -> Courier {
 }
 
 pub(crate) async fn world(model: Option<&Arc<Script>>) -> World {
+    world_with(model, CoreSettings::default()).await
+}
+
+async fn world_with(model: Option<&Arc<Script>>, core: CoreSettings) -> World {
     let bind = "127.0.0.1:0".parse().unwrap();
     let mut server = ServerSettings::new(bind, SecretHash::of(OPERATOR));
     server.partner = PartnerSettings { courier: courier(), report_keys: Vec::new() };
     let model = model.map(Arc::clone);
-    let core = CoreSettings::default();
     let world = World::with(Plan { server, core, model, ..Plan::default() }).await;
-    drop(Postman::start(Arc::clone(&world.core), courier()));
+    drop(Postman::default().start(Arc::clone(&world.core), courier()));
     world
 }
 
@@ -250,6 +257,49 @@ async fn an_event_is_taken_once_and_its_answer_lies_in_the_log() {
     assert_eq!(log.len(), 1, "{log:?}");
     assert_eq!((text(&log[0]), &log[0]["seq"]), ("Hello, 世界", &json!(1)));
     assert_eq!(log[0]["data"]["turn"]["in_reply_to"], "m-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_keeps_failing_is_paused_probed_and_taken_back() {
+    let world =
+        world_with(None, CoreSettings { sends_mail: true, ..CoreSettings::default() }).await;
+    let partner = world.partner().await;
+    let well = Arc::new(AtomicBool::new(false));
+    let state = Arc::clone(&well);
+    let endpoint = Endpoint::listen(move |event, before| match state.load(Ordering::SeqCst) {
+        true => sent(event, before),
+        false => status(500, ""),
+    });
+    let endpoint = endpoint.await;
+    world.endpoint(&partner, &endpoint.url).await;
+    world.db.psql("UPDATE channels SET settings = settings || '{\"contact_email\": \"ops@partner.example\"}' WHERE kind = 'partner'");
+    world.core.forget_channel(partner.tenant.id, partner.channel).await;
+    // One more failure is too many.
+    world.db.psql("UPDATE partner_channels SET failures = 19, failing_since = now()");
+    world.report(&partner, "", &message("room-1", "m-1", "Hello")).await;
+    let breaker = "SELECT failures, paused_until > now() FROM partner_channels";
+    world.eventually(breaker, "20|t").await;
+    let letters = "SELECT count(*) FROM mails WHERE kind = 'notice' AND sealed IS NOT NULL";
+    world.eventually(letters, "1").await;
+    let fault = "SELECT fault LIKE '%keeps failing%' FROM channels WHERE kind = 'partner'";
+    assert_eq!(world.db.psql(fault), "t");
+
+    // Half open: one probe, which fails too, and no second letter.
+    world.db.psql("UPDATE partner_channels SET paused_until = now() - interval '1 second'");
+    world.eventually(breaker, "21|t").await;
+    assert_eq!(endpoint.events().last().unwrap()["type"], "ping");
+    assert_eq!(world.db.psql(letters), "1");
+
+    // The next probe is answered well: closed, and what waited goes out in order.
+    well.store(true, Ordering::SeqCst);
+    let before = endpoint.events().len();
+    world.db.psql("UPDATE partner_channels SET paused_until = now() - interval '1 second'");
+    world.eventually("SELECT failures, paused_until IS NULL FROM partner_channels", "0|t").await;
+    world.db.psql("UPDATE partner_events SET next_at = now() WHERE state = 'ready'");
+    let events = endpoint.wait_for(|events| before + 1 < events.len()).await;
+    assert_eq!(events[before]["type"], "ping");
+    assert_eq!(text(&events[before + 1]), "Hello");
+    assert_eq!(world.db.psql("SELECT fault IS NULL FROM channels WHERE kind = 'partner'"), "t");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -628,6 +678,43 @@ async fn a_tenant_makes_keys_and_a_green_report_lifts_the_sandbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_follows_the_channel_sees_each_answer_grow() {
+    let (script, prompter) = Script::prompted();
+    let world = world(Some(&script)).await;
+    let partner = world.partner().await;
+    let sql = format!(
+        "UPDATE partner_channels SET sandbox = false WHERE channel_id = '{}'",
+        partner.channel.as_uuid()
+    );
+    world.db.psql(&sql);
+    let path = format!("/v1/pcp/channels/{}/stream", partner.channel);
+    let mut stream = world.stream("GET", &path, &partner.bearer, "").await;
+    let event = message("room-1", "m-1", "Where is order 17?");
+    assert_eq!(world.report(&partner, "", &event).await.status, 202);
+    // A hint that came before the reader listened is lost: words are said until one is seen.
+    let frame = loop {
+        prompter.say("word ");
+        let waited = tokio::time::timeout(Duration::from_millis(300), stream.event()).await;
+        if let Ok(frame) = waited {
+            break frame.unwrap();
+        }
+    };
+    assert!(frame.starts_with("event: message.delta\ndata: "), "{frame}");
+    let data: Value = serde_json::from_str(frame.split_once("data: ").unwrap().1).unwrap();
+    assert_eq!(data["conversation"]["external_id"], "room-1", "{frame}");
+    assert!(data["append"].as_str().unwrap().contains("word"), "{frame}");
+    drop(prompter);
+    let whole = loop {
+        let frame = stream.event().await.unwrap();
+        if !frame.starts_with("event: message.delta") {
+            break frame;
+        }
+    };
+    assert!(whole.starts_with("id: 1\nevent: message.created\ndata: "), "{whole}");
+    assert!(whole.contains("word"), "{whole}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_sees_a_partners_state_verifies_replays_and_revokes() {
     let world = world(None).await;
     let partner = world.partner().await;
@@ -721,14 +808,87 @@ fn odd(n: usize) -> Value {
     all[n % all.len()].clone()
 }
 
-/// Signed as they should be, and wrong in every other way: never a 5xx, and nothing dropped silently.
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
-    let world = world(None).await;
-    let partners = [world.partner().await, world.partner().await, world.partner().await];
-    let kinds =
+/// What is done to one of ten thousand events, beside the field that is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forgery {
+    /// It is signed as it should be.
+    None,
+    /// Some of the body is missing, under a signature of what is left.
+    Cut,
+    /// A byte was changed after it was signed.
+    Flipped,
+    /// The same JSON, written in another way.
+    Rewritten,
+    /// By the secret of another partner.
+    Stranger,
+    /// Ten minutes ago.
+    Old,
+    /// In ten minutes.
+    Early,
+    /// No signature.
+    Unsigned,
+}
+
+impl Forgery {
+    fn of(n: usize) -> Self {
+        match n % 16 {
+            9 => Self::Cut,
+            10 => Self::Flipped,
+            11 => Self::Rewritten,
+            12 => Self::Stranger,
+            13 => Self::Old,
+            14 => Self::Early,
+            15 => Self::Unsigned,
+            _ => Self::None,
+        }
+    }
+
+    /// The headers and the body as they come in.
+    fn forge(
+        self,
+        n: usize,
+        by: &Partner,
+        other: &Partner,
+        event: &Event,
+        body: String,
+    ) -> (String, String) {
+        let now = Timestamp::now();
+        let at = match self {
+            Self::Old => now - Duration::from_secs(600),
+            Self::Early => now + Duration::from_secs(600),
+            _ => now,
+        };
+        let mut cut = body.len() * (n % 7) / 7;
+        while !body.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let body = if self == Self::Cut { body[..cut].to_owned() } else { body };
+        let mut headers = signed(by, event, body.as_bytes(), at);
+        if self == Self::Stranger {
+            let theirs = Partner { secret: other.secret.clone(), ..by.clone() };
+            headers = signed(&theirs, event, body.as_bytes(), at);
+        }
+        if self == Self::Unsigned {
+            headers.truncate(headers.find("webhook-signature").unwrap());
+        }
+        let sent = match self {
+            Self::Flipped => body.replacen("\"spec\"", "\"spek\"", 1),
+            Self::Rewritten => format!(" {body}"),
+            _ => body,
+        };
+        (headers, sent)
+    }
+
+    fn is_refused(self) -> bool {
+        !matches!(self, Self::None | Self::Cut)
+    }
+}
+
+/// One of ten thousand: an event with one field of another kind or value.
+fn hostile(n: usize) -> (Event, String) {
+    const KINDS: [&str; 5] =
         ["message.created", "button.pressed", "message.read", "brand.new", "handoff.accepted"];
-    let pointers = [
+    const POINTERS: [&str; 15] = [
         "/data",
         "/data/message",
         "/data/message/parts",
@@ -745,37 +905,70 @@ async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
         "/channel_data",
         "/expires_at",
     ];
-    let mut taken = 0;
-    for n in 0..540 {
-        let partner = &partners[n % 3];
-        let mut event = message(&format!("room-{n}"), &format!("m-{n}"), "Hello");
-        event.kind = kinds[n % kinds.len()].to_owned();
-        event.channel_data = Some(json!(1));
-        event.seq = Some(1);
-        event.attribution = Some(qudao_pcp::Attribution::default());
-        event.expires_at = Some(Timestamp::now());
-        let mut hostile = serde_json::to_value(&event).unwrap();
-        let pointer = pointers[(n / 12) % pointers.len()];
-        match hostile.pointer_mut(pointer) {
-            Some(field) => *field = odd(n),
-            None => hostile[pointer.rsplit('/').next().unwrap()] = odd(n),
-        }
-        let mut body = hostile.to_string();
-        if n % 9 == 8 {
-            let mut cut = body.len() * (n % 7) / 7;
-            while !body.is_char_boundary(cut) {
-                cut -= 1;
+    let mut event = message(&format!("room-{n}"), &format!("m-{n}"), "Hello");
+    event.kind = KINDS[n % KINDS.len()].to_owned();
+    event.channel_data = Some(json!(1));
+    event.seq = Some(1);
+    event.attribution = Some(qudao_pcp::Attribution::default());
+    event.expires_at = Some(Timestamp::now());
+    let mut hostile = serde_json::to_value(&event).unwrap();
+    let pointer = POINTERS[(n / 12) % POINTERS.len()];
+    match hostile.pointer_mut(pointer) {
+        Some(field) => *field = odd(n),
+        None => hostile[pointer.rsplit('/').next().unwrap()] = odd(n),
+    }
+    (event, hostile.to_string())
+}
+
+/// Ten thousand: signed as they should be and wrong in every other way, or well and forged. Never a
+/// 5xx, nothing taken that was forged, and nothing of the others dropped silently.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
+    const EVENTS: usize = 10_000;
+    const PARTNERS: usize = 16;
+    let world = Arc::new(world(None).await);
+    let mut partners = Vec::new();
+    for _ in 0..PARTNERS {
+        partners.push(world.partner().await);
+    }
+    let partners = Arc::new(partners);
+    let mut tasks = tokio::task::JoinSet::new();
+    for first in 0..PARTNERS {
+        let (world, partners) = (Arc::clone(&world), Arc::clone(&partners));
+        tasks.spawn(async move {
+            let (partner, other) = (&partners[first], &partners[(first + 1) % PARTNERS]);
+            let path = format!("/v1/pcp/channels/{}/events", partner.channel);
+            let (mut taken, mut forged) = (0, 0);
+            for n in (first..EVENTS).step_by(PARTNERS) {
+                // Not the number itself: each partner would meet one forgery only.
+                let forgery = Forgery::of(n / PARTNERS);
+                let (event, body) = hostile(n);
+                let answer = loop {
+                    let (headers, body) = forgery.forge(n, partner, other, &event, body.clone());
+                    let answer = world.send("POST", &path, &headers, &body).await;
+                    if answer.status != 429 {
+                        break answer;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                };
+                assert!(answer.status < 500, "{}: {} {body}", answer.status, answer.body);
+                if forgery.is_refused() {
+                    assert!(
+                        (400..500).contains(&answer.status),
+                        "{forgery:?}: {} {body}",
+                        answer.body
+                    );
+                    forged += 1;
+                }
+                taken += usize::from(answer.status == 202);
             }
-            body.truncate(cut);
-        }
-        let headers = signed(partner, &event, body.as_bytes(), Timestamp::now());
-        let path = format!("/v1/pcp/channels/{}/events", partner.channel);
-        let answer = world.send("POST", &path, &headers, &body).await;
-        assert!(answer.status < 500, "{}: {} {body}", answer.status, answer.body);
-        if answer.status == 429 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        taken += usize::from(answer.status == 202);
+            (taken, forged)
+        });
+    }
+    let (mut taken, mut forged) = (0, 0);
+    while let Some(of_one) = tasks.join_next().await {
+        let of_one = of_one.unwrap();
+        (taken, forged) = (taken + of_one.0, forged + of_one.1);
     }
     let kept: usize = world
         .db
@@ -783,5 +976,6 @@ async fn hostile_events_of_a_partner_are_refused_or_kept_and_never_fail() {
         .parse()
         .unwrap();
     assert_eq!(kept, taken);
-    assert!(50 < taken, "{taken}");
+    assert!(1_000 < taken, "{taken}");
+    assert!(3_000 < forged, "{forged}");
 }

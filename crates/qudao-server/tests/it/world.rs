@@ -29,6 +29,11 @@ const PER_TOKEN: Rates = Rates {
     per_call: Micros::ZERO,
 };
 
+/// A thousandth of a unit per token, read or written.
+pub(crate) fn per_token_each_way() -> Rates {
+    Rates { input_per_mtok: PER_TOKEN.output_per_mtok, ..PER_TOKEN }
+}
+
 /// What a world is made of; the defaults suit most tests.
 pub(crate) struct Plan {
     pub(crate) model: Option<Arc<Script>>,

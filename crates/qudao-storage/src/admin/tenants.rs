@@ -114,6 +114,20 @@ pub enum CreditOutcome {
     KeyReused,
 }
 
+/// Whether credits were taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReverseOutcome {
+    /// They are, once the transaction commits.
+    Reversed {
+        /// How much of them the wallet still had; the platform bears the rest.
+        taken: Micros,
+    },
+    /// They were before. Nothing changed.
+    Repeated,
+    /// There are no credits under this key. Nothing changed.
+    Unknown,
+}
+
 impl Store {
     /// Makes a tenant with an empty wallet and the channel that its API calls are booked on.
     ///
@@ -236,6 +250,26 @@ impl Tx {
             "repeated" => Ok(CreditOutcome::Repeated { txn_id }),
             "key_reused" => Ok(CreditOutcome::KeyReused),
             other => Err(StorageError::unknown_outcome("app.add_credit", other)),
+        }
+    }
+
+    /// Takes credits back that were added under a key, with their ledger entries: as much as the wallet
+    /// has and is not set aside.
+    ///
+    /// # Errors
+    /// [`StorageError`]; safe to repeat.
+    pub async fn reverse_credit(&mut self, key: &IdempotencyKey) -> Result<ReverseOutcome> {
+        let row = sqlx::query("SELECT outcome, taken FROM app.reverse_credit($1, $2)")
+            .bind(key.as_str())
+            .bind(LedgerTxnId::new().as_uuid())
+            .fetch_one(self.connection())
+            .await?;
+        let outcome: String = row.try_get("outcome")?;
+        match outcome.as_str() {
+            "reversed" => Ok(ReverseOutcome::Reversed { taken: row::micros(&row, "taken")? }),
+            "repeated" => Ok(ReverseOutcome::Repeated),
+            "unknown" => Ok(ReverseOutcome::Unknown),
+            other => Err(StorageError::unknown_outcome("app.reverse_credit", other)),
         }
     }
 }

@@ -118,7 +118,10 @@ pub(super) const INVARIANTS: &[Invariant] = &[
                              COALESCE(sum(amount) FILTER (WHERE account = 'revenue'), 0) AS earned, \
                              COALESCE(sum(amount) FILTER (WHERE account = 'platform_absorbed'), 0) \
                                  AS borne \
-                         FROM ledger_entries \
+                         FROM ledger_entries e \
+                         WHERE NOT EXISTS ( \
+                             SELECT 1 FROM credit_reversals r \
+                             WHERE r.tenant_id = e.tenant_id AND r.txn_id = e.txn_id) \
                          GROUP BY tenant_id, txn_id, currency \
                          HAVING bool_or(account IN ('revenue', 'platform_absorbed')) \
                      ) l ON l.tenant_id = u.tenant_id AND l.txn_id = u.turn_id \
@@ -179,7 +182,7 @@ pub(super) const INVARIANTS: &[Invariant] = &[
     },
     Invariant {
         id: "I22",
-        title: "a top-up is credited once, with its amount",
+        title: "a top-up is credited once, with its amount, and taken back at most once",
         scope: Scope::Always,
         violations: "SELECT 'credit ' || c.txn_id FROM credits c \
                      WHERE c.amount IS DISTINCT FROM ( \
@@ -190,7 +193,17 @@ pub(super) const INVARIANTS: &[Invariant] = &[
                      SELECT 'entry ' || l.txn_id FROM ledger_entries l \
                      WHERE l.account IN ('cash', 'bonus') AND NOT EXISTS ( \
                          SELECT 1 FROM credits c \
-                         WHERE c.tenant_id = l.tenant_id AND c.txn_id = l.txn_id) \
+                         WHERE c.tenant_id = l.tenant_id AND c.txn_id = l.txn_id \
+                         UNION ALL \
+                         SELECT 1 FROM credit_reversals r \
+                         WHERE r.tenant_id = l.tenant_id AND r.txn_id = l.txn_id) \
+                     UNION ALL \
+                     SELECT 'reversal ' || c.txn_id FROM credit_reversals r \
+                     JOIN credits c ON c.tenant_id = r.tenant_id AND c.txn_id = r.credit_txn \
+                     WHERE c.amount IS DISTINCT FROM ( \
+                         SELECT sum(l.amount) FROM ledger_entries l \
+                         WHERE l.tenant_id = r.tenant_id AND l.txn_id = r.txn_id \
+                           AND l.currency = c.currency AND l.account = c.source) \
                      UNION ALL \
                      SELECT 'key ' || idempotency_key FROM credits \
                      GROUP BY tenant_id, idempotency_key HAVING count(*) > 1",

@@ -25,6 +25,11 @@ impl Rate {
         Self::new(count, Duration::from_secs(60), burst)
     }
 
+    /// As [`Self::per_second`], with the count per hour.
+    pub fn per_hour(count: u32, burst: u32) -> Option<Self> {
+        Self::new(count, Duration::from_secs(3600), burst)
+    }
+
     fn new(count: u32, period: Duration, burst: u32) -> Option<Self> {
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         NonZeroU32::new(count).map(|count| Self { count, period, burst })

@@ -192,6 +192,20 @@ pub const TABLES: &[TableRule] = &[
         hidden: &["value_hash"],
         ..rule("contact_claims")
     },
+    TableRule {
+        contact: Some(Link::Thread),
+        of_contact: Erase::Keep("goes with the first step of an erasure"),
+        of_tenant: Erase::Delete,
+        hidden: &["value_hash", "code_hash"],
+        ..rule("claim_codes")
+    },
+    TableRule {
+        contact: Some(Link::Contact),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        hidden: &["sealed"],
+        ..rule("mails")
+    },
     TableRule { of_tenant: Erase::Delete, exported: false, ..rule("channel_polls") },
     TableRule {
         contact: Some(Link::Contact),
@@ -238,6 +252,7 @@ pub const TABLES: &[TableRule] = &[
         plain: &["idempotency_key", "currency", "source", "note"],
         ..rule("credits")
     },
+    TableRule { of_tenant: Erase::Keep(BOOKS), ..rule("credit_reversals") },
     TableRule {
         of_tenant: Erase::Keep(BOOKS),
         plain: &["account", "currency"],

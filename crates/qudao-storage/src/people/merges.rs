@@ -134,18 +134,20 @@ impl Tx {
              known AS (UPDATE identities SET contact_id = $2 \
                  WHERE tenant_id = $1 AND contact_id = $3 RETURNING channel_id, external_id), \
              claimed AS (UPDATE contact_claims SET contact_id = $2 \
-                 WHERE tenant_id = $1 AND contact_id = $3), \
+                 WHERE tenant_id = $1 AND contact_id = $3 \
+                 RETURNING kind, encode(value_hash, 'hex') AS hash), \
              came AS (INSERT INTO attributions (tenant_id, contact_id, channel_id, body, at) \
                  SELECT tenant_id, $2, channel_id, body, at FROM attributions \
                  WHERE tenant_id = $1 AND contact_id = $3 ON CONFLICT DO NOTHING), \
              gone AS (UPDATE contacts SET merged_into = $2 \
                  WHERE tenant_id = $1 AND contact_id = $3) \
              INSERT INTO contact_merges (tenant_id, merge_id, into_contact, from_contact, evidence, \
-                 made_by, consent, conversations, identities) \
+                 made_by, consent, conversations, identities, claims) \
              SELECT $1, $4, $2, $3, $5, $6, $7, \
                  COALESCE((SELECT array_agg(conversation_id) FROM said), '{{}}'), \
                  COALESCE((SELECT jsonb_agg(jsonb_build_array(channel_id, external_id)) FROM known), \
-                          '[]') \
+                          '[]'), \
+                 COALESCE((SELECT jsonb_agg(jsonb_build_array(kind, hash)) FROM claimed), '[]') \
              RETURNING {COLUMNS}"
         )))
         .bind(self.tenant_id().as_uuid())
@@ -167,7 +169,7 @@ impl Tx {
     /// [`StorageError`](crate::StorageError).
     pub async fn undo_merge(&mut self, id: MergeId) -> Result<Option<Merge>> {
         let found = sqlx::query(
-            "SELECT m.into_contact, m.from_contact, m.conversations, m.identities \
+            "SELECT m.into_contact, m.from_contact, m.conversations, m.identities, m.claims \
              FROM contact_merges m \
              JOIN contacts a ON a.tenant_id = m.tenant_id AND a.contact_id = m.into_contact \
              JOIN contacts b ON b.tenant_id = m.tenant_id AND b.contact_id = m.from_contact \
@@ -185,6 +187,7 @@ impl Tx {
         let from = row::id(&found, "from_contact", ContactId::from_uuid)?;
         let conversations: Vec<sqlx::types::Uuid> = found.try_get("conversations")?;
         let Json(identities): Json<Value> = found.try_get("identities")?;
+        let Json(claims): Json<Value> = found.try_get("claims")?;
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "WITH said AS (UPDATE conversations SET contact_id = $3 \
                  WHERE tenant_id = $1 AND contact_id = $2 AND conversation_id = ANY ($4)), \
@@ -192,6 +195,10 @@ impl Tx {
                  FROM jsonb_array_elements($5) e \
                  WHERE i.tenant_id = $1 AND i.contact_id = $2 \
                    AND i.channel_id = (e ->> 0)::uuid AND i.external_id = e ->> 1), \
+             claimed AS (UPDATE contact_claims c SET contact_id = $3 \
+                 FROM jsonb_array_elements($7) e \
+                 WHERE c.tenant_id = $1 AND c.contact_id = $2 \
+                   AND c.kind = e ->> 0 AND c.value_hash = decode(e ->> 1, 'hex')), \
              back AS (UPDATE contacts SET merged_into = NULL \
                  WHERE tenant_id = $1 AND contact_id = $3) \
              UPDATE contact_merges SET undone_at = now() \
@@ -203,6 +210,7 @@ impl Tx {
         .bind(&conversations)
         .bind(Json(&identities))
         .bind(id.as_uuid())
+        .bind(Json(&claims))
         .fetch_one(self.connection())
         .await?;
         Ok(Some(read(&row)?))
@@ -223,33 +231,6 @@ impl Tx {
         .fetch_all(self.connection())
         .await?;
         Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
-    }
-
-    /// Writes down that a contact proved what a tenant calls it. Returns whose it was before, if it
-    /// was another's: the two are one person.
-    ///
-    /// # Errors
-    /// [`StorageError`](crate::StorageError).
-    pub async fn claim_contact(
-        &mut self,
-        kind: &str,
-        value_hash: &[u8; 32],
-        contact_id: ContactId,
-    ) -> Result<Option<ContactId>> {
-        let row = sqlx::query(
-            "INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
-             VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (tenant_id, kind, value_hash) DO UPDATE SET proven_at = now() \
-             RETURNING contact_id",
-        )
-        .bind(self.tenant_id().as_uuid())
-        .bind(kind)
-        .bind(value_hash.as_slice())
-        .bind(contact_id.as_uuid())
-        .fetch_one(self.connection())
-        .await?;
-        let owner = row::id(&row, "contact_id", ContactId::from_uuid)?;
-        Ok((owner != contact_id).then_some(owner))
     }
 
     /// The contact of a conversation.

@@ -13,8 +13,8 @@ use proptest::{
 };
 use qudao_domain::{BlockId, ChannelId, Micros, TurnId, text::IdempotencyKey};
 use qudao_storage::{
-    Accept, Claim, Commit, CreditOutcome, CreditSource, Extend, Hold, NewCredit, Settle,
-    StorageError, Tx, UsageLine,
+    Accept, Claim, Commit, CreditOutcome, CreditSource, Extend, Hold, NewCredit, ReverseOutcome,
+    Settle, StorageError, Tx, UsageLine,
 };
 use qudao_testkit::TestTenant;
 
@@ -27,6 +27,10 @@ enum Step {
     Credit {
         key: u8,
         amount: i64,
+    },
+    /// A payment is given back.
+    Reverse {
+        key: u8,
     },
     Reserve {
         block: u8,
@@ -85,6 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
     let calls = prop::collection::vec((call.clone(), 0..120_i64, 0..20_i64), 1..5);
     prop_oneof![
         3 => (0..4_u8, 1..500_i64).prop_map(|(key, amount)| Step::Credit { key, amount }),
+        1 => (0..4_u8).prop_map(|key| Step::Reverse { key }),
         3 => (block.clone(), 1..150_i64, 0..200_i64)
             .prop_map(|(block, least, more)| Step::Reserve { block, least, more }),
         2 => (block.clone(), 0..200_i64).prop_map(|(block, more)| Step::Extend { block, more }),
@@ -110,6 +115,7 @@ struct Books {
     posted: i64,
     held: i64,
     keys: BTreeMap<u8, i64>,
+    reversed: BTreeSet<u8>,
     blocks: BTreeMap<u8, Block>,
     calls: BTreeMap<u8, TurnId>,
     settled: BTreeSet<u8>,
@@ -165,6 +171,7 @@ impl Bench<'_> {
     async fn take(&mut self, step: &Step) {
         match *step {
             Step::Credit { key, amount } => self.credit(key, amount).await,
+            Step::Reverse { key } => self.reverse(key).await,
             Step::Reserve { block, least, more } => self.reserve(block, least, least + more).await,
             Step::Extend { block, more } => self.extend(block, more).await,
             Step::Settle { block, ref calls } => self.settle(block, calls).await,
@@ -219,6 +226,23 @@ impl Bench<'_> {
             }
             Some(_) => assert_eq!(outcome, CreditOutcome::KeyReused),
         }
+    }
+
+    async fn reverse(&mut self, key: u8) {
+        let mut tx = self.begin().await;
+        let name = IdempotencyKey::parse(&format!("key-{key}")).unwrap();
+        let outcome = tx.reverse_credit(&name).await.unwrap();
+        tx.commit().await.unwrap();
+        let expected = match self.books.keys.get(&key) {
+            None => ReverseOutcome::Unknown,
+            Some(_) if !self.books.reversed.insert(key) => ReverseOutcome::Repeated,
+            Some(amount) => {
+                let taken = self.books.available().min(*amount);
+                self.books.posted -= taken;
+                ReverseOutcome::Reversed { taken: Micros::new(taken) }
+            }
+        };
+        assert_eq!(outcome, expected);
     }
 
     async fn reserve(&mut self, block: u8, least: i64, most: i64) {

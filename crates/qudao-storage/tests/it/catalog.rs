@@ -15,6 +15,7 @@ const DEFINERS: &[&str] = &[
     "backlog",
     "claim_conversations",
     "claim_outbox",
+    "claim_mails",
     "claim_partner_events",
     "claim_polls",
     "claim_turns",
@@ -25,6 +26,7 @@ const DEFINERS: &[&str] = &[
     "find_key_holder",
     "forget_channel_events",
     "forget_once",
+    "forget_mails",
     "forget_partner_events",
     "list_signed_heads",
     "list_tenant_keys_of_others",
@@ -228,7 +230,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "what is only ever added to refuses changes twice",
         finds: "SELECT t.name FROM unnest(ARRAY['ledger_entries', 'usage_events', 'credits', \
-                    'model_attempts', 'audit_events']) AS t (name) \
+                    'credit_reversals', 'model_attempts', 'audit_events']) AS t (name) \
                 WHERE NOT EXISTS (SELECT 1 FROM pg_trigger g \
                                   WHERE g.tgrelid = t.name::regclass \
                                     AND g.tgname = t.name || '_only_added' AND g.tgenabled = 'O') \

@@ -129,6 +129,9 @@ planted! {
          UPDATE outbox SET out_seq = 2 WHERE out_seq = 3" => ["I18"];
     i22_sees_a_credit_that_was_not_booked:
         "UPDATE credits SET amount = amount + 1" => ["I22"];
+    i22_sees_credits_that_were_taken_back_and_not_booked:
+        "INSERT INTO credit_reversals (tenant_id, credit_txn, txn_id, taken) \
+         SELECT tenant_id, txn_id, gen_random_uuid(), 0 FROM credits" => ["I22"];
     i22_sees_money_from_nowhere:
         "DELETE FROM credits" => ["I22"];
     a_word_that_an_erasure_left_behind:

@@ -51,6 +51,13 @@ const CHANNELS: &str = "\
     INSERT INTO contact_claims (tenant_id, kind, value_hash, contact_id) \
         SELECT tenant_id, 'customer', decode(repeat('00', 32), 'hex'), contact_id \
         FROM conversations ON CONFLICT DO NOTHING; \
+    INSERT INTO claim_codes (tenant_id, claim_id, channel_id, thread, kind, value_hash, code_hash, \
+            good_until) \
+        SELECT tenant_id, gen_random_uuid(), channel_id, peer, 'email', \
+            decode(repeat('00', 32), 'hex'), decode(repeat('00', 32), 'hex'), now() \
+        FROM conversations; \
+    INSERT INTO mails (tenant_id, mail_id, kind, contact_id, sealed, good_until) \
+        SELECT tenant_id, gen_random_uuid(), 'code', contact_id, '\\x00', now() FROM conversations; \
     INSERT INTO contacts (tenant_id, contact_id) \
         SELECT tenant_id, gen_random_uuid() FROM conversations; \
     INSERT INTO contact_merges (tenant_id, merge_id, into_contact, from_contact, evidence, made_by, \
@@ -58,6 +65,8 @@ const CHANNELS: &str = "\
         SELECT c.tenant_id, gen_random_uuid(), c.contact_id, d.contact_id, 'member', 'm', 'c', \
             '{}', '[]' \
         FROM conversations c JOIN contacts d USING (tenant_id) WHERE d.contact_id <> c.contact_id; \
+    INSERT INTO credit_reversals (tenant_id, credit_txn, txn_id, taken) \
+        SELECT tenant_id, txn_id, gen_random_uuid(), 0 FROM credits ON CONFLICT DO NOTHING; \
     INSERT INTO channel_polls (tenant_id, channel_id) \
         SELECT tenant_id, channel_id FROM conversations ON CONFLICT DO NOTHING; \
     INSERT INTO media (tenant_id, media_id, channel_id, mime, size, sha256) \

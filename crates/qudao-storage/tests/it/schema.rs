@@ -12,10 +12,15 @@ async fn the_ledger_is_only_ever_added_to_and_every_addition_sums_to_zero() {
     let mut tx = world.store.begin(world.tenant.id).await.unwrap();
     tx.record_audit(&crate::audit::act("channel.update", 1)).await.unwrap();
     tx.commit().await.unwrap();
+    world.db.psql(
+        "INSERT INTO credit_reversals (tenant_id, credit_txn, txn_id, taken) \
+         SELECT tenant_id, txn_id, gen_random_uuid(), 0 FROM credits",
+    );
     let tables = [
         "ledger_entries",
         "usage_events",
         "credits",
+        "credit_reversals",
         "model_attempts",
         "price_books",
         "audit_events",

@@ -260,6 +260,7 @@ export const en = {
     'tenant.update': 'changed the settings of the business',
     'tenant.erase': 'erased the business',
     'contact.erase': 'erased a contact',
+    'contact.link': 'made two contacts one on proof',
     'contact.merge': 'made two contacts one',
     'contact.unmerge': 'took two contacts apart',
     'contact.subscribe': 'changed which messages a contact wants',

@@ -260,6 +260,7 @@ export const zh: Words = {
     'tenant.update': '更改了企业设置',
     'tenant.erase': '清除了企业',
     'contact.erase': '清除了联系人',
+    'contact.link': '凭证明合并了两个联系人',
     'contact.merge': '合并了两个联系人',
     'contact.unmerge': '撤销了联系人合并',
     'contact.subscribe': '修改了联系人的订阅',

@@ -8,10 +8,11 @@ import { Log } from '../../../chat/src/ui/Log';
 import { download, transcript } from '../transcript';
 import { WIDGET_WORDS } from '../words';
 import { Attach } from './Attach';
+import { Copy } from './Copy';
 import { Rating } from './Rating';
 import type { WidgetProps } from './Widget';
 
-const REACHED_BY_TAB = 'button:not(:disabled), textarea:not(:disabled), a[href], [tabindex="0"]';
+const REACHED_BY_TAB = 'button:not(:disabled), input:not([tabindex="-1"]), textarea:not(:disabled), a[href], [tabindex="0"]';
 /** As in widget.css: below it the panel covers the page. */
 const COVERING = '(max-width: 480px)';
 
@@ -22,6 +23,7 @@ export function Panel(props: WidgetProps): JSX.Element {
   const panel = useRef<HTMLDivElement>(null);
   const input = useRef<HTMLTextAreaElement>(null);
   const [text, setText] = useState('');
+  const [copying, setCopying] = useState(false);
   const title = face.title || client.channel?.name || 'Qudao';
 
   useLayoutEffect(() => {
@@ -78,7 +80,7 @@ export function Panel(props: WidgetProps): JSX.Element {
           </p>
         </div>
         {face.transcript && client.timeline.cursor !== '' && (
-          <button type="button" class="tool" aria-label={own.save} title={own.save} onClick={save}>
+          <button type="button" class="tool" aria-label={own.save} title={own.save} onClick={() => (face.transcript_mail ? setCopying(!copying) : save())}>
             <Icon name="save" />
           </button>
         )}
@@ -95,6 +97,7 @@ export function Panel(props: WidgetProps): JSX.Element {
       />
       <footer class="footer">
         <Banner client={client} />
+        {copying && <Copy {...props} save={save} done={() => setCopying(false)} />}
         {face.csat && <Rating {...props} />}
         <Composer
           client={client}

@@ -197,6 +197,26 @@ fn a_hint_during_a_read_makes_one_more_read() {
 }
 
 #[test]
+fn a_silent_session_is_left_alone_until_something_is_due() {
+    let mut world = World::open("", Vec::new());
+    let begun = world.now;
+    let due = |world: &World| world.session.due() - begun;
+    assert_eq!(due(&world), 20 * SECOND, "the first sign of life");
+    world.after(20 * SECOND);
+    assert_eq!(due(&world), 30 * SECOND, "the poll");
+    world.after(10 * SECOND);
+    assert_eq!(due(&world), 40 * SECOND);
+    world.after(10 * SECOND);
+    assert_eq!(due(&world), 60 * SECOND, "nothing was heard");
+    world.on(Input::Heard);
+    assert_eq!(due(&world), 60 * SECOND, "the poll and the sign of life");
+    // An answer that is owed is looked for more often.
+    world.answer_due = true;
+    world.on(Input::Accepted { id: "a".to_owned(), seq: 1, duplicate: false });
+    assert_eq!(due(&world), 42 * SECOND);
+}
+
+#[test]
 fn a_failed_read_is_tried_again_by_the_poll() {
     let now = Instant::now();
     let (mut session, _) = Session::open(TimelineCursor::default(), patience(), now);

@@ -1,4 +1,4 @@
-//! E-mail addresses as sign-in names.
+//! Addresses of people: e-mail and telephone. Each has one form, in which it is compared.
 
 use std::fmt;
 
@@ -61,6 +61,43 @@ impl fmt::Display for Email {
     }
 }
 
+/// The text is no telephone number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("has to be a telephone number with its country's code, such as +8613800138000")]
+pub struct PhoneError;
+
+/// A telephone number as digits after a `+` (E.164). Whether somebody has it is for whoever sends to
+/// it to find out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phone(String);
+
+impl Phone {
+    /// Takes what people put between digits out, and checks the rest. The country's code is never
+    /// guessed.
+    ///
+    /// # Errors
+    /// [`PhoneError`].
+    pub fn parse(text: &str) -> Result<Self, PhoneError> {
+        let between = |letter: &char| !matches!(letter, ' ' | '-' | '.' | '(' | ')' | '\u{a0}');
+        let bare: String = text.trim().chars().filter(between).collect();
+        let digits = bare.strip_prefix('+').ok_or(PhoneError)?;
+        let sound = (7..=15).contains(&digits.len())
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+            && !digits.starts_with('0');
+        if sound { Ok(Self(bare)) } else { Err(PhoneError) }
+    }
+
+    /// The number, with its `+`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The number without the `+`, as WhatsApp writes it.
+    pub fn digits(&self) -> &str {
+        self.0.trim_start_matches('+')
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +131,19 @@ mod tests {
             &format!("a@{}.com", "b".repeat(64)),
         ] {
             assert_eq!(Email::parse(text), Err(EmailError), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_digits_with_the_countrys_code() {
+        for text in ["+8613800138000", " +86 138-0013-8000 ", "+86 (138) 0013.8000"] {
+            let phone = Phone::parse(text).unwrap();
+            assert_eq!((phone.as_str(), phone.digits()), ("+8613800138000", "8613800138000"));
+        }
+        for text in
+            ["", "+", "13800138000", "+012345678", "+12345", "+1234567890123456", "+12x4567"]
+        {
+            assert_eq!(Phone::parse(text), Err(PhoneError), "{text:?}");
         }
     }
 }

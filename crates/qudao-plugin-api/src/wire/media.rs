@@ -1,0 +1,120 @@
+//! Models that look and listen. Pictures and sounds travel as base64 (RFC 4648, with padding) within the
+//! request, which has at most 16 MiB.
+
+use serde::{Deserialize, Serialize};
+
+use super::is_false;
+
+/// Names the form of [`DetectRequest`].
+pub const DETECT_SCHEMA: &str = "qudao.detect.v1";
+/// Names the form of [`TranscribeRequest`].
+pub const TRANSCRIBE_SCHEMA: &str = "qudao.transcribe.v1";
+
+fn detect_schema() -> String {
+    DETECT_SCHEMA.to_owned()
+}
+
+fn transcribe_schema() -> String {
+    TRANSCRIBE_SCHEMA.to_owned()
+}
+
+/// Find things in a picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DetectRequest {
+    /// [`DETECT_SCHEMA`].
+    #[serde(default = "detect_schema")]
+    pub schema: String,
+    /// The model, by the name that the plugin knows it by.
+    pub model: String,
+    /// The file of the picture as it came, in base64.
+    pub picture: String,
+    /// Things that are less likely than this are left out, 0 to 1; the model's own bound if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
+    /// Whether to return the picture with what was found drawn into it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub annotate: bool,
+}
+
+impl DetectRequest {
+    /// A request to look at a picture, in base64.
+    pub fn new(model: impl Into<String>, picture: impl Into<String>) -> Self {
+        let (schema, model, picture) = (detect_schema(), model.into(), picture.into());
+        Self { schema, model, picture, threshold: None, annotate: false }
+    }
+}
+
+/// What was found in a picture: a DATA event, one for each request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Detected {
+    /// Of the picture as it is shown, in pixels.
+    pub width: u32,
+    /// Of the picture as it is shown, in pixels.
+    pub height: u32,
+    /// The likeliest first.
+    pub objects: Vec<Object>,
+}
+
+/// A thing in a picture. The box is in pixels of the picture as it is shown, from its upper left corner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    /// What it is.
+    pub label: String,
+    /// How likely, from 0 to 1.
+    pub score: f32,
+    /// The box's left side.
+    pub left: f32,
+    /// The box's upper side.
+    pub top: f32,
+    /// Its width.
+    pub width: f32,
+    /// Its height.
+    pub height: f32,
+}
+
+/// A part of the annotated picture: DATA events after [`Detected`], in order, each small enough for an
+/// event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PicturePart {
+    /// Such as `image/jpeg`.
+    pub media_type: String,
+    /// The next bytes of the file, in base64.
+    pub part: String,
+}
+
+/// Turn speech into text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscribeRequest {
+    /// [`TRANSCRIBE_SCHEMA`].
+    #[serde(default = "transcribe_schema")]
+    pub schema: String,
+    /// The model, by the name that the plugin knows it by.
+    pub model: String,
+    /// The file of the sound as it came, in base64.
+    pub sound: String,
+    /// The language that is spoken, as two letters; found out if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+}
+
+impl TranscribeRequest {
+    /// A request to write down a sound, in base64.
+    pub fn new(model: impl Into<String>, sound: impl Into<String>) -> Self {
+        let (schema, model, sound) = (transcribe_schema(), model.into(), sound.into());
+        Self { schema, model, sound, language: None }
+    }
+}
+
+/// A stretch of speech: a DATA event, as soon as it is understood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Where it begins, in milliseconds from the sound's beginning.
+    pub start_ms: u32,
+    /// Where it ends.
+    pub end_ms: u32,
+    /// What is said.
+    pub text: String,
+    /// In which language, as two letters, where the model tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+}

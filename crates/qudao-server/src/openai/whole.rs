@@ -1,0 +1,209 @@
+//! Calls whose answer is sent when it is whole: those of models that do not chat.
+
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use qudao_core::{Answered, ApiEvent, ApiRequest};
+use qudao_plugin_api::wire::{Ask, Usage};
+use qudao_storage::Standing;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Type},
+    },
+};
+
+use super::{
+    completions::{broke_off, cut_off, read_once},
+    rate,
+};
+use crate::{
+    access::KeyCaller,
+    address::client_address,
+    code::Code,
+    error::{ApiError, FieldCheck},
+    once::{mark_replayed, reused, under_way},
+    scope::RequestContext,
+    state::AppState,
+};
+
+/// Texts of one call at most, as at OpenAI.
+const TEXTS_MAX: usize = 2048;
+
+/// One text or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "has to be a text or a list of texts")]
+pub(crate) enum Texts {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl PartialSchema for Texts {
+    fn schema() -> RefOr<Schema> {
+        let text = || {
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .pattern(Some(r"^[^\x00]*[^\s\x00\x85][^\x00]*$"))
+        };
+        let texts =
+            ArrayBuilder::new().items(text().build()).min_items(Some(1)).max_items(Some(TEXTS_MAX));
+        OneOfBuilder::new().item(text()).item(texts).into()
+    }
+}
+
+impl ToSchema for Texts {}
+
+impl Texts {
+    /// The texts, if a model can make something of each.
+    pub(crate) fn take(self, check: &mut FieldCheck) -> Vec<String> {
+        let (texts, single) = match self {
+            Self::One(text) => (vec![text], true),
+            Self::Many(texts) => (texts, false),
+        };
+        if !(1..=TEXTS_MAX).contains(&texts.len()) {
+            check.refuse("/input", format_args!("may hold 1 to {TEXTS_MAX} texts"));
+        }
+        for (at, text) in texts.iter().enumerate() {
+            if text.trim().is_empty() {
+                let pointer = if single { "/input".to_owned() } else { format!("/input/{at}") };
+                check.refuse(&pointer, "must not be empty");
+            }
+        }
+        texts
+    }
+}
+
+/// A call as it came in, before it is let in.
+pub(crate) struct Door<'a> {
+    pub(crate) state: &'a AppState,
+    pub(crate) request: &'a HttpRequest,
+    pub(crate) caller: &'a KeyCaller,
+    pub(crate) context: &'a RequestContext,
+    /// The body's bytes: a key for repetitions holds for them.
+    pub(crate) body: &'a [u8],
+}
+
+/// A whole answer.
+pub(crate) struct Whole {
+    pub(crate) model: String,
+    pieces: Vec<Value>,
+    pub(crate) usage: Usage,
+    standings: Vec<Standing>,
+    replayed: bool,
+}
+
+impl Door<'_> {
+    /// Asks the model and waits for the end of its answer, which is settled then.
+    pub(crate) async fn ask(
+        &self,
+        ask: impl Into<Ask>,
+        slot: qudao_core::CallSlot,
+    ) -> Result<Whole, ApiError> {
+        let Self { state, request, caller, context, body } = *self;
+        let call = ApiRequest {
+            ask: ask.into(),
+            choices: None,
+            stream: false,
+            trace: context.trace,
+            address: Some(client_address(request)),
+            slot: Some(slot),
+        };
+        let mut reply = match read_once(request, caller, body)? {
+            None => state.within(state.core.api_call(&caller.0, call)).await?,
+            Some(once) => {
+                match state.within(state.core.api_call_once(&caller.0, call, once)).await? {
+                    Answered::Now(reply) => *reply,
+                    Answered::Before(answer) => return Whole::again(answer),
+                    Answered::BrokenOff => return Err(broke_off()),
+                    Answered::OtherBody => return Err(reused()),
+                    Answered::UnderWay => return Err(under_way()),
+                }
+            }
+        };
+        let mut whole = Whole {
+            model: reply.model().to_owned(),
+            pieces: Vec::new(),
+            usage: Usage::default(),
+            standings: reply.standings().to_vec(),
+            replayed: false,
+        };
+        while let Some(event) = reply.next().await {
+            if whole.push(event?) {
+                return Ok(whole);
+            }
+        }
+        Err(cut_off())
+    }
+}
+
+impl Whole {
+    /// A call that was served before: the same answer.
+    fn again(answer: qudao_core::KeptAnswer) -> Result<Self, ApiError> {
+        let mut whole = Self {
+            model: answer.model.clone(),
+            pieces: Vec::new(),
+            usage: Usage::default(),
+            standings: Vec::new(),
+            replayed: true,
+        };
+        let ended = answer.into_events().any(|event| whole.push(event));
+        if ended { Ok(whole) } else { Err(cut_off()) }
+    }
+
+    /// Adds an event; true if it was the last.
+    fn push(&mut self, event: ApiEvent) -> bool {
+        match event {
+            // These models have nothing to say in words.
+            ApiEvent::Delta { .. } => {}
+            ApiEvent::Data(piece) => self.pieces.push(piece),
+            ApiEvent::End { usage, .. } => {
+                self.usage = usage;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What the model said of each of `count` things, in their order.
+    ///
+    /// # Errors
+    /// `model_failed` where it left one out, named one twice, or said something else.
+    pub(crate) fn each<T: DeserializeOwned>(
+        &mut self,
+        count: usize,
+        index: impl Fn(&T) -> u32,
+    ) -> Result<Vec<T>, ApiError> {
+        let failed = |detail: &'static str| ApiError::new(Code::ModelFailed, detail);
+        let mut found: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
+        for piece in self.pieces.drain(..) {
+            let part: T = serde_json::from_value(piece)
+                .map_err(|_| failed("the model's answer has another form than was asked"))?;
+            let at = usize::try_from(index(&part)).unwrap_or(usize::MAX);
+            match found.get_mut(at) {
+                Some(place @ None) => *place = Some(part),
+                _ => return Err(failed("the model answered something that was not asked")),
+            }
+        }
+        let whole: Option<Vec<T>> = found.into_iter().collect();
+        whole.ok_or_else(|| failed("the model left something out of its answer"))
+    }
+
+    /// All that the model said, as it came.
+    pub(crate) fn take_pieces(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// The head of the response.
+    pub(crate) fn response(&self) -> HttpResponseBuilder {
+        let mut response = HttpResponse::Ok();
+        rate::tell(&mut response, &self.standings);
+        if self.replayed {
+            mark_replayed(&mut response);
+        }
+        response
+    }
+}

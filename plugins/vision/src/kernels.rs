@@ -1,0 +1,307 @@
+//! The arithmetic of the processor's own path: pixels of a row times weights, with the channels of
+//! a pixel side by side, so that every vector holds neighbouring output channels.
+//!
+//! [`pulp`] picks the widest vectors of the machine at run time; on one with none the same code
+//! computes number by number.
+
+use pulp::{Simd, WithSimd};
+
+/// Vectors of output channels that are computed at a time.
+const VECTORS: usize = 2;
+
+/// Width of a vector in numbers, and how many pixels are computed at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Numbers of a vector.
+    pub lanes: usize,
+}
+
+/// Asks for the [`Shape`] of this machine.
+pub struct AskShape;
+
+impl WithSimd for AskShape {
+    type Output = Shape;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Shape {
+        Shape { lanes: S::F32_LANES }
+    }
+}
+
+/// Weights of a convolution that mixes channels, in panels of [`VECTORS`] vectors of outputs:
+/// within a panel by place in the kernel, by input, by output. Missing outputs are zeros.
+pub struct Panels {
+    /// Inputs of a pixel.
+    pub inputs: usize,
+    /// Outputs of a pixel.
+    pub outputs: usize,
+    /// Places in the kernel.
+    pub places: usize,
+    width: usize,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Panels {
+    /// Lays out weights `[outputs, inputs, places]`.
+    pub fn new(weight: &[f32], bias: &[f32], inputs: usize, shape: Shape) -> Self {
+        let outputs = bias.len();
+        let places = weight.len() / (outputs * inputs);
+        let width = VECTORS * shape.lanes;
+        let panels = outputs.div_ceil(width);
+        let mut laid = vec![0.0; panels * width * places * inputs];
+        for output in 0..outputs {
+            let (panel, lane) = (output / width, output % width);
+            for input in 0..inputs {
+                for place in 0..places {
+                    let to = ((panel * places + place) * inputs + input) * width + lane;
+                    laid[to] = weight[(output * inputs + input) * places + place];
+                }
+            }
+        }
+        let mut padded = bias.to_vec();
+        padded.resize(panels * width, 0.0);
+        Self { inputs, outputs, places, width, weight: laid, bias: padded }
+    }
+}
+
+/// Computes one row of outputs.
+pub struct MixRow<'a> {
+    /// The weights.
+    pub panels: &'a Panels,
+    /// For each place in the kernel the row of inputs, from where the first pixel's are.
+    pub rows: &'a [&'a [f32]],
+    /// From the inputs of one pixel to those of the next.
+    pub step: usize,
+    /// Whether SiLU follows.
+    pub silu: bool,
+    /// The outputs of the row's pixels.
+    pub out: &'a mut [f32],
+}
+
+impl WithSimd for MixRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // As many sums as the machine has registers for, with some left for weights and inputs.
+        if S::REGISTER_COUNT >= 32 {
+            mix::<S, 12>(simd, self);
+        } else {
+            mix::<S, 6>(simd, self);
+        }
+    }
+}
+
+#[inline(always)]
+fn mix<S: Simd, const PIXELS: usize>(simd: S, task: MixRow<'_>) {
+    let MixRow { panels, rows, step, silu, out } = task;
+    let pixels = out.len() / panels.outputs;
+    let panel = panels.width * panels.places * panels.inputs;
+    for (index, weight) in panels.weight.chunks_exact(panel).enumerate() {
+        let first = index * panels.width;
+        let bias = &panels.bias[first..first + panels.width];
+        let tile = Tile { panels, rows, step, weight, bias, first };
+        let mut at = 0;
+        while at + PIXELS <= pixels {
+            tile.compute::<S, PIXELS>(simd, at, out);
+            at += PIXELS;
+        }
+        while at + 4 <= pixels {
+            tile.compute::<S, 4>(simd, at, out);
+            at += 4;
+        }
+        while at < pixels {
+            tile.compute::<S, 1>(simd, at, out);
+            at += 1;
+        }
+    }
+    if silu {
+        silu_all(out);
+    }
+}
+
+struct Tile<'a> {
+    panels: &'a Panels,
+    rows: &'a [&'a [f32]],
+    step: usize,
+    weight: &'a [f32],
+    bias: &'a [f32],
+    first: usize,
+}
+
+impl Tile<'_> {
+    /// One panel's outputs of some pixels, from pixel `at`.
+    #[inline(always)]
+    fn compute<S: Simd, const PIXELS: usize>(&self, simd: S, at: usize, out: &mut [f32]) {
+        let inputs = self.panels.inputs;
+        let (bias, _) = S::as_simd_f32s(self.bias);
+        let mut sums = [[bias[0], bias[1]]; PIXELS];
+        let places = self.weight.chunks_exact(inputs * self.panels.width);
+        for (row, weight) in self.rows.iter().zip(places) {
+            let (weight, _) = S::as_simd_f32s(weight);
+            let (weight, _) = weight.as_chunks::<VECTORS>();
+            let weight = &weight[..inputs];
+            let pixels: [&[f32]; PIXELS] =
+                std::array::from_fn(|pixel| &row[(at + pixel) * self.step..][..inputs]);
+            for (input, weight) in weight.iter().enumerate() {
+                for (sums, pixel) in sums.iter_mut().zip(&pixels) {
+                    let value = simd.splat_f32s(pixel[input]);
+                    sums[0] = simd.mul_add_e_f32s(value, weight[0], sums[0]);
+                    sums[1] = simd.mul_add_e_f32s(value, weight[1], sums[1]);
+                }
+            }
+        }
+        let outputs = self.panels.outputs;
+        let present = (outputs - self.first).min(self.panels.width);
+        for (pixel, sums) in sums.iter().enumerate() {
+            let from = (at + pixel) * outputs + self.first;
+            let out = &mut out[from..from + present];
+            if present == self.panels.width {
+                let (out, _) = S::as_mut_simd_f32s(out);
+                out.copy_from_slice(sums);
+            } else {
+                let lanes = S::F32_LANES;
+                let split = present.min(lanes);
+                simd.partial_store_f32s(&mut out[..split], sums[0]);
+                if present > lanes {
+                    simd.partial_store_f32s(&mut out[lanes..], sums[1]);
+                }
+            }
+        }
+    }
+}
+
+/// Convolves one row, each channel by itself, with a kernel of 3 × 3.
+pub struct EachRow<'a> {
+    /// By place in the kernel, then by channel.
+    pub weight: &'a [f32],
+    /// One per channel.
+    pub bias: &'a [f32],
+    /// Three rows of inputs, from the left neighbour of the first pixel.
+    pub rows: [&'a [f32]; 3],
+    /// 1 or 2.
+    pub stride: usize,
+    /// Whether SiLU follows.
+    pub silu: bool,
+    /// The outputs of the row's pixels.
+    pub out: &'a mut [f32],
+}
+
+impl WithSimd for EachRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let channels = self.bias.len();
+        if channels.is_multiple_of(S::F32_LANES) {
+            self.vectors(simd);
+        } else {
+            self.numbers();
+        }
+        if self.silu {
+            silu_all(self.out);
+        }
+    }
+}
+
+impl EachRow<'_> {
+    #[inline(always)]
+    fn vectors<S: Simd>(&mut self, simd: S) {
+        let (weight, _) = S::as_simd_f32s(self.weight);
+        let (bias, _) = S::as_simd_f32s(self.bias);
+        let rows = self.rows.map(|row| S::as_simd_f32s(row).0);
+        let (out, _) = S::as_mut_simd_f32s(self.out);
+        let width = bias.len();
+        for lane in 0..width {
+            let weight: [_; 9] = std::array::from_fn(|place| weight[place * width + lane]);
+            let bias = bias[lane];
+            for (pixel, out) in out.chunks_exact_mut(width).enumerate() {
+                let at = pixel * self.stride * width + lane;
+                let mut sums = [bias, simd.splat_f32s(0.0), simd.splat_f32s(0.0)];
+                for (line, row) in rows.iter().enumerate() {
+                    let row = &row[at..=at + 2 * width];
+                    for place in 0..3 {
+                        let value = row[place * width];
+                        sums[line] =
+                            simd.mul_add_e_f32s(value, weight[3 * line + place], sums[line]);
+                    }
+                }
+                let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), sums[2]);
+                out[lane] = sum;
+            }
+        }
+    }
+
+    /// For numbers of channels that fill no whole vectors.
+    #[inline(always)]
+    fn numbers(&mut self) {
+        let channels = self.bias.len();
+        for (pixel, out) in self.out.chunks_exact_mut(channels).enumerate() {
+            let at = pixel * self.stride * channels;
+            out.copy_from_slice(self.bias);
+            for (place, weight) in self.weight.chunks_exact(channels).enumerate() {
+                let row = &self.rows[place / 3][at + place % 3 * channels..][..channels];
+                for ((out, weight), value) in out.iter_mut().zip(weight).zip(row) {
+                    *out += weight * value;
+                }
+            }
+        }
+    }
+}
+
+const CHUNK: usize = 32;
+
+/// `x · sigmoid(x)`, to about 2⁻²² of the true value.
+#[inline(always)]
+fn silu_all(values: &mut [f32]) {
+    let (chunks, rest) = values.as_chunks_mut::<CHUNK>();
+    for chunk in chunks {
+        for value in chunk {
+            *value = silu(*value);
+        }
+    }
+    for value in rest {
+        *value = silu(*value);
+    }
+}
+
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// eˣ between e⁻⁸⁷ and e⁸⁸: a power of two by way of the exponent's bits, the rest by a polynomial
+/// (the Taylor series to the sixth power, over ± ln 2 / 2).
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Added, it leaves the nearest whole number in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let whole = rounded - ROUND;
+    let rest = x - whole * LN2_HIGH - whole * LN2_LOW;
+    let mut sum = 1.0 / 720.0;
+    for factor in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        sum = sum * rest + factor;
+    }
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    sum * power
+}
+
+/// `x · sigmoid(x)` of a whole map.
+pub struct Silu<'a>(pub &'a mut [f32]);
+
+impl pulp::NullaryFnOnce for Silu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        silu_all(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;
