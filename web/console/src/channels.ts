@@ -53,11 +53,19 @@ function settingOf(field: KindField, text: string): unknown {
       // The server says what is wrong with what is no number.
       return /^-?\d+$/.test(text) ? Number(text) : text;
     case 'list':
-      return text.split('\n').map((line) => line.trim()).filter((line) => line !== '');
+      return entries(text);
     default:
       return text;
   }
 }
+
+/** One entry a line, but for keys in PEM, which have several. */
+function entries(text: string): string[] {
+  const [keys, rest] = [text.match(PEM) ?? [], text.replace(PEM, '')];
+  return [...rest.split('\n'), ...keys].map((entry) => entry.trim()).filter((entry) => entry !== '');
+}
+
+const PEM = /-----BEGIN [^-]+-----[\s\S]*?-----END [^-]+-----/g;
 
 /** What the server would silently not understand: sites that are none, and colours. */
 export function checkWeb(settings: Record<string, unknown>): void {

@@ -65,6 +65,8 @@ describe('the form of a channel', () => {
     });
     expect(readForm(KIND, { token: '  ', port: '', sites: '\n' })).toEqual({ secrets: {}, settings: {} });
     expect(readForm(KIND, { port: 'many' }).settings).toEqual({ port: 'many' });
+    const key = (text: string): string => `-----BEGIN PUBLIC KEY-----\n${text}\n-----END PUBLIC KEY-----`;
+    expect(readForm(KIND, { sites: ` ${key('a\nb')}\n\n${key('c')} ` }).settings).toEqual({ sites: [key('a\nb'), key('c')] });
   });
 
   it('shows what is set, and no secret', () => {
@@ -111,7 +113,7 @@ describe('the words of channels and contacts', () => {
   });
 
   it('explain settings that there are', () => {
-    const sources = ['web/widget', 'telegram', 'partner', 'feishu', 'dingtalk', 'wechat/wecom', 'wechat/official', 'matrix', 'email'];
+    const sources = ['web/widget', 'telegram', 'partner', 'feishu', 'dingtalk', 'wechat/wecom', 'wechat/official', 'matrix', 'email', 'meta'];
     const text = sources.map((name) => readFileSync(`../../crates/qudao-channels/src/${name}.rs`, 'utf8')).join();
     for (const key of Object.keys(zhHelp)) expect(text, key).toContain(`"${key.split('.')[1]}"`);
   });

@@ -129,7 +129,7 @@ function Connection({ channel, kind, changes, reload }: ShownProps): JSX.Element
 function NextSteps({ channel, kind }: { channel: Channel; kind: ChannelKind | null }): JSX.Element {
   const words = useChannelWords();
   const steps = words.steps[channel.kind] ?? [];
-  const asked = channel.settings['receive'] === 'poll';
+  const asked = ['poll', 'stream'].includes(String(channel.settings['receive']));
   return (
     <div class="card">
       <h2>{words.next}</h2>
