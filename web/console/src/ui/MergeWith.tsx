@@ -46,7 +46,7 @@ function Choice({ contact, close, choose }: { contact: Contact; close: () => voi
       <TextField label={words.mergeSearch} hint={words.search} pointer="" refusal={null} value={wanted} setValue={setWanted} type="search" focused />
       <Rows list={found} none={words.noMatch} filter={fits}>
         {(one) => (
-          <li key={one.id} class="row">
+          <li key={one.id} class="row tight">
             <Face contact={one} />
             <div class="row-text">
               <p class="row-title" dir="auto">{contactName(words, one)}</p>
