@@ -72,8 +72,8 @@ impl Tx {
                  UPDATE channel_events SET kind = 'piece' \
                  WHERE tenant_id = $1 AND channel_id = $2 AND thread = $3 AND kind = 'overheard' \
                    AND body ->> 'album' = $4 AND received_at > now() - interval '1 minute' \
-                 RETURNING received_at, body) \
-             SELECT body FROM taken ORDER BY received_at",
+                 RETURNING received_at, event_id, body) \
+             SELECT body FROM taken ORDER BY received_at, event_id",
         )
         .bind(self.tenant_id().as_uuid())
         .bind(channel_id.as_uuid())

@@ -24,6 +24,7 @@ mod limiter;
 mod once;
 mod outbox;
 mod people;
+mod pieces;
 mod proof;
 mod schema;
 mod transactions;
