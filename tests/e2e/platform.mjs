@@ -32,10 +32,11 @@ export async function admin(method, path, body, headers = {}) {
 }
 
 /** A web channel whose assistant repeats what it is told, for the widget on pages of `settings.origins`. */
-export async function openEchoChannel({ settings, ...wishes }) {
+export async function openEchoChannel({ settings, secrets, ...wishes }) {
   const { chatUrl, base, channelId } = await makeEchoChat({ ...wishes, settings });
   const key = new URL(chatUrl).pathname.split('/').at(-1);
-  return { key, change: (next) => admin('PATCH', `${base}/channels/${channelId}`, { settings: next }) };
+  if (secrets) await admin('PATCH', `${base}/channels/${channelId}`, { secrets });
+  return { key, base, change: (next) => admin('PATCH', `${base}/channels/${channelId}`, { settings: next }) };
 }
 
 /** A page whose assistant repeats what it is told, in a tenant of its own. `names` are those of things. */

@@ -1,11 +1,12 @@
 // The widget on a page of another site: a person talks, leaves, comes back; the page around does its worst.
 import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
 import { launch, PHONE } from './browser.mjs';
 import { HostSite, Visit } from './host.mjs';
-import { baseUrl, openEchoChannel } from './platform.mjs';
+import { admin, baseUrl, openEchoChannel } from './platform.mjs';
 import { Stranger } from './stranger.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -69,6 +70,48 @@ test('a person talks with the local model on a page of another site, and finds i
   assert.deepEqual(await chat.texts(), said);
   assert.deepEqual(chat.complaints, []);
   await chat.close();
+});
+
+test('a customer of the site is one person on two devices, and whoever comes next is another', async () => {
+  const secret = 'a secret that only the shop knows, long';
+  const own = await channel({}, { secrets: { site_secret: secret } });
+  const sign = (sub) => {
+    const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+    const exp = Math.floor(Date.now() / 1000) + 600;
+    const text = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub, aud: own.key, exp, name: sub })}`;
+    return `${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`;
+  };
+  const people = async () => {
+    const { data } = await admin('GET', `${own.base}/contacts`);
+    return data.filter((contact) => !contact.merged_into).length;
+  };
+  const [desk, phone] = [await visit(own.key), await visit(own.key, {}, { viewport: PHONE })];
+  for (const chat of [desk, phone]) {
+    await chat.launcher.waitFor();
+    // Said before the chat is open, shown when it is.
+    await chat.page.evaluate((token) => void (window.known = Qudao.identify(() => token)), sign('ann'));
+    assert.deepEqual(await chat.stored(), []);
+    await chat.open();
+    await chat.page.evaluate(() => window.known);
+    await chat.say('Hello');
+    await chat.answers(1);
+  }
+  assert.equal(await people(), 1);
+  // Bob signs in where Ann was: he does not see what she said.
+  await desk.page.evaluate((token) => Qudao.identify(token), sign('bob'));
+  await desk.online();
+  assert.deepEqual(await desk.texts(), []);
+  await desk.say('I am Bob');
+  await desk.answers(1);
+  assert.equal(await people(), 2);
+  await desk.page.evaluate(() => Qudao.signOut());
+  await desk.online();
+  assert.deepEqual(await desk.texts(), []);
+  const refused = await desk.page.evaluate((token) => Qudao.identify(token).catch((error) => error.message), `${sign('eve')}x`);
+  assert.match(refused, /not signed/);
+  assert.equal(await people(), 2);
+  await desk.close();
+  await phone.close();
 });
 
 test('a page of a site that is not listed gets no token and shows no widget', async () => {

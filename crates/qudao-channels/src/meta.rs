@@ -81,7 +81,7 @@ impl ChannelAdapter for Meta {
         let token = config.secret("access_token").ok()?;
         let body = cloud::code(thread, (template, language), code);
         Some(Plan::Http(
-            HttpPlan::post_json("send", &self.messages_url(config), &body).bearer(token),
+            HttpPlan::post_json("send", self.messages_url(config), &body).bearer(token),
         ))
     }
 

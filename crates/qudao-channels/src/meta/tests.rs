@@ -583,3 +583,34 @@ fn settings_are_checked_and_connecting_says_what_is_wrong() {
     let subscribed = response(200, &json!({ "success": true }));
     assert_eq!(Meta::Messenger.connected(&ours(), &plans[1], &subscribed), Ok(None));
 }
+
+#[test]
+fn a_code_goes_by_the_tenants_template_and_in_words_without_one() {
+    let peer = Meta::Whatsapp.phone_peer(&ours(), "8613800138000").unwrap();
+    assert_eq!(peer, "1061/8613800138000");
+    for other in [Meta::Messenger, Meta::Instagram] {
+        assert_eq!((other.reaches_phones(), other.phone_peer(&ours(), "86")), (false, None));
+    }
+    assert!(Meta::Whatsapp.code(&ours(), &peer, "012345").is_none());
+    let mut config = ours();
+    config.settings.insert("code_template".to_owned(), json!("login_code"));
+    config.settings.insert("code_language".to_owned(), json!("zh_CN"));
+    let Some(Plan::Http(plan)) = Meta::Whatsapp.code(&config, &peer, "012345") else {
+        panic!("a request")
+    };
+    let body: Value = serde_json::from_slice(&plan.body).unwrap();
+    assert_eq!((&body["to"], &body["type"]), (&json!("8613800138000"), &json!("template")));
+    let template = &body["template"];
+    assert_eq!(
+        (&template["name"], &template["language"]["code"]),
+        (&json!("login_code"), &json!("zh_CN"))
+    );
+    let codes: Vec<_> = template["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["parameters"][0]["text"])
+        .collect();
+    assert_eq!(codes, ["012345", "012345"]);
+    assert!(Meta::Messenger.code(&config, &peer, "012345").is_none());
+}

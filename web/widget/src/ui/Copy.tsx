@@ -33,9 +33,9 @@ export function Copy({ client, tongue, save, done }: WidgetProps & { save: () =>
     setBusy(false);
   }
   return (
-    <form class="copy" aria-label={words.save} onSubmit={(event) => void send(event)}>
+    <form class="mailing" aria-label={words.save} onSubmit={(event) => void send(event)}>
       <label for="qudao-copy">{words.mailTo}</label>
-      <div class="copy-line">
+      <div class="mailing-line">
         <input
           ref={field}
           id="qudao-copy"
@@ -50,12 +50,12 @@ export function Copy({ client, tongue, save, done }: WidgetProps & { save: () =>
         />
         <button type="submit" disabled={busy}>{words.mailSend}</button>
       </div>
-      <p class="copy-note" dir="auto">{words.mailNote}</p>
-      <div class="copy-line">
+      <p class="mailing-note" dir="auto">{words.mailNote}</p>
+      <div class="mailing-line">
         <button type="button" onClick={() => { save(); done(); }}>{words.saveFile}</button>
         <button type="button" onClick={done}>{words.cancel}</button>
       </div>
-      <p class={say === '' ? 'sr-only' : 'copy-note'} role="status" dir="auto">{say}</p>
+      <p class={say === '' ? 'sr-only' : 'mailing-note'} role="status" dir="auto">{say}</p>
     </form>
   );
 }
