@@ -6,7 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
-/// Vectors of output channels that are computed at a time.
+/// Vectors of output channels that are computed at a time, where there are as many.
 const VECTORS: usize = 2;
 
 /// Width of a vector in numbers, and how many pixels are computed at a time.
@@ -29,7 +29,8 @@ impl WithSimd for AskShape {
 }
 
 /// Weights of a convolution that mixes channels, in panels of [`VECTORS`] vectors of outputs:
-/// within a panel by place in the kernel, by input, by output. Missing outputs are zeros.
+/// within a panel by place in the kernel, by input, by output. Missing outputs are zeros. The last panel
+/// has one vector if that is enough.
 pub struct Panels {
     /// Inputs of a pixel.
     pub inputs: usize,
@@ -37,7 +38,7 @@ pub struct Panels {
     pub outputs: usize,
     /// Places in the kernel.
     pub places: usize,
-    width: usize,
+    lanes: usize,
     weight: Vec<f32>,
     bias: Vec<f32>,
 }
@@ -47,21 +48,23 @@ impl Panels {
     pub fn new(weight: &[f32], bias: &[f32], inputs: usize, shape: Shape) -> Self {
         let outputs = bias.len();
         let places = weight.len() / (outputs * inputs);
-        let width = VECTORS * shape.lanes;
-        let panels = outputs.div_ceil(width);
-        let mut laid = vec![0.0; panels * width * places * inputs];
-        for output in 0..outputs {
-            let (panel, lane) = (output / width, output % width);
-            for input in 0..inputs {
-                for place in 0..places {
-                    let to = ((panel * places + place) * inputs + input) * width + lane;
-                    laid[to] = weight[(output * inputs + input) * places + place];
+        let lanes = shape.lanes;
+        let padded = outputs.next_multiple_of(lanes);
+        let mut laid = Vec::with_capacity(padded * places * inputs);
+        for first in (0..padded).step_by(VECTORS * lanes) {
+            let panel = first..(first + VECTORS * lanes).min(padded);
+            for place in 0..places {
+                for input in 0..inputs {
+                    let number = |output| (output * inputs + input) * places + place;
+                    laid.extend(panel.clone().map(|output| {
+                        if output < outputs { weight[number(output)] } else { 0.0 }
+                    }));
                 }
             }
         }
-        let mut padded = bias.to_vec();
-        padded.resize(panels * width, 0.0);
-        Self { inputs, outputs, places, width, weight: laid, bias: padded }
+        let mut bias = bias.to_vec();
+        bias.resize(padded, 0.0);
+        Self { inputs, outputs, places, lanes, weight: laid, bias }
     }
 }
 
@@ -97,23 +100,16 @@ impl WithSimd for MixRow<'_> {
 fn mix<S: Simd, const PIXELS: usize>(simd: S, task: MixRow<'_>) {
     let MixRow { panels, rows, step, silu, out } = task;
     let pixels = out.len() / panels.outputs;
-    let panel = panels.width * panels.places * panels.inputs;
-    for (index, weight) in panels.weight.chunks_exact(panel).enumerate() {
-        let first = index * panels.width;
-        let bias = &panels.bias[first..first + panels.width];
+    let width = VECTORS * panels.lanes;
+    let whole = width * panels.places * panels.inputs;
+    for (index, weight) in panels.weight.chunks(whole).enumerate() {
+        let first = index * width;
+        let bias = &panels.bias[first..(first + width).min(panels.bias.len())];
         let tile = Tile { panels, rows, step, weight, bias, first };
-        let mut at = 0;
-        while at + PIXELS <= pixels {
-            tile.compute::<S, PIXELS>(simd, at, out);
-            at += PIXELS;
-        }
-        while at + 4 <= pixels {
-            tile.compute::<S, 4>(simd, at, out);
-            at += 4;
-        }
-        while at < pixels {
-            tile.compute::<S, 1>(simd, at, out);
-            at += 1;
+        if bias.len() == width {
+            tile.along::<S, VECTORS, PIXELS>(simd, pixels, out);
+        } else {
+            tile.along::<S, 1, PIXELS>(simd, pixels, out);
         }
     }
     if silu {
@@ -131,41 +127,76 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
+    /// One panel's outputs of all pixels of the row.
+    #[inline(always)]
+    fn along<S: Simd, const WIDE: usize, const PIXELS: usize>(
+        &self,
+        simd: S,
+        pixels: usize,
+        out: &mut [f32],
+    ) {
+        let mut at = 0;
+        while at + PIXELS <= pixels {
+            self.compute::<S, WIDE, PIXELS>(simd, at, out);
+            at += PIXELS;
+        }
+        while at + 4 <= pixels {
+            self.compute::<S, WIDE, 4>(simd, at, out);
+            at += 4;
+        }
+        while at + 2 <= pixels {
+            self.compute::<S, WIDE, 2>(simd, at, out);
+            at += 2;
+        }
+        if at < pixels {
+            self.compute::<S, WIDE, 1>(simd, at, out);
+        }
+    }
+
     /// One panel's outputs of some pixels, from pixel `at`.
     #[inline(always)]
-    fn compute<S: Simd, const PIXELS: usize>(&self, simd: S, at: usize, out: &mut [f32]) {
+    fn compute<S: Simd, const WIDE: usize, const PIXELS: usize>(
+        &self,
+        simd: S,
+        at: usize,
+        out: &mut [f32],
+    ) {
         let inputs = self.panels.inputs;
         let (bias, _) = S::as_simd_f32s(self.bias);
-        let mut sums = [[bias[0], bias[1]]; PIXELS];
-        let places = self.weight.chunks_exact(inputs * self.panels.width);
+        let bias: [_; WIDE] = std::array::from_fn(|vector| bias[vector]);
+        let mut sums = [bias; PIXELS];
+        let places = self.weight.chunks_exact(inputs * self.bias.len());
         for (row, weight) in self.rows.iter().zip(places) {
             let (weight, _) = S::as_simd_f32s(weight);
-            let (weight, _) = weight.as_chunks::<VECTORS>();
+            let (weight, _) = weight.as_chunks::<WIDE>();
             let weight = &weight[..inputs];
             let pixels: [&[f32]; PIXELS] =
                 std::array::from_fn(|pixel| &row[(at + pixel) * self.step..][..inputs]);
             for (input, weight) in weight.iter().enumerate() {
                 for (sums, pixel) in sums.iter_mut().zip(&pixels) {
                     let value = simd.splat_f32s(pixel[input]);
+                    // No loop: an index that varies would keep the sums out of registers.
                     sums[0] = simd.mul_add_e_f32s(value, weight[0], sums[0]);
-                    sums[1] = simd.mul_add_e_f32s(value, weight[1], sums[1]);
+                    if WIDE == VECTORS {
+                        let last = VECTORS - 1;
+                        sums[last] = simd.mul_add_e_f32s(value, weight[last], sums[last]);
+                    }
                 }
             }
         }
         let outputs = self.panels.outputs;
-        let present = (outputs - self.first).min(self.panels.width);
+        let present = (outputs - self.first).min(self.bias.len());
         for (pixel, sums) in sums.iter().enumerate() {
             let from = (at + pixel) * outputs + self.first;
             let out = &mut out[from..from + present];
-            if present == self.panels.width {
+            if present == self.bias.len() {
                 let (out, _) = S::as_mut_simd_f32s(out);
                 out.copy_from_slice(sums);
             } else {
-                let lanes = S::F32_LANES;
-                let split = present.min(lanes);
-                simd.partial_store_f32s(&mut out[..split], sums[0]);
-                if present > lanes {
-                    simd.partial_store_f32s(&mut out[lanes..], sums[1]);
+                let (head, tail) = out.split_at_mut(present.min(S::F32_LANES));
+                simd.partial_store_f32s(head, sums[0]);
+                if !tail.is_empty() {
+                    simd.partial_store_f32s(tail, sums[WIDE - 1]);
                 }
             }
         }
@@ -280,12 +311,12 @@ fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.0, 88.0);
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let whole = rounded - ROUND;
-    let rest = x - whole * LN2_HIGH - whole * LN2_LOW;
-    let mut sum = 1.0 / 720.0;
+    let rest = (-whole).mul_add(LN2_LOW, (-whole).mul_add(LN2_HIGH, x));
+    let mut sum: f32 = 1.0 / 720.0;
     for factor in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = sum * rest + factor;
+        sum = sum.mul_add(rest, factor);
     }
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     sum * power
