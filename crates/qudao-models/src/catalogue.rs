@@ -92,6 +92,7 @@ pub struct Source {
 /// The kinds of places.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "a catalogue has a handful of them")]
 pub enum SourceKind {
     /// A file in a repository on Hugging Face.
     HuggingFace {

@@ -10,6 +10,7 @@ use crate::abi::{
 /// One request, by the kind of model that answers it. Its JSON is that of what it holds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "most are chats, and each is made for one call")]
 pub enum Ask {
     /// Answer a conversation.
     Chat(ChatRequest),
