@@ -17,109 +17,21 @@ use crate::{
     },
     chat::requests::{History, Opening, PostMessage, Receipt},
     code::Code,
-    openai::{
-        answer::Completion,
-        classifications::{ClassificationList, ClassificationRequest},
-        embeddings::{EmbeddingList, EmbeddingRequest},
-        models::{Model, ModelList},
-        wire::CompletionRequest,
-    },
     openapi::Doc,
     operations::{Alive, Readiness},
 };
 
 mod identity;
+mod models;
 mod partner;
 mod widget;
 
 pub(crate) use identity::*;
+pub(crate) use models::*;
 pub(crate) use partner::*;
 pub(crate) use widget::*;
 
 pub(crate) const LOCATION: &str = "Made; `Location` names its address.";
-
-pub(crate) fn completions() -> Doc {
-    Doc::new("Models", "Answer a conversation")
-        .openai()
-        .about(
-            "As OpenAI's endpoint of the same name; fields that no model here knows are ignored. \
-             With `stream` the answer is `text/event-stream`: chunks as `data:` lines, then \
-             `data: [DONE]` when the charge is settled. A refusal in the middle of a stream is one \
-             `data:` line with `error` in place of the rest. With an `Idempotency-Key` the answer is \
-             kept for a day and given again: the model is called and charged once. Such a call is \
-             made to its end, and charged as a whole, even if its caller hangs up.",
-        )
-        .once()
-        .body::<CompletionRequest>(json!({
-            "model": "qwen2.5-0.5b-instruct",
-            "messages": [{ "role": "user", "content": "Hello!" }],
-            "stream": true,
-        }))
-        .returns::<Completion>(200, "The answer.")
-        .or_text("text/event-stream")
-        .fails(ASKED)
-}
-
-pub(crate) fn embeddings() -> Doc {
-    Doc::new("Models", "Turn texts into vectors")
-        .openai()
-        .about(
-            "As OpenAI's endpoint of the same name. With an `Idempotency-Key` the answer is kept for a \
-             day and given again: the model is called and charged once.",
-        )
-        .once()
-        .body::<EmbeddingRequest>(json!({
-            "model": "multilingual-e5-small",
-            "input": ["How do I return an order?", "怎么退货？"],
-        }))
-        .returns::<EmbeddingList>(200, "The vectors, in the order of the texts.")
-        .fails(ASKED)
-}
-
-pub(crate) fn classifications() -> Doc {
-    Doc::new("Models", "Classify texts")
-        .openai()
-        .about(
-            "Each text gets the likeliest of the model's classes, unless the model is not sure enough \
-             to name one. With an `Idempotency-Key` the answer is kept for a day and given again: the \
-             model is called and charged once.",
-        )
-        .once()
-        .body::<ClassificationRequest>(json!({
-            "model": "sentiment",
-            "input": "The parcel came a day early, thank you!",
-            "explain": true,
-        }))
-        .returns::<ClassificationList>(200, "The classes, in the order of the texts.")
-        .fails(ASKED)
-}
-
-/// How a call of a model may fail.
-const ASKED: &[Code] = &[
-    Code::InsufficientCredits,
-    Code::ModelNotFound,
-    Code::WrongModelKind,
-    Code::RateLimited,
-    Code::ModelFailed,
-    Code::ProviderMisconfigured,
-    Code::ModelNotReady,
-    Code::Overloaded,
-    Code::ModelTimeout,
-];
-
-pub(crate) fn models() -> Doc {
-    Doc::new("Models", "List the models")
-        .openai()
-        .about("The models that the routes of the key's tenant name.")
-        .returns::<ModelList>(200, "The models.")
-}
-
-pub(crate) fn model() -> Doc {
-    Doc::new("Models", "Read a model")
-        .openai()
-        .returns::<Model>(200, "The model.")
-        .fails(&[Code::ModelNotFound])
-}
 
 pub(crate) fn create_tenant() -> Doc {
     Doc::new("Tenants", "Create a tenant")

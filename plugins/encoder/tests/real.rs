@@ -78,7 +78,10 @@ fn words_stand_where_they_are_in_the_text() {
     }
     let words: Vec<_> = read.words.iter().map(|word| word.text.as_str()).collect();
     assert_eq!(words[..2], ["It's", "great"], "{words:?}");
-    assert!(words.contains(&"thanks") && words.iter().any(|word| word.contains("满意")), "{words:?}");
+    assert!(
+        words.contains(&"thanks") && words.iter().any(|word| word.contains("满意")),
+        "{words:?}"
+    );
 }
 
 #[test]
@@ -88,7 +91,9 @@ fn every_token_has_a_slope() {
     let mean = encoder.means(&[&read.ids], &[12]).unwrap().remove(0);
     let slopes = encoder.gradient_input(&read.ids, &[12], &mean).unwrap();
     assert_eq!(slopes.len(), read.ids.len());
-    assert!(slopes.iter().all(|slope| slope.is_finite()) && slopes.iter().any(|slope| *slope != 0.0));
+    assert!(
+        slopes.iter().all(|slope| slope.is_finite()) && slopes.iter().any(|slope| *slope != 0.0)
+    );
 }
 
 #[test]
@@ -100,7 +105,9 @@ fn a_file_that_is_no_encoder_is_refused_in_words() {
     let mut plain = (header.len() as u64).to_le_bytes().to_vec();
     plain.extend(header);
     let long = b"\xff\xff\xff\xff\xff\xff\xff\x7f".to_vec();
-    for (bytes, words) in [(plain, "qudao model pull"), (long, "no encoder"), (Vec::new(), "no encoder")] {
+    for (bytes, words) in
+        [(plain, "qudao model pull"), (long, "no encoder"), (Vec::new(), "no encoder")]
+    {
         std::fs::write(&path, bytes).unwrap();
         let refusal = Encoder::load(&path).unwrap_err().to_string();
         assert!(refusal.contains(words), "{refusal}");
