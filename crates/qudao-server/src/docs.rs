@@ -24,12 +24,12 @@ use crate::{
 };
 
 mod identity;
-mod openai;
+mod models;
 mod partner;
 mod widget;
 
 pub(crate) use identity::*;
-pub(crate) use openai::*;
+pub(crate) use models::*;
 pub(crate) use partner::*;
 pub(crate) use widget::*;
 
