@@ -150,7 +150,7 @@ fn a_picture_lies_at_the_top_left_of_its_square() {
         let longer = f32::from(u16::try_from(width.max(height)).unwrap());
         assert!((square.scale - 64.0 / longer).abs() < 1e-4);
         // Its first row is green, the grey is beyond its shorter side.
-        if width > 1 && height > 1 {
+        if width > 1 && height > 1 && width.max(height) <= 64 {
             assert!(square.grid.values[1] > 100.0);
         }
         if width != height && width.abs_diff(height) > 10 {
