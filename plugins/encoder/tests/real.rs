@@ -1,7 +1,7 @@
 //! The encoders of the catalogue, on their real weights, against vectors that ONNX Runtime made of the same weights
 //! (tests/peers/encoders/vectors.py).
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{path::PathBuf, sync::OnceLock};
 

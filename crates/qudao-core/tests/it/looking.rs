@@ -1,6 +1,6 @@
 //! Pictures in a conversation: what the assistant's vision model finds is told to the one that answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use qudao_core::TurnOutcome;
 use qudao_domain::{
@@ -178,13 +178,12 @@ async fn a_picture_whose_bytes_come_after_its_message_is_waited_for() {
     open_eye(&stage, &[("cat", 0.62)]).await;
     let (media, accepted) = show(&stage, "1").await;
     let claim = stage.claim().await;
-    let core = Arc::clone(&stage.core);
-    let turn = tokio::spawn(async move { core.run_turn(claim).await });
-    while stage.sql("SELECT count(*) FROM usage_events") != "0" {
-        tokio::task::yield_now().await;
-    }
-    keep(&stage, media, &accepted).await;
-    assert_eq!(turn.await.unwrap(), TurnOutcome::Answered);
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        keep(&stage, media, &accepted).await;
+    };
+    let (outcome, ()) = tokio::join!(stage.core.run_turn(claim), later);
+    assert_eq!(outcome, TurnOutcome::Answered);
     assert!(stage.texts().await[1].contains("1 cat"));
 }
 
