@@ -15,6 +15,7 @@ use qudao_core::channel::{
     config::{ChannelConfig, FieldForm},
     event::{Event, EventBody},
     plan::{Plan, RawResponse},
+    reference::recalled,
 };
 use qudao_domain::{
     ChannelId, TenantId,
@@ -407,7 +408,8 @@ fn is_sound(event: &Event) -> Result<(), String> {
     ensure(fits(&event.thread.external_id), "the thread's id")?;
     ensure(fits(&event.sender.external_id), "the sender's id")?;
     match &event.body {
-        EventBody::Message { external_id, message } => {
+        EventBody::Message { external_id, message }
+        | EventBody::Piece { external_id, message, .. } => {
             ensure(!external_id.is_empty() && fits(external_id), "the message's id")?;
             ensure(!event.thread.external_id.is_empty(), "a message from nowhere")?;
             ensure(!message.parts.is_empty(), "a message without parts")?;
@@ -415,6 +417,11 @@ fn is_sound(event: &Event) -> Result<(), String> {
         EventBody::Pressed { value } => {
             ensure(!value.is_empty(), "a press that says nothing")?;
             ensure(!event.thread.external_id.is_empty(), "a press from nowhere")?;
+        }
+        EventBody::Recalled { reference } => {
+            // None is found by one that nobody gave.
+            ensure(!event.thread.external_id.is_empty(), "a press from nowhere")?;
+            ensure(recalled(reference, &[]).is_none(), "a value from nothing")?;
         }
         EventBody::Edited { external_id, .. }
         | EventBody::Deleted { external_id }
