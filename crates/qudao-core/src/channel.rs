@@ -14,6 +14,7 @@ pub mod config;
 pub mod event;
 pub mod plan;
 pub mod secrets;
+pub mod session;
 pub mod setup;
 
 /// How many doors are remembered at most; more only cost a look-up each.
