@@ -16,13 +16,15 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    tungstenite::{Error, Message, http::StatusCode, protocol::WebSocketConfig},
 };
 
 /// How long an answer may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long somebody who has their answer listens for another one of the same question.
 const AFTERWARDS: Duration = Duration::from_secs(2);
+/// Between two knocks at a door that is too busy.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Connections that are being opened at the same time.
 const OPENING: usize = 32;
 
@@ -154,14 +156,30 @@ impl With {
         Ok(all)
     }
 
+    /// Whoever is asked at the door to come again in a moment does, as the page would.
     async fn connect(&self) -> Result<WebSocketStream<TcpStream>> {
+        let begun = Instant::now();
+        loop {
+            match self.try_connect().await {
+                Err(Error::Http(answer))
+                    if answer.status() == StatusCode::SERVICE_UNAVAILABLE
+                        && begun.elapsed() < PATIENCE =>
+                {
+                    sleep(AGAIN).await;
+                }
+                tried => return Ok(tried?),
+            }
+        }
+    }
+
+    async fn try_connect(&self) -> Result<WebSocketStream<TcpStream>, Error> {
         let (address, path) = match self {
             Self::Chat { address, path } => (address, path.as_str()),
             Self::Echo { address } => (address, "/"),
         };
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
-        // Thousands of these are in one process.
+        // Thousands of these are in one process, so each reads little at a time.
         let config = WebSocketConfig::default().read_buffer_size(2 << 10);
         let url = format!("ws://{address}{path}");
         Ok(client_async_with_config(url, socket, Some(config)).await?.0)

@@ -72,7 +72,11 @@ impl Reader {
                 if let Body::Chunked = self.body {
                     self.kept = b"\r\n".to_vec();
                 }
-                if rest.is_empty() { Ok(Got::default()) } else { self.read(rest) }
+                match self.body {
+                    Body::Length { left: 0 } => Ok(Got { done: true, ..Got::default() }),
+                    _ if rest.is_empty() => Ok(Got::default()),
+                    _ => self.read(rest),
+                }
             }
             Body::Length { left } => {
                 *left = left.saturating_sub(bytes.len());
@@ -141,6 +145,15 @@ mod tests {
         24\r\ndata: {\"delta\":{\"content\":\"\"}}\n\nabc\r\n\
         24\r\ndata: {\"delta\":{\"content\":\"Hi\"}}\n\na\r\n\
         e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
+
+    #[test]
+    fn a_reply_without_a_body_is_whole_at_the_end_of_its_head() {
+        for size in [1, 7, 1000] {
+            let got = read_in_pieces(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", size);
+            assert!(got.last().unwrap().done);
+            assert_eq!(got.iter().filter(|got| got.done).count(), 1);
+        }
+    }
 
     fn read_in_pieces(bytes: &[u8], size: usize) -> Vec<Got> {
         let mut reader = Reader::default();

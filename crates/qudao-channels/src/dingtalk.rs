@@ -10,11 +10,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use qudao_core::channel::{
     adapter::{
-        ChannelAdapter, ChannelSession, Failure, Fetched, OpenError, Outcome, Outgoing, Parsed,
-        RawRequest, Reject, SessionAdapter, Token,
+        ChannelAdapter, Failure, Fetched, Outcome, Outgoing, Parsed, RawRequest, Reject, Token,
     },
     config::{ChannelConfig, Field, FieldForm, Manifest},
     plan::{ACCESS_TOKEN, HttpPlan, Plan, RawResponse},
+    session::{ChannelSession, OpenError, SessionAdapter},
 };
 use qudao_domain::{
     capability::{

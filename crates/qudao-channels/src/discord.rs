@@ -6,12 +6,13 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use jiff::Timestamp;
 use qudao_core::channel::{
     adapter::{
-        Answer, ChannelAdapter, ChannelSession, Failure, Fetched, OpenError, Outcome, Outgoing,
-        Parsed, Preview, RawRequest, Reject, SessionAdapter,
+        Answer, ChannelAdapter, Failure, Fetched, Outcome, Outgoing, Parsed, Preview, RawRequest,
+        Reject,
     },
     config::{ChannelConfig, Manifest},
     event::Event,
     plan::{HttpPlan, Plan, RawResponse},
+    session::{ChannelSession, OpenError, SessionAdapter},
 };
 use qudao_domain::{capability::Capabilities, message::Media};
 use serde_json::{Value, json};

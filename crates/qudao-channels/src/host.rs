@@ -7,7 +7,8 @@ use moka::future::Cache;
 use qudao_core::{
     Core,
     channel::{
-        adapter::{ChannelAdapter, SessionAdapter, Token},
+        adapter::{ChannelAdapter, Token},
+        session::SessionAdapter,
         setup::{OpenChannel, SetupError},
     },
 };

@@ -5,10 +5,7 @@ use std::sync::Arc;
 
 use qudao_core::{
     Channel, Core,
-    channel::{
-        adapter::{ChannelAdapter, SessionAdapter},
-        config::Manifest,
-    },
+    channel::{adapter::ChannelAdapter, config::Manifest, session::SessionAdapter},
 };
 
 mod ciphers;

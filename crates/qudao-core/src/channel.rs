@@ -15,6 +15,7 @@ pub mod event;
 pub mod plan;
 pub mod reference;
 pub mod secrets;
+pub mod session;
 pub mod setup;
 
 /// How many doors are remembered at most; more only cost a look-up each.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use qudao_core::channel::{
-    adapter::{ChannelSession, OpenError, SessionFrame, SessionStep},
     config::ChannelConfig,
     event::EventBody,
     plan::{HttpPlan, RawResponse},
+    session::{ChannelSession, OpenError, SessionFrame, SessionStep},
 };
 use serde_json::{Value, json};
 

@@ -1,6 +1,7 @@
 use qudao_core::channel::{
-    adapter::{FailureReason, OpenError, SessionFrame, SessionStep},
+    adapter::FailureReason,
     event::{Event, EventBody},
+    session::{OpenError, SessionFrame, SessionStep},
 };
 use qudao_domain::message::{Button, ButtonAction, Message, Part, TextFormat};
 use serde_json::{Value, json};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use qudao_core::channel::{
-    adapter::{ChannelSession, OpenError, SessionFrame, SessionStep},
     config::ChannelConfig,
     plan::RawResponse,
+    session::{ChannelSession, OpenError, SessionFrame, SessionStep},
 };
 use rand::RngExt as _;
 use serde_json::{Value, json};

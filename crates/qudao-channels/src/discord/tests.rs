@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use qudao_core::channel::{
-    adapter::{Answered, FailureReason, OpenError, SessionFrame, SessionStep},
+    adapter::{Answered, FailureReason},
     event::EventBody,
+    session::{OpenError, SessionFrame, SessionStep},
 };
 use qudao_domain::message::{Message, Part};
 

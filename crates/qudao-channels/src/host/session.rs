@@ -6,10 +6,9 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use qudao_core::channel::{
-    adapter::{
-        ChannelAdapter, ChannelSession, OpenError, SessionAdapter, SessionFrame, SessionStep,
-    },
+    adapter::ChannelAdapter,
     event::Event,
+    session::{ChannelSession, OpenError, SessionAdapter, SessionFrame, SessionStep},
     setup::OpenChannel,
 };
 use qudao_domain::{ChannelId, TenantId};

@@ -9,13 +9,12 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 use qudao_core::channel::{
-    adapter::{
-        Answered, ChannelAdapter, Outgoing, Parsed, RawRequest, Reject, SessionFrame, SessionStep,
-    },
+    adapter::{Answered, ChannelAdapter, Outgoing, Parsed, RawRequest, Reject},
     config::{ChannelConfig, FieldForm},
     event::{Event, EventBody},
     plan::{Plan, RawResponse},
     reference::recalled,
+    session::{SessionFrame, SessionStep},
 };
 use qudao_domain::{
     ChannelId, TenantId,

@@ -18,10 +18,6 @@ use super::{
     plan::{HttpPlan, Plan, RawResponse},
 };
 
-mod session;
-
-pub use session::{ChannelSession, OpenError, SessionAdapter, SessionFrame, SessionStep};
-
 /// What is different from one messaging platform to another.
 pub trait ChannelAdapter: Send + Sync + 'static {
     /// What it is called and which settings it has.

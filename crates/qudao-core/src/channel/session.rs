@@ -1,12 +1,13 @@
-//! The contract of platforms that keep a socket open.
+//! The contract of adapters whose platform keeps a socket open. It is as pure as the others': the host
+//! owns the socket, and a session is tested on frames.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::ChannelAdapter;
-use crate::channel::{
+use super::{
+    adapter::ChannelAdapter,
     config::ChannelConfig,
     event::Event,
     plan::{HttpPlan, RawResponse},
