@@ -140,7 +140,7 @@ export const en = {
     'channels:write': 'change channels',
     'conversations:read': 'read conversations',
     'contacts:read': 'see contacts',
-    'contacts:write': 'erase contacts',
+    'contacts:write': 'merge and erase contacts',
     'billing:read': 'see money and usage',
     'keys:read': 'see API keys',
     'keys:write': 'make and revoke API keys',

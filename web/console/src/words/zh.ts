@@ -140,7 +140,7 @@ export const zh: Words = {
     'channels:write': '修改渠道',
     'conversations:read': '阅读对话',
     'contacts:read': '查看联系人',
-    'contacts:write': '删除联系人',
+    'contacts:write': '合并和清除联系人',
     'billing:read': '查看费用和用量',
     'keys:read': '查看 API 密钥',
     'keys:write': '创建和吊销 API 密钥',
