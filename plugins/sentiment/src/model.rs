@@ -26,7 +26,7 @@ pub enum Method {
     GradientInput,
 }
 
-/// The method that is served: the better one by the test of `src/bin/deletion.rs`; see the model card.
+/// The method that is served; `src/bin/deletion.rs` compares the two.
 pub const SERVED: Method = Method::Occlusion;
 
 /// An encoder with its head.
