@@ -56,9 +56,11 @@ impl Panels {
             for place in 0..places {
                 for input in 0..inputs {
                     let number = |output| (output * inputs + input) * places + place;
-                    laid.extend(panel.clone().map(|output| {
-                        if output < outputs { weight[number(output)] } else { 0.0 }
-                    }));
+                    laid.extend(
+                        panel.clone().map(|output| {
+                            if output < outputs { weight[number(output)] } else { 0.0 }
+                        }),
+                    );
                 }
             }
         }
