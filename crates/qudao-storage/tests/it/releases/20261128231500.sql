@@ -355,3 +355,32 @@ DO $$ BEGIN
     ASSERT app.forget_partner_events(3600000, 10) = 0;
 END $$;
 COMMIT;
+
+-- Letters: what is put on its way, claimed, and forgotten.
+BEGIN; SET LOCAL ROLE qudao_app;
+SET LOCAL app.tenant_id = '00000000-0000-4000-8000-<n>00000000001';
+INSERT INTO claim_codes (
+    tenant_id, claim_id, channel_id, thread, kind, value_hash, code_hash, good_until, contacts)
+VALUES (
+    app.tenant(), '00000000-0000-4000-8000-<n>00000000095',
+    '00000000-0000-4000-8000-<n>00000000002', 'v', 'email', decode(repeat('00', 32), 'hex'),
+    decode(repeat('00', 32), 'hex'), now() + interval '10 minutes', '{}');
+INSERT INTO mails (tenant_id, mail_id, kind, sealed, good_until)
+VALUES (
+    app.tenant(), '00000000-0000-4000-8000-<n>00000000096', 'code', '\x00',
+    now() + interval '10 minutes');
+COMMIT;
+BEGIN; SET LOCAL ROLE qudao_claim;
+DO $$ BEGIN
+    ASSERT (SELECT count(*) FROM app.claim_mails(10, 1000) m
+        WHERE m.tenant_id = '00000000-0000-4000-8000-<n>00000000001' AND NOT m.expired) = 1;
+    ASSERT app.forget_mails(10) = 0;
+END $$;
+COMMIT;
+BEGIN; SET LOCAL ROLE qudao_app;
+SET LOCAL app.tenant_id = '00000000-0000-4000-8000-<n>00000000001';
+UPDATE mails SET state = 'sent', sealed = NULL, ended_at = now()
+WHERE tenant_id = app.tenant() AND attempts = 1;
+DELETE FROM mails WHERE tenant_id = app.tenant();
+DELETE FROM claim_codes WHERE tenant_id = app.tenant();
+COMMIT;
