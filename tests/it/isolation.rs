@@ -119,6 +119,9 @@ impl Probe {
 
     fn path(&self, operation: &Operation, tenant: &str) -> String {
         let mut path = operation.path.clone();
+        if ["/deliveries", "/partner-"].iter().any(|of| path.contains(of)) {
+            path = path.replace("{channel_id}", "{partner_channel_id}");
+        }
         for (name, id) in &self.ids {
             let id = if name == "tenant_id" { &self.ids[tenant] } else { id };
             path = path.replace(&format!("{{{name}}}"), id);

@@ -178,6 +178,8 @@ impl Probe {
         let bearer = |token: &str| vec![("authorization", format!("Bearer {token}"))];
         let stranger = format!("vt_{}", "a".repeat(43));
         let widget = self.widget(&operator, &base).await;
+        let partner = self.partner_channel(&operator, &base).await;
+        self.ids.insert("partner_channel_id".to_owned(), partner);
         vec![
             Asker { name: "rival's key", headers: bearer(rival_key["key"].as_str().unwrap()) },
             Asker { name: "rival's owner", headers: rival_owner.0 },
@@ -190,6 +192,18 @@ impl Probe {
                 headers: [bearer(&widget), vec![("origin", SHOP.to_owned())]].concat(),
             },
         ]
+    }
+
+    /// A channel that a partner brings.
+    async fn partner_channel(&self, operator: &str, base: &str) -> String {
+        let new = json!({
+            "name": "Partner", "kind": "partner", "assistant_id": self.ids["assistant_id"],
+        });
+        let path = format!("{base}/channels");
+        let (status, made) =
+            self.platform.send(Method::POST, &path, operator, &[], Some(new)).await;
+        assert_eq!(status, StatusCode::CREATED, "{made}");
+        made["id"].as_str().unwrap().to_owned()
     }
 
     /// The token of somebody who came to the tenant's own site.
