@@ -45,7 +45,12 @@ async fn start(placement: Placement) -> (tempfile::TempDir, PluginHost) {
         host_binary: built().join("qudao-plugin-host"),
         allow_unsigned: true,
         trusted_keys: vec![qudao_plugin_api::manifest::public_key(&SECRET)],
-        sandbox: if protections().1.is_empty() { Sandbox::Required } else { Sandbox::BestEffort },
+        sandbox: match placement {
+            // A library in this process cannot be confined.
+            Placement::Inproc => Sandbox::BestEffort,
+            _ if protections().1.is_empty() => Sandbox::Required,
+            _ => Sandbox::BestEffort,
+        },
         instances: vec![instance],
         ..HostSettings::default()
     })
