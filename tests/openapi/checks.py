@@ -9,6 +9,7 @@ import schemathesis
 # and not which things there are; everything else that it lets through has to be taken.
 CODES = {
     "invalid_cursor": "a cursor is a text that this server made",
+    "wrong_model_kind": "which model is of which kind is told by /v1/models",
     "idempotency_key_reused": "the key was used for another body before",
     "idempotency_key_invalid": "a header cannot begin or end with a blank, which HTTP takes off",
 }
@@ -40,6 +41,7 @@ FIELDS = {
     "give this or phone": "one of two fields, and not both",
     "is not the code, or not any more": "what was sent to an address",
     "has to be a text of 32 to 4096": "how long a secret is, which channel-kinds' kinds differ in",
+    "texts with `explain`": "fewer than without",
     "the key has to begin with whpk_": "a key of another form is none",
 }
 REQUESTS = {
