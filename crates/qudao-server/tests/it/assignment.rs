@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use actix_web::http::Method;
-use qudao_domain::ContactId;
+use qudao_domain::{ClaimId, ContactId};
 use qudao_server::{Access, list_endpoints, openapi_json};
 use serde_json::{Value, json};
 
@@ -166,6 +166,7 @@ impl Things {
             .replace("{member_id}", &self.member_id)
             // One of the right form, whom nobody knows: what a body says is read before that.
             .replace("{contact_id}", &ContactId::new().to_string())
+            .replace("{claim_id}", &ClaimId::new().to_string())
             .replace("{key}", &self.key);
         let credential = match access {
             Access::Visitor => bearer(&self.visitor),
