@@ -1,4 +1,4 @@
-//! The plugin on its real weights in the real host, in this process: classes, words, and many callers at once.
+//! The plugin on its real weights in the real host: classes, words, and many callers at once.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -90,7 +90,7 @@ fn request(texts: &[&str]) -> ClassifyRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clear_sentences_are_judged_in_both_languages_and_placements() {
+async fn clear_sentences_are_judged_in_both_languages() {
     let texts = [
         "Thank you so much, everything works perfectly now!",
         "This is terrible, it broke after one day and nobody helps.",
@@ -100,7 +100,7 @@ async fn clear_sentences_are_judged_in_both_languages_and_placements() {
         "请问周六几点开门？",
     ];
     let labels = ["positive", "negative", "neutral", "positive", "negative", "neutral"];
-    for placement in [Placement::Process, Placement::Inproc] {
+    for placement in [Placement::Process] {
         let (_folder, host) = start(placement).await;
         let (found, usage) = ask(&host, &request(&texts)).await;
         let named: Vec<_> =
