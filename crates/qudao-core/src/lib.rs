@@ -28,6 +28,7 @@ pub mod preview;
 mod price;
 pub mod proof;
 pub mod rates;
+pub mod routing;
 pub mod settings;
 mod spans;
 pub mod together;
@@ -36,7 +37,9 @@ pub mod vault;
 pub mod wake;
 
 pub use accept::{AcceptError, Accepted, Joined, Piece};
-pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer};
+pub use api::{
+    Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer, Served, ServedBy,
+};
 pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
@@ -45,6 +48,7 @@ pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, Watch
 pub use qudao_plugin_host::{ModelKind, PluginHost};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
+pub use routing::BreakerReport;
 pub use settings::CoreSettings;
 pub use together::Together;
 pub use turn::TurnOutcome;
@@ -102,6 +106,7 @@ pub struct Core {
     arrivals: accept::Arrivals,
     rates: rates::Rates,
     backlog: backlog::Backlog,
+    routes: routing::Routes,
     watcher: OnceLock<Arc<dyn TurnWatcher>>,
 }
 
@@ -121,6 +126,7 @@ impl Core {
             arrivals: accept::Arrivals::default(),
             rates: rates::Rates::new(&bus, &settings.rates),
             backlog: backlog::Backlog::default(),
+            routes: routing::Routes::new(&settings.routing),
             watcher: OnceLock::new(),
             runtime: Handle::current(),
             wake: Wake::default(),
@@ -137,6 +143,7 @@ impl Core {
         let (own, bus) = (Arc::downgrade(&core), core.bus.clone());
         core.spawn(authenticate::follow_changes(own.clone(), bus, closing.clone()));
         core.spawn(authenticate::write_uses(own.clone(), closing.clone()));
+        core.spawn(routing::share(own.clone(), core.bus.clone(), closing.clone()));
         core.spawn(api::upkeep::run(own, renew, closing));
         core
     }

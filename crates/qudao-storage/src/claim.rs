@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use qudao_domain::{
-    AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId, TurnId,
+    AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, RouteId, TenantId, TurnId,
+    routing::Routing,
     state::{ChannelKind, FairCharging},
 };
 use serde::Deserialize;
 use sqlx::{Row as _, types::Json};
 
-use crate::{MessageBody, ReplyBody, Result, Store, Tx, row};
+use crate::{MessageBody, ReplyBody, Result, Store, Tx, decisions::read_routing, row};
 
 /// A conversation that this node may answer until its lease runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,12 @@ pub struct TurnContext {
     pub channel_kind: ChannelKind,
     /// Who answers.
     pub assistant: TurnAssistant,
-    /// Which models may answer, the preferred first.
+    /// The route that decides who answers.
+    pub route_id: RouteId,
+    /// Which models may answer where no rule of the route matches, the preferred first.
     pub models: Vec<String>,
+    /// The route's rules.
+    pub routing: Routing,
     /// What the tenant pays for when a reply is cut short.
     pub fair_charging: FairCharging,
     /// The messages to answer, in order. Empty if the turn is answered already.
@@ -217,7 +222,7 @@ impl Store {
     /// [`StorageError`](crate::StorageError).
     pub async fn turn_context(&self, claim: &Claim, history_limit: u32) -> Result<TurnContext> {
         let query = || {
-            sqlx::query("SELECT * FROM app.turn_context_of($1, $2, $3, $4, $5, $6)")
+            sqlx::query("SELECT * FROM app.routed_context_of($1, $2, $3, $4, $5, $6)")
                 .bind(claim.tenant_id.as_uuid())
                 .bind(claim.conversation_id.as_uuid())
                 .bind(TurnId::derive(claim.conversation_id, claim.from_seq).as_uuid())
@@ -243,7 +248,9 @@ impl Store {
                 system_prompt: row.try_get("system_prompt")?,
                 params: row.try_get("params")?,
             },
+            route_id: row::id(row, "route_id", RouteId::from_uuid)?,
             models: row.try_get("models")?,
+            routing: read_routing(row)?,
             fair_charging: row::state(row, "fair_charging", FairCharging::find)?,
             pending: pending?,
             history: history.into_iter().map(PastRow::read).collect(),

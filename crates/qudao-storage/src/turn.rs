@@ -8,7 +8,9 @@ use qudao_domain::{
 };
 use sqlx::{Row as _, types::Json};
 
-use crate::{ReplyBody, Result, StorageError, Store, Tx, UsageLine, claim::millis, row};
+use crate::{
+    NewDecision, ReplyBody, Result, StorageError, Store, Tx, UsageLine, claim::millis, row,
+};
 
 /// Credits to set aside for a turn.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub struct CommitTurn {
     pub reply: ReplyBody,
     /// What it costs. The charge must not exceed the hold.
     pub usage: UsageLine,
+    /// What led to it.
+    pub decision: NewDecision,
 }
 
 /// A turn that ends without a reply.
@@ -136,8 +140,9 @@ impl Store {
         let usage = &commit.usage;
         let query = || {
             sqlx::query(
-                "SELECT outbox_id, out_seq FROM app.commit_turn_of( \
-                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+                "SELECT outbox_id, out_seq FROM app.commit_routed_turn_of( \
+                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+                 $19)",
             )
             .bind(tenant_id.as_uuid())
             .bind(commit.conversation_id.as_uuid())
@@ -157,6 +162,7 @@ impl Store {
             .bind(usage.currency.as_str())
             .bind(usage.policy.as_str())
             .bind(usage.end_reason.as_str())
+            .bind(commit.decision.row())
         };
         read_commit(self.rows_of_one_statement(query).await?.first())
     }

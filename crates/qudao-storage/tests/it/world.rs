@@ -142,6 +142,26 @@ impl World {
             to_seq: claim.to_seq,
             reply: ReplyBody::text("an answer"),
             usage,
+            decision: self.decision(turn_of(claim), Some(claim.conversation_id)),
+        }
+    }
+
+    pub(crate) fn decision(
+        &self,
+        turn_id: TurnId,
+        conversation_id: Option<ConversationId>,
+    ) -> NewDecision {
+        NewDecision {
+            id: DecisionId::new(),
+            turn_id,
+            route_id: self.tenant.route_id,
+            conversation_id,
+            model: Some(MODEL.to_owned()),
+            fallbacks: 0,
+            arm: Arm::Stable,
+            failed: Some(false),
+            latency: Some(Duration::from_millis(40)),
+            body: json!({}),
         }
     }
 
