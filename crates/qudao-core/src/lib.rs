@@ -30,6 +30,7 @@ pub mod proof;
 pub mod rates;
 pub mod settings;
 mod spans;
+mod step;
 pub mod together;
 pub mod turn;
 pub mod vault;
@@ -100,6 +101,7 @@ pub struct Core {
     running: turn::RunningTurns,
     api: api::ApiState,
     arrivals: accept::Arrivals,
+    turn_steps: turn::TurnSteps,
     rates: rates::Rates,
     backlog: backlog::Backlog,
     watcher: OnceLock<Arc<dyn TurnWatcher>>,
@@ -119,6 +121,7 @@ impl Core {
             running: turn::RunningTurns::default(),
             api: api::ApiState::new(&settings.api),
             arrivals: accept::Arrivals::default(),
+            turn_steps: turn::TurnSteps::default(),
             rates: rates::Rates::new(&bus, &settings.rates),
             backlog: backlog::Backlog::default(),
             watcher: OnceLock::new(),
