@@ -88,9 +88,9 @@ const fn edit(function: &'static str, from: &'static str, to: &'static str) -> E
     Edit { function, from, to }
 }
 
-const FENCE: &str = "AND c.epoch = p_epoch\n      AND c.lease_until IS NOT NULL AND";
-const FENCE_AND_PROGRESS: &str =
-    "AND c.epoch = p_epoch\n      AND c.lease_until IS NOT NULL AND c.done_seq < p_to";
+const FENCE: &str =
+    "AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL\n             AND c.done_seq";
+const FENCE_AND_PROGRESS: &str = "AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL\n             AND c.done_seq < p_to[i.place]";
 
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
@@ -116,7 +116,7 @@ pub const MUTANTS: &[Mutant] = &[
         "a hold does not look at the wallet, and its CHECK is gone",
         (Fault::None, Load::Crowd),
         Sabotage {
-            edits: &[edit("app.hold_turn", "AND w.posted - w.held >= p_amount;", ";")],
+            edits: &[edit("app.hold_turns", "AND w.posted - w.held >= v_sum;", ";")],
             statements: &["ALTER TABLE wallets DROP CONSTRAINT wallets_not_overdrawn"],
             ..Sabotage::NOTHING
         },
@@ -144,14 +144,21 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "messages are numbered with gaps",
         (Fault::None, Load::Two),
-        edits(&[edit("app.accept", "c.last_seq + 1", "c.last_seq + 2")]),
+        edits(&[
+            edit("app.accept", "c.last_seq + 1", "c.last_seq + 2"),
+            edit(
+                "app.accept_together",
+                "l.last_seq + row_number()",
+                "1 + l.last_seq + row_number()",
+            ),
+        ]),
         &["I3"],
     ),
     mutant(
         "a charge has one leg, and the trigger is gone",
         (Fault::None, Load::One),
         Sabotage {
-            edits: &[edit("app.book_usage", "(1::smallint, 'revenue', p_charge),", "")],
+            edits: &[edit("app.commit_turns", "(1::smallint, 'revenue', p_charges[u.place]),", "")],
             statements: &["DROP TRIGGER ledger_entries_balanced ON ledger_entries"],
             ..Sabotage::NOTHING
         },
@@ -160,23 +167,19 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "a turn is metered and not booked",
         (Fault::None, Load::One),
-        edits(&[edit(
-            "app.commit_turn",
-            "PERFORM app.book_usage(v_tenant, p_turn, p_charge, p_absorbed, p_currency);",
-            "",
-        )]),
+        edits(&[edit("app.commit_turns", "WHERE l.amount <> 0;", "WHERE false;")]),
         &["I8", "I10"],
     ),
     mutant(
         "a settled hold is not released wholly",
         (Fault::None, Load::One),
-        edits(&[edit("app.commit_turn", "w.held - v_held,", "w.held - p_charge,")]),
+        edits(&[edit("app.commit_turns", "w.held - v_held,", "w.held - v_charged,")]),
         &["I9"],
     ),
     mutant(
         "a settled hold does not say how much was settled",
         (Fault::None, Load::One),
-        edits(&[edit("app.commit_turn", "settled = p_charge,", "settled = 0,")]),
+        edits(&[edit("app.commit_turns", "settled = p_charges[u.place],", "settled = 0,")]),
         &["I17"],
     ),
     mutant(
@@ -206,13 +209,13 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "a stale node is not fenced, its lack of progress is seen",
         (Fault::Zombie, Load::One),
-        edits(&[edit("app.commit_turn", FENCE, "AND")]),
+        edits(&[edit("app.commit_turns", FENCE, "AND c.done_seq")]),
         &[],
     ),
     mutant(
         "a stale node is not fenced nor its progress seen, the settled hold stops it",
         (Fault::Zombie, Load::One),
-        edits(&[edit("app.commit_turn", FENCE_AND_PROGRESS, "")]),
+        edits(&[edit("app.commit_turns", FENCE_AND_PROGRESS, "")]),
         &[],
     ),
     mutant(
@@ -220,7 +223,7 @@ pub const MUTANTS: &[Mutant] = &[
         (Fault::Zombie, Load::One),
         Sabotage {
             bugs: &["random_turn_id"],
-            edits: &[edit("app.commit_turn", FENCE_AND_PROGRESS, "")],
+            edits: &[edit("app.commit_turns", FENCE_AND_PROGRESS, "")],
             statements: &[],
         },
         &["I5", "I18"],
@@ -231,8 +234,8 @@ pub const MUTANTS: &[Mutant] = &[
         Sabotage {
             bugs: &[],
             edits: &[
-                edit("app.commit_turn", FENCE_AND_PROGRESS, ""),
-                edit("app.commit_turn", "AND h.state = 'held'\n", "\n"),
+                edit("app.commit_turns", FENCE_AND_PROGRESS, ""),
+                edit("app.commit_turns", "AND h.state = 'held' AND", "AND"),
             ],
             statements: &[
                 "ALTER TABLE usage_events DROP CONSTRAINT usage_events_pk",

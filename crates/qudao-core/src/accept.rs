@@ -117,7 +117,7 @@ impl Core {
 
     fn store_message(self: &Arc<Self>, tenant_id: TenantId, inbound: Inbound) -> Stored {
         seeded_bug!("ack_before_commit", self.store_later(tenant_id, inbound));
-        self.store_with_others(tenant_id, inbound)
+        self.with_others((tenant_id, inbound))
     }
 
     /// The seeded bug: answers from a transaction that is committed a moment after.

@@ -31,6 +31,7 @@ pub mod rates;
 pub mod routing;
 pub mod settings;
 mod spans;
+mod step;
 pub mod together;
 pub mod turn;
 pub mod vault;
@@ -104,6 +105,7 @@ pub struct Core {
     running: turn::RunningTurns,
     api: api::ApiState,
     arrivals: accept::Arrivals,
+    turn_steps: turn::TurnSteps,
     rates: rates::Rates,
     backlog: backlog::Backlog,
     routes: routing::Routes,
@@ -124,6 +126,7 @@ impl Core {
             running: turn::RunningTurns::default(),
             api: api::ApiState::new(&settings.api),
             arrivals: accept::Arrivals::default(),
+            turn_steps: turn::TurnSteps::default(),
             rates: rates::Rates::new(&bus, &settings.rates),
             backlog: backlog::Backlog::default(),
             routes: routing::Routes::new(&settings.routing),

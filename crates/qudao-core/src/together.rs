@@ -10,6 +10,9 @@ use tokio::sync::oneshot;
 
 /// Commits under way at a time: while one waits for the disk, another is written.
 const COMMITS: usize = 2;
+/// Where the commits would wait for each other's locks: then the second waits here, and takes
+/// along what comes meanwhile.
+const ONE: usize = 1;
 /// Things of one commit, at most.
 const BATCH: usize = 64;
 
@@ -22,6 +25,7 @@ pub type Batch<T, R> = (Vec<T>, Vec<oneshot::Sender<R>>);
 struct Queue<T, R> {
     waiting: Vec<(T, oneshot::Sender<R>)>,
     commits: usize,
+    most: usize,
 }
 
 /// Takes batches until there are no more. If it is dropped before, whoever adds next takes over.
@@ -32,17 +36,26 @@ pub struct Leader<T, R> {
 
 impl<T, R> Default for Together<T, R> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Queue { waiting: Vec::new(), commits: 0 })))
+        Self::with_commits(COMMITS)
     }
 }
 
 impl<T, R> Together<T, R> {
+    /// For things that lock the same rows, such as the wallet of a tenant.
+    pub fn one_by_one() -> Self {
+        Self::with_commits(ONE)
+    }
+
+    fn with_commits(most: usize) -> Self {
+        Self(Arc::new(Mutex::new(Queue { waiting: Vec::new(), commits: 0, most })))
+    }
+
     /// Adds a thing. Whoever gets a leader lets it take all batches.
     pub fn add(&self, thing: T) -> (oneshot::Receiver<R>, Option<Leader<T, R>>) {
         let (done, outcome) = oneshot::channel();
         let mut queue = self.queue();
         queue.waiting.push((thing, done));
-        let begin = queue.commits < COMMITS;
+        let begin = queue.commits < queue.most;
         queue.commits += usize::from(begin);
         let together = Self(Arc::clone(&self.0));
         // Made only if it leads: it gives its place back when it is dropped.
@@ -118,6 +131,15 @@ mod tests {
         }
         let mut leader = together.add(7).1.unwrap();
         assert_eq!(leader.next_batch().unwrap().0.len(), 3 * COMMITS + 1);
+    }
+
+    #[test]
+    fn one_by_one_there_is_one_leader() {
+        let together = Together::<usize, usize>::one_by_one();
+        let mut leader = together.add(1).1.unwrap();
+        assert!(together.add(2).1.is_none());
+        assert_eq!(leader.next_batch().unwrap().0, [1, 2]);
+        assert!(leader.next_batch().is_none() && together.add(3).1.is_some());
     }
 
     #[test]

@@ -27,9 +27,11 @@ mod listen;
 mod look;
 mod prompt;
 mod route;
+mod steps;
 mod stop;
 mod typing;
 
+pub(crate) use steps::TurnSteps;
 pub(crate) use stop::RunningTurns;
 
 use generate::{Answer, Generated};
@@ -165,7 +167,7 @@ impl Core {
         place: Trace,
     ) -> Result<TurnOutcome, StorageError> {
         let id = turn_id(&claim);
-        let context = self.turn_context(&claim).await?;
+        let context = self.taken(claim).await?;
         if context.pending.is_empty() {
             self.release(&claim, Duration::ZERO).await?;
             return Ok(TurnOutcome::Lost);
@@ -246,10 +248,6 @@ impl Core {
         });
     }
 
-    async fn turn_context(&self, claim: &Claim) -> Result<TurnContext, StorageError> {
-        self.store.turn_context(claim, self.settings.turns.history_messages).await
-    }
-
     fn record_wait(&self, context: &TurnContext, place: Trace) {
         let Some(first) = context.pending.first() else { return };
         let waited = self.clock.now().duration_since(first.at).as_secs_f64();
@@ -317,7 +315,7 @@ impl Core {
         };
         let mut tries = 1;
         loop {
-            match self.store.commit_turn(claim.tenant_id, &commit).await {
+            match self.taken((claim.tenant_id, commit.clone())).await {
                 // Whether the last commit arrived is unknown. If it did, the repetition is
                 // refused, and the reply waits in the outbox all the same.
                 Err(error) if error.is_transient() && tries < COMMIT_TRIES => {
@@ -327,7 +325,6 @@ impl Core {
                 }
                 Ok(Commit::Done { .. }) => {
                     failpoint!("turn.committed");
-                    self.wake_outbox();
                     if let Some((shadow, answer)) = trial {
                         self.go_on_trial(shadow, Some(answer), None);
                     }

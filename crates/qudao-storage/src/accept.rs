@@ -11,7 +11,7 @@ use sqlx::{
     types::{Json, Uuid},
 };
 
-use crate::{Result, StorageError, Store, Tx, row};
+use crate::{Result, StorageError, Store, Tx, row, turn::order};
 
 /// What an end user wrote. JSON, so that attachments can join the text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,9 +133,7 @@ impl Store {
     /// [`StorageError`]; each message may be sent again then, alone or with others.
     pub async fn accept_together(&self, messages: &[(TenantId, Inbound)]) -> Result<Vec<Accept>> {
         // Sorted by sender, so that two such statements wait for each other in one direction only.
-        let mut order: Vec<usize> = (0..messages.len()).collect();
-        order.sort_by_key(|at| {
-            let (tenant_id, inbound) = &messages[*at];
+        let order = order(messages, |(tenant_id, inbound)| {
             (*tenant_id, inbound.channel_id, inbound.peer.as_str())
         });
         let sorted = || order.iter().map(|at| &messages[*at]);

@@ -9,9 +9,14 @@ use qudao_domain::{
     state::{ChannelKind, FairCharging},
 };
 use serde::Deserialize;
-use sqlx::{Row as _, types::Json};
+use sqlx::{Row as _, postgres::PgRow, types::Json};
 
-use crate::{MessageBody, ReplyBody, Result, Store, Tx, decisions::read_routing, row};
+use crate::{
+    MessageBody, ReplyBody, Result, Store, Tx,
+    decisions::read_routing,
+    row,
+    turn::{order, place},
+};
 
 /// A conversation that this node may answer until its lease runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +181,7 @@ impl Store {
             .fetch_all(tx.connection())
             .await?;
         tx.commit().await?;
-        let read = |row: &sqlx::postgres::PgRow| {
+        let read = |row: &PgRow| {
             let tenant = row::id(row, "tenant_id", TenantId::from_uuid)?;
             let messages: i64 = row.try_get("messages")?;
             Ok((tenant, messages.unsigned_abs()))
@@ -221,41 +226,73 @@ impl Store {
     /// # Errors
     /// [`StorageError`](crate::StorageError).
     pub async fn turn_context(&self, claim: &Claim, history_limit: u32) -> Result<TurnContext> {
+        let contexts = self.turn_contexts(std::slice::from_ref(claim), history_limit).await?;
+        Ok(contexts.into_iter().next().ok_or(sqlx::Error::RowNotFound)?)
+    }
+
+    /// [`Store::turn_context`] of several claims, in their order.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError), if one of them cannot be read.
+    pub async fn turn_contexts(
+        &self,
+        claims: &[Claim],
+        history_limit: u32,
+    ) -> Result<Vec<TurnContext>> {
+        let turn = |claim: &Claim| TurnId::derive(claim.conversation_id, claim.from_seq);
+        let order = order(claims, |claim| claim.tenant_id);
+        let sorted = || order.iter().map(|at| &claims[*at]);
         let query = || {
-            sqlx::query("SELECT * FROM app.routed_context_of($1, $2, $3, $4, $5, $6)")
-                .bind(claim.tenant_id.as_uuid())
-                .bind(claim.conversation_id.as_uuid())
-                .bind(TurnId::derive(claim.conversation_id, claim.from_seq).as_uuid())
-                .bind(claim.from_seq)
-                .bind(claim.to_seq)
+            sqlx::query("SELECT * FROM app.routed_contexts_of($1, $2, $3, $4, $5, $6)")
+                .bind(sorted().map(|claim| claim.tenant_id.as_uuid()).collect::<Vec<_>>())
+                .bind(sorted().map(|claim| claim.conversation_id.as_uuid()).collect::<Vec<_>>())
+                .bind(sorted().map(|claim| turn(claim).as_uuid()).collect::<Vec<_>>())
+                .bind(sorted().map(|claim| claim.from_seq).collect::<Vec<_>>())
+                .bind(sorted().map(|claim| claim.to_seq).collect::<Vec<_>>())
                 .bind(i32::try_from(history_limit).unwrap_or(i32::MAX))
         };
-        let rows = self.rows_of_one_statement(query).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        let Json(pending): Json<Vec<PendingRow>> = row.try_get("pending")?;
-        let Json(history): Json<Vec<PastRow>> = row.try_get("history")?;
-        let pending: Result<_> = pending.into_iter().map(PendingRow::read).collect();
-        Ok(TurnContext {
-            currency: row::currency(row, "currency")?,
-            available: row::micros(row, "available")?,
-            posted: row::micros(row, "posted")?,
-            locale: row.try_get("locale")?,
-            channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
-            channel_kind: row::state(row, "kind", ChannelKind::find)?,
-            assistant: TurnAssistant {
-                id: row::id(row, "assistant_id", AssistantId::from_uuid)?,
-                name: row.try_get("name")?,
-                system_prompt: row.try_get("system_prompt")?,
-                params: row.try_get("params")?,
-            },
-            route_id: row::id(row, "route_id", RouteId::from_uuid)?,
-            models: row.try_get("models")?,
-            routing: read_routing(row)?,
-            fair_charging: row::state(row, "fair_charging", FairCharging::find)?,
-            pending: pending?,
-            history: history.into_iter().map(PastRow::read).collect(),
-        })
+        let mut contexts: Vec<Option<TurnContext>> = claims.iter().map(|_| None).collect();
+        for row in self.rows_of_one_statement(query).await? {
+            *place(&row, &order, &mut contexts)? = Some(read_context(&row)?);
+        }
+        let found = contexts.into_iter().map(|context| context.ok_or(sqlx::Error::RowNotFound));
+        Ok(found.collect::<std::result::Result<_, _>>()?)
     }
+}
+
+fn read_context(row: &PgRow) -> Result<TurnContext> {
+    let Json(pending): Json<Vec<PendingRow>> = row.try_get("pending")?;
+    let Json(history): Json<Vec<PastRow>> = row.try_get("history")?;
+    let pending: Result<_> = pending.into_iter().map(PendingRow::read).collect();
+    // Contexts are read together, and rules that this version cannot read are one tenant's matter. To
+    // pass them over might show a message to a model that must not see it: nobody answers.
+    let (models, routing) = match read_routing(row) {
+        Ok(routing) => (row.try_get("models")?, routing),
+        Err(error) => {
+            tracing::warn!(%error, "the rules of a route cannot be read");
+            (Vec::new(), Routing::default())
+        }
+    };
+    Ok(TurnContext {
+        currency: row::currency(row, "currency")?,
+        available: row::micros(row, "available")?,
+        posted: row::micros(row, "posted")?,
+        locale: row.try_get("locale")?,
+        channel_id: row::id(row, "channel_id", ChannelId::from_uuid)?,
+        channel_kind: row::state(row, "kind", ChannelKind::find)?,
+        assistant: TurnAssistant {
+            id: row::id(row, "assistant_id", AssistantId::from_uuid)?,
+            name: row.try_get("name")?,
+            system_prompt: row.try_get("system_prompt")?,
+            params: row.try_get("params")?,
+        },
+        route_id: row::id(row, "route_id", RouteId::from_uuid)?,
+        models,
+        routing,
+        fair_charging: row::state(row, "fair_charging", FairCharging::find)?,
+        pending: pending?,
+        history: history.into_iter().map(PastRow::read).collect(),
+    })
 }
 
 /// A message that waits, as `app.turn_context_of` writes it.
@@ -288,7 +325,7 @@ impl PastRow {
     }
 }
 
-fn read_claim(row: &sqlx::postgres::PgRow) -> Result<Claim, sqlx::Error> {
+fn read_claim(row: &PgRow) -> Result<Claim, sqlx::Error> {
     Ok(Claim {
         tenant_id: row::id(row, "tenant_id", TenantId::from_uuid)?,
         conversation_id: row::id(row, "conversation_id", ConversationId::from_uuid)?,

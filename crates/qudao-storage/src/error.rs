@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use metrics::counter;
 use qudao_telemetry::Redacted;
@@ -69,6 +69,9 @@ pub enum StorageError {
         "not a Redis URL: write redis://host:port, redis-cluster://one:port,two:port or redis+unix:///path"
     )]
     BadBusUrl(#[source] BusUrlError),
+    /// What all who shared a statement met.
+    #[error(transparent)]
+    Shared(Arc<StorageError>),
     /// A statement failed in a way that no caller can mend: a defect.
     #[error("a database statement failed")]
     Defect(#[source] sqlx::Error),
@@ -76,6 +79,9 @@ pub enum StorageError {
 
 impl fmt::Debug for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Shared(error) = self {
+            return fmt::Debug::fmt(error, f);
+        }
         write!(f, "{self}")?;
         let cause = match self {
             Self::Unavailable(error)
@@ -172,9 +178,18 @@ impl StorageError {
         }
     }
 
+    /// Nobody finished the step: whether it happened is unknown.
+    pub fn unfinished() -> Self {
+        Self::Unavailable(sqlx::Error::WorkerCrashed)
+    }
+
     /// Whether the same step may succeed when it is repeated unchanged.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Timeout(_) | Self::Contended(_))
+        match self {
+            Self::Unavailable(_) | Self::Timeout(_) | Self::Contended(_) => true,
+            Self::Shared(error) => error.is_transient(),
+            _ => false,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use qudao_domain::{
     AttemptId, BlockId, ConversationId, Currency, Micros, OutboxId, TenantId, TurnId,
 };
-use sqlx::{Row as _, types::Json};
+use sqlx::{Row as _, postgres::PgRow, types::Json};
 
 use crate::{
     NewDecision, ReplyBody, Result, StorageError, Store, Tx, UsageLine, claim::millis, row,
@@ -98,73 +98,98 @@ pub enum Commit {
 }
 
 impl Store {
-    /// T3: sets credits aside for a turn and records that a model will be asked. When this returns
-    /// it is durable.
+    /// T3 of one turn: [`Store::hold_turns`].
     ///
     /// # Errors
-    /// [`StorageError`]; safe to repeat.
+    /// As there.
     pub async fn hold_turn(&self, tenant_id: TenantId, hold: &HoldTurn) -> Result<Hold> {
-        let query = || {
-            sqlx::query(
-                "SELECT outcome, amount FROM app.hold_turn_of($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            )
-            .bind(tenant_id.as_uuid())
-            .bind(hold.conversation_id.as_uuid())
-            .bind(hold.epoch)
-            .bind(hold.turn_id.as_uuid())
-            .bind(hold.amount.get())
-            .bind(hold.currency.as_str())
-            .bind(&hold.model)
-            .bind(BlockId::new().as_uuid())
-            .bind(AttemptId::new().as_uuid())
-        };
-        let rows = self.rows_of_one_statement(query).await?;
-        let row = rows.first().ok_or_else(|| StorageError::unknown_outcome("app.hold_turn", ""))?;
-        let outcome: String = row.try_get("outcome")?;
-        match outcome.as_str() {
-            "held" => Ok(Hold::Held { amount: row::micros(row, "amount")? }),
-            "found" => Ok(Hold::Found { amount: row::micros(row, "amount")? }),
-            "fenced" => Ok(Hold::Fenced),
-            "no_funds" => Ok(Hold::NoFunds),
-            other => Err(StorageError::unknown_outcome("app.hold_turn", other)),
-        }
+        only(self.hold_turns(&[(tenant_id, hold.clone())]).await?)
     }
 
-    /// T4: commits a reply with its usage, its settlement, its ledger entries and its place in
-    /// the outbox: all or nothing. When this returns it is durable.
+    /// T3: sets credits aside for turns and records that models will be asked, for all of them or
+    /// none. When this returns it is durable. The answers stand in the order of the turns.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] if the charge exceeds the hold; other [`StorageError`]s are safe
-    /// to repeat.
-    pub async fn commit_turn(&self, tenant_id: TenantId, commit: &CommitTurn) -> Result<Commit> {
-        let usage = &commit.usage;
+    /// [`StorageError`]; safe to repeat, together or one by one.
+    pub async fn hold_turns(&self, holds: &[(TenantId, HoldTurn)]) -> Result<Vec<Hold>> {
+        let order = order(holds, |(tenant_id, hold)| (*tenant_id, hold.currency.as_str()));
+        let sorted = || order.iter().map(|at| &holds[*at]);
+        let each = || sorted().map(|(_, hold)| hold);
         let query = || {
             sqlx::query(
-                "SELECT outbox_id, out_seq FROM app.commit_routed_turn_of( \
+                "SELECT place, outcome, amount FROM app.hold_turns( \
+                 $1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            )
+            .bind(sorted().map(|(tenant_id, _)| tenant_id.as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|hold| hold.conversation_id.as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|hold| hold.epoch).collect::<Vec<_>>())
+            .bind(each().map(|hold| hold.turn_id.as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|hold| hold.amount.get()).collect::<Vec<_>>())
+            .bind(each().map(|hold| hold.currency.as_str()).collect::<Vec<_>>())
+            .bind(each().map(|hold| hold.model.as_str()).collect::<Vec<_>>())
+            .bind(each().map(|_| BlockId::new().as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|_| AttemptId::new().as_uuid()).collect::<Vec<_>>())
+        };
+        let mut answers = vec![None; holds.len()];
+        for row in self.rows_of_one_statement(query).await? {
+            *place(&row, &order, &mut answers)? = Some(read_hold(&row)?);
+        }
+        let missing = || StorageError::unknown_outcome("app.hold_turns", "");
+        answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
+    }
+
+    /// T4 of one turn: [`Store::commit_turns`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn commit_turn(&self, tenant_id: TenantId, commit: &CommitTurn) -> Result<Commit> {
+        only(self.commit_turns(&[(tenant_id, commit.clone())]).await?)
+    }
+
+    /// T4: commits replies, each with its usage, its settlement, its ledger entries and its place in
+    /// the outbox: all of them or none. When this returns they are durable. The answers stand in the
+    /// order of the replies.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] if a charge exceeds its hold: commit each by itself then. Other
+    /// [`StorageError`]s are safe to repeat.
+    pub async fn commit_turns(&self, commits: &[(TenantId, CommitTurn)]) -> Result<Vec<Commit>> {
+        let order =
+            order(commits, |(tenant_id, commit)| (*tenant_id, commit.usage.currency.as_str()));
+        let sorted = || order.iter().map(|at| &commits[*at]);
+        let each = || sorted().map(|(_, commit)| commit);
+        let usage = || each().map(|commit| &commit.usage);
+        let query = || {
+            sqlx::query(
+                "SELECT place, outbox_id, out_seq FROM app.commit_routed_turns( \
                  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
                  $19)",
             )
-            .bind(tenant_id.as_uuid())
-            .bind(commit.conversation_id.as_uuid())
-            .bind(commit.epoch)
-            .bind(commit.turn_id.as_uuid())
-            .bind(commit.to_seq)
-            .bind(Json(&commit.reply))
-            .bind(OutboxId::new().as_uuid())
-            .bind(usage.channel_id.as_uuid())
-            .bind(&usage.model)
-            .bind(usage.price_version)
-            .bind(i64::from(usage.input_tokens))
-            .bind(i64::from(usage.output_tokens))
-            .bind(i64::from(usage.delivered_tokens))
-            .bind(usage.charge.get())
-            .bind(usage.absorbed.get())
-            .bind(usage.currency.as_str())
-            .bind(usage.policy.as_str())
-            .bind(usage.end_reason.as_str())
-            .bind(commit.decision.row())
+            .bind(sorted().map(|(tenant_id, _)| tenant_id.as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|commit| commit.conversation_id.as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|commit| commit.epoch).collect::<Vec<_>>())
+            .bind(each().map(|commit| commit.turn_id.as_uuid()).collect::<Vec<_>>())
+            .bind(each().map(|commit| commit.to_seq).collect::<Vec<_>>())
+            .bind(each().map(|commit| Json(&commit.reply)).collect::<Vec<_>>())
+            .bind(each().map(|_| OutboxId::new().as_uuid()).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.channel_id.as_uuid()).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.model.as_str()).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.price_version).collect::<Vec<_>>())
+            .bind(usage().map(|usage| i64::from(usage.input_tokens)).collect::<Vec<_>>())
+            .bind(usage().map(|usage| i64::from(usage.output_tokens)).collect::<Vec<_>>())
+            .bind(usage().map(|usage| i64::from(usage.delivered_tokens)).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.charge.get()).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.absorbed.get()).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.currency.as_str()).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.policy.as_str()).collect::<Vec<_>>())
+            .bind(usage().map(|usage| usage.end_reason.as_str()).collect::<Vec<_>>())
+            .bind(each().map(|commit| commit.decision.row()).collect::<Vec<_>>())
         };
-        read_commit(self.rows_of_one_statement(query).await?.first())
+        let mut answers = vec![Commit::Fenced; commits.len()];
+        for row in self.rows_of_one_statement(query).await? {
+            *place(&row, &order, &mut answers)? = read_commit(Some(&row))?;
+        }
+        Ok(answers)
     }
 }
 
@@ -254,7 +279,43 @@ impl Tx {
     }
 }
 
-fn read_commit(row: Option<&sqlx::postgres::PgRow>) -> Result<Commit> {
+/// Where the steps stand in the arrays: those of a tenant side by side, so that two such statements
+/// take their locks in one order.
+pub(crate) fn order<'a, T, K: Ord>(steps: &'a [T], key: impl Fn(&'a T) -> K) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..steps.len()).collect();
+    order.sort_by_key(|at| key(&steps[*at]));
+    order
+}
+
+/// The answer that a row is: its place is that in the arrays, from 1.
+pub(crate) fn place<'a, T>(
+    row: &PgRow,
+    order: &[usize],
+    answers: &'a mut [T],
+) -> Result<&'a mut T> {
+    let place: i32 = row.try_get("place")?;
+    let at = usize::try_from(place).ok().and_then(|place| order.get(place.checked_sub(1)?));
+    at.and_then(|at| answers.get_mut(*at)).ok_or_else(|| StorageError::Inconsistent {
+        detail: format!("an answer to step {place} of {}", order.len()),
+    })
+}
+
+fn only<T>(answers: Vec<T>) -> Result<T> {
+    answers.into_iter().next().ok_or_else(StorageError::unfinished)
+}
+
+fn read_hold(row: &PgRow) -> Result<Hold> {
+    let outcome: String = row.try_get("outcome")?;
+    match outcome.as_str() {
+        "held" => Ok(Hold::Held { amount: row::micros(row, "amount")? }),
+        "found" => Ok(Hold::Found { amount: row::micros(row, "amount")? }),
+        "fenced" => Ok(Hold::Fenced),
+        "no_funds" => Ok(Hold::NoFunds),
+        other => Err(StorageError::unknown_outcome("app.hold_turns", other)),
+    }
+}
+
+fn read_commit(row: Option<&PgRow>) -> Result<Commit> {
     let Some(row) = row else { return Ok(Commit::Fenced) };
     Ok(Commit::Done {
         outbox_id: row::id(row, "outbox_id", OutboxId::from_uuid)?,

@@ -1,9 +1,14 @@
 """A visitor of the widget, the tenant's site that signs who they are, and their mailbox."""
 
+import hashlib
+import hmac
+import http.server
 import json
 import os
+import queue
 import re
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -21,7 +26,55 @@ from check import is_true
 
 SHOP = "https://shop.example"
 SECRET = "a secret that only the shop's server knows"
+APP_SECRET = "the-app-secret-of-the-shop"
 ADA = mailbox.ADA
+PHONE = "+8613800138000"
+
+
+class GraphApi(http.server.BaseHTTPRequestHandler):
+    """As much of Meta's Graph API as a code needs: messages are taken, or fail as often as told."""
+
+    sent, failures = queue.Queue(), 0
+
+    @classmethod
+    def start(cls):
+        cls.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), cls)
+        threading.Thread(target=cls.server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{cls.server.server_address[1]}"
+
+    @classmethod
+    def next(cls):
+        """The next message that was taken, other than receipts."""
+        return cls.sent.get(timeout=60)
+
+    @classmethod
+    def says(cls, url, text):
+        """Somebody writes from the number, as Meta would tell it."""
+        message = {"from": PHONE[1:], "id": f"wamid.{uuid.uuid4().hex}", "timestamp": str(int(time.time())),
+                   "type": "text", "text": {"body": text}}
+        value = {"messaging_product": "whatsapp", "metadata": {"phone_number_id": "1055"}, "messages": [message],
+                 "contacts": [{"profile": {"name": "Ada"}, "wa_id": PHONE[1:]}]}
+        body = json.dumps({"object": "whatsapp_business_account",
+                           "entry": [{"id": "9", "changes": [{"field": "messages", "value": value}]}]}).encode()
+        signature = "sha256=" + hmac.new(APP_SECRET.encode(), body, hashlib.sha256).hexdigest()
+        headers = {"content-type": "application/json", "x-hub-signature-256": signature}
+        with platform.OPENER.open(urllib.request.Request(url, data=body, headers=headers), timeout=30) as answer:
+            is_true(answer.status == 200)
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        cls = type(self)
+        fails, cls.failures = 0 < cls.failures, max(0, cls.failures - 1)
+        if not fails and body.get("status") != "read":
+            cls.sent.put({"path": self.path, "token": self.headers["authorization"], "body": body})
+        answer = json.dumps({"messaging_product": "whatsapp", "messages": [{"id": f"wamid.{uuid.uuid4().hex}"}]})
+        self.send_response(503 if fails else 200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(b"{}" if fails else answer.encode())
+
+    def log_message(self, *_):
+        pass
 
 
 class Visitor:
@@ -149,7 +202,49 @@ def main():
     statuses = [visitors[2].ask("transcript", {"to": ADA})[0] for _ in range(3)]
     is_true(429 in statuses, statuses)
     server.stop()
-    print(f"identity: {len(ways)} ways to sign, 2 codes and a copy by mail; {mailbox.checks} checks")
+
+    by_phone(base, assistant, visitors[0])
+    print(f"identity: {len(ways)} ways to sign, 2 codes and a copy by mail, 2 codes by WhatsApp; "
+          f"{mailbox.checks} checks")
+
+
+def by_phone(base, assistant, visitor):
+    """A number is proven by codes that WhatsApp brings: as a template, and as plain words."""
+    status, body = visitor.ask("claims", {"phone": PHONE})
+    is_true(status == 409 and "WhatsApp" in body["detail"], status, body)
+    settings = {"business_use": "a shop's service", "phone_number_id": "1055", "api_url": GraphApi.start()}
+    secrets = {"access_token": "the-token", "app_secret": APP_SECRET, "verify_token": "v"}
+    cloud = platform.channel(base, "whatsapp", assistant, settings, secrets)
+
+    # Meta fails once: the code comes all the same.
+    GraphApi.failures = 1
+    status, asked = visitor.ask("claims", {"phone": "+86 138-0013-8000", "locale": "zh"})
+    is_true(status == 202, asked)
+    sent = GraphApi.next()
+    is_true((sent["path"], sent["token"]) == ("/v24.0/1055/messages", "Bearer the-token"), sent)
+    message = sent["body"]
+    is_true((message["messaging_product"], message["to"], message["type"]) == ("whatsapp", PHONE[1:], "text"), message)
+    is_true("验证码" in message["text"]["body"], message)
+    code = re.search(r"(?<!\d)(\d{6})(?!\d)", message["text"]["body"]).group(1)
+    is_true(visitor.ask(f"claims/{asked['id']}/confirm", {"code": code})[0] == 204)
+    is_true(visitor.ask(f"claims/{asked['id']}/confirm", {"code": code})[0] == 422, "a second time")
+
+    # Whoever writes from that number is the same customer from the first word.
+    GraphApi.says(f"{platform.BASE}{cloud['inbound_path']}", "hello from my phone")
+    is_true("hello from my phone" in GraphApi.next()["body"]["text"]["body"])
+    is_true(len(contacts(base)) == 1, contacts(base))
+
+    # With a template of the tenant's, codes reach those who never wrote.
+    template = {**settings, "code_template": "sign_in", "code_language": "zh_CN"}
+    platform.admin("PATCH", f"{base}/channels/{cloud['id']}", {"settings": template})
+    status, asked = visitor.ask("claims", {"phone": "+44 7700 900123"})
+    is_true(status == 202, asked)
+    form = GraphApi.next()["body"]["template"]
+    is_true((form["name"], form["language"]["code"]) == ("sign_in", "zh_CN"), form)
+    codes = [value["text"] for part in form["components"] for value in part["parameters"]]
+    is_true(len(codes) == 2 and codes[0] == codes[1], form)
+    is_true(visitor.ask(f"claims/{asked['id']}/confirm", {"code": codes[0]})[0] == 204)
+    GraphApi.server.shutdown()
 
 
 main()

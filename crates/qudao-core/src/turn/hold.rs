@@ -1,5 +1,7 @@
 //! T3: what a turn may cost is set aside before a model is asked.
 
+use std::sync::Arc;
+
 use metrics::counter;
 use qudao_billing::{affordable_output, hold_amount};
 use qudao_domain::Micros;
@@ -26,7 +28,7 @@ pub(super) enum Sized {
 impl Core {
     /// Sets aside what the answer may cost, or as much as the wallet affords.
     pub(super) async fn hold(
-        &self,
+        self: &Arc<Self>,
         turn: &Turn,
         rung: &Rung,
         request: &ChatRequest,
@@ -44,7 +46,7 @@ impl Core {
     }
 
     async fn size_and_hold(
-        &self,
+        self: &Arc<Self>,
         turn: &Turn,
         rung: &Rung,
         request: &ChatRequest,
@@ -86,7 +88,7 @@ impl Core {
     }
 
     async fn try_hold(
-        &self,
+        self: &Arc<Self>,
         turn: &Turn,
         rung: &Rung,
         amount: Micros,
@@ -100,7 +102,7 @@ impl Core {
             currency: turn.context.currency,
             model: rung.model.name.clone(),
         };
-        let outcome = self.store.hold_turn(turn.claim.tenant_id, &hold).await?;
+        let outcome = self.taken((turn.claim.tenant_id, hold)).await?;
         failpoint!("hold.committed");
         Ok(outcome)
     }

@@ -27,6 +27,7 @@ mod people;
 mod pieces;
 mod proof;
 mod schema;
+mod together;
 mod transactions;
 mod turns;
 mod upgrade;

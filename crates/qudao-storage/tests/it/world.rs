@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use qudao_billing::Rates;
 use qudao_domain::{
-    ChannelId, Micros, NodeId, TurnId,
+    ChannelId, ConversationId, DecisionId, Micros, NodeId, TurnId,
+    routing::Arm,
     state::{EndReason, FairCharging},
     text::ExternalId,
 };
 use qudao_storage::{
     Accept, Claim, Commit, CommitTurn, EndTurn, Finding, Hold, HoldTurn, Inbound, MessageBody,
-    OutboxClaim, ReplyBody, Store, UsageLine,
+    NewDecision, OutboxClaim, ReplyBody, Store, UsageLine,
 };
 use qudao_testkit::{TestDb, TestTenant};
+use serde_json::json;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const MODEL: &str = "fake";
