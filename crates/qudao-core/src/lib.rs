@@ -46,7 +46,7 @@ pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, WatchedTurn};
-pub use qudao_plugin_host::{ModelKind, PluginHost};
+pub use qudao_plugin_host::{DataClass, ModelKind, PluginHost};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
 pub use routing::BreakerReport;

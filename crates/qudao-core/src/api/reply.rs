@@ -24,11 +24,12 @@ use super::{
 };
 use crate::{
     Core, failpoint,
-    routing::{ANSWERED, Permit, is_failure},
+    routing::{Permit, is_failure},
     spans,
 };
 
 mod begin;
+mod served;
 
 /// How long a cancelled model may take to say what it used.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -172,23 +173,6 @@ impl OpenCall {
             keeping.let_go().await;
         }
         error.into()
-    }
-
-    /// Who serves the call.
-    fn served(&self) -> Served {
-        let routed = self.routed.as_ref().map(|routed| routed.served_by());
-        Served { model: self.bill.model.clone(), routed }
-    }
-
-    /// Writes down what its route decided and what came of it.
-    fn close_route(&mut self, end: EndReason, whole: bool) {
-        let Some(mut routed) = self.routed.take() else { return };
-        let answered = end != EndReason::Failed;
-        let outcome = if answered { ANSWERED } else { "broke_off" };
-        routed.draft.asked(&self.bill.model, outcome, self.first_word);
-        let model = answered.then_some(self.bill.model.as_str());
-        let ask = self.trial_ask.take();
-        routed.close(&self.core, model, end.as_str(), whole, ask);
     }
 
     fn chat_failed(&mut self, error: &CallError) {

@@ -127,9 +127,8 @@ impl UpdateRoute {
         // A canary that the operator pays stays as it is while others change the rest.
         let asker = Asker { is_operator: asker.is_operator || untouched };
         check_route(&models, &routing, plugins, asker, &mut check);
-        let change =
-            name.map(|name| RouteChange { name, models: Some(models), routing: Some(routing) });
-        check.finish(change)
+        let change = RouteChange { name, models: Some(models), routing: Some(routing) };
+        check.finish(Some(change))
     }
 }
 

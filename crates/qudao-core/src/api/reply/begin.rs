@@ -24,7 +24,7 @@ impl OpenCall {
     /// route may do it in its place.
     pub(in crate::api) async fn begin(
         mut self,
-        request: ApiRequest,
+        mut request: ApiRequest,
         mut model: Arc<ModelEntry>,
         mut max_tokens: u32,
     ) -> Result<ApiReply, ApiError> {
@@ -33,11 +33,15 @@ impl OpenCall {
         {
             self.trial_ask = Some(chat.clone());
         }
+        let wanted = wanted_tokens(&mut request.ask).copied();
         loop {
-            let error = match self.ask(&request.ask, &model, max_tokens).await? {
+            let error = match self.ask(&mut request.ask, &model, max_tokens).await? {
                 None => return Ok(ApiReply { call: self, standings: Vec::new() }),
                 Some(error) => error,
             };
+            if let Some(tokens) = wanted_tokens(&mut request.ask) {
+                *tokens = wanted.flatten();
+            }
             match self.fall_back(&request, &error).await {
                 Some(next) => (model, max_tokens) = next,
                 None => return Err(self.refuse(error).await),
@@ -108,17 +112,17 @@ impl OpenCall {
     /// Calls a model and waits until it begins to answer, or says why it does not.
     async fn ask(
         &mut self,
-        ask: &Ask,
+        ask: &mut Ask,
         model: &ModelEntry,
         max_tokens: u32,
     ) -> Result<Option<CallError>, ApiError> {
-        let mut ask = ask.clone();
-        if let Ask::Chat(chat) = &mut ask {
-            chat.params.max_tokens = Some(max_tokens);
+        // Changed in its place: a picture in it may have megabytes.
+        if let Some(tokens) = wanted_tokens(ask) {
+            *tokens = Some(max_tokens);
         }
-        self.parts = Parts::of(&ask);
+        self.parts = Parts::of(ask);
         ask.set_model(model.upstream.as_ref().unwrap_or(&model.name));
-        let payload = serde_json::to_vec(&ask).map_err(|error| ApiError::InvalidParameter {
+        let payload = serde_json::to_vec(ask).map_err(|error| ApiError::InvalidParameter {
             param: "messages",
             detail: error.to_string(),
         })?;
@@ -157,5 +161,13 @@ async fn first_event(stream: &mut EventStream, counts: &mut Counts) -> Event {
         if !matches!(event, Event::Usage(_) | Event::Progress(_)) {
             return event;
         }
+    }
+}
+
+/// How long the answer may become, where that can be said.
+fn wanted_tokens(ask: &mut Ask) -> Option<&mut Option<u32>> {
+    match ask {
+        Ask::Chat(chat) => Some(&mut chat.params.max_tokens),
+        Ask::Embed(_) | Ask::Classify(_) | Ask::Detect(_) | Ask::Transcribe(_) => None,
     }
 }

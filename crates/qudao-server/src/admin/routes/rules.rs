@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use qudao_core::{ModelKind, PluginHost};
+use qudao_core::{DataClass, ModelKind, PluginHost};
 use qudao_domain::{
     Micros,
     routing::{
@@ -11,7 +11,6 @@ use qudao_domain::{
     },
     text::Name,
 };
-use qudao_plugin_host::DataClass;
 
 use super::{check_model_name, check_models};
 use crate::error::FieldCheck;
