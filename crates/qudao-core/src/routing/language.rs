@@ -122,7 +122,7 @@ mod tests {
             ("제 소포가 어디에 있나요", Some("ko")),
             ("Where is the parcel that I ordered last week?", Some("en")),
             ("Wo ist das Paket, das ich letzte Woche bestellt habe?", Some("de")),
-            ("Где посылка, которую я заказал на прошлой неделе?", Some("ru")),
+            ("Πού είναι το δέμα μου;", Some("el")),
             ("ok", None),
             ("4711", None),
             ("👍", None),
