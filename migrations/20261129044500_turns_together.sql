@@ -125,6 +125,60 @@ BEGIN
     PERFORM set_config('app.tenant_id', '', true);
 END $$;
 
+-- What one answer needs, as before, but for how its hold is found: by the turn.
+CREATE OR REPLACE FUNCTION app.turn_context_of(
+    p_tenant uuid, p_conversation uuid, p_turn uuid, p_from bigint, p_to bigint, p_history int
+) RETURNS TABLE (
+    currency text, fair_charging text, posted bigint, available bigint, locale text,
+    channel_id uuid, kind text, models text[], assistant_id uuid, name text, system_prompt text,
+    params jsonb, pending jsonb, history jsonb
+)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('app.tenant_id', p_tenant::text, true);
+    RETURN QUERY
+    SELECT t.currency, t.fair_charging, w.posted,
+           (w.posted - w.held + COALESCE(h.amount, 0))::bigint,
+           ch.locale, ch.channel_id, ch.kind, r.models,
+           a.assistant_id, a.name, a.system_prompt, a.params,
+           (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                       'seq', i.seq, 'body', i.body, 'at', app.micros(i.accepted_at))
+                       ORDER BY i.seq), '[]')
+            FROM inbox i
+            WHERE i.tenant_id = p_tenant AND i.conversation_id = p_conversation
+              AND i.seq BETWEEN p_from AND p_to AND i.state = 'accepted'),
+           (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                       'outbound', l.outbound, 'body', l.body)
+                       ORDER BY l.place, l.outbound, l.out_seq), '[]')
+            FROM (
+                SELECT s.place, s.outbound, s.out_seq, s.body FROM (
+                    (SELECT i.seq AS place, false AS outbound, 0::bigint AS out_seq, i.body
+                     FROM inbox i
+                     WHERE i.tenant_id = p_tenant AND i.conversation_id = p_conversation
+                       AND i.seq < p_from AND i.state = 'answered'
+                     ORDER BY i.seq DESC LIMIT p_history)
+                    UNION ALL
+                    (SELECT o.to_seq, true, o.out_seq, o.body FROM outbox o
+                     WHERE o.tenant_id = p_tenant AND o.conversation_id = p_conversation
+                       AND o.kind = 'reply'
+                     ORDER BY o.out_seq DESC LIMIT p_history)
+                ) s
+                ORDER BY s.place DESC, s.outbound DESC, s.out_seq DESC
+                LIMIT p_history
+            ) l)
+    FROM conversations c
+    JOIN tenants t ON t.tenant_id = c.tenant_id
+    JOIN wallets w ON w.tenant_id = c.tenant_id AND w.currency = t.currency
+    LEFT JOIN holds h ON h.tenant_id = c.tenant_id AND h.turn_id = p_turn
+         AND h.kind = 'turn' AND h.state <> 'voided' AND h.state <> 'settled'
+         AND h.currency = t.currency
+    JOIN channels ch ON ch.tenant_id = c.tenant_id AND ch.channel_id = c.channel_id
+    JOIN assistants a ON a.tenant_id = c.tenant_id AND a.assistant_id = ch.assistant_id
+    JOIN routes r ON r.tenant_id = c.tenant_id AND r.route_id = a.route_id
+    WHERE c.tenant_id = p_tenant AND c.conversation_id = p_conversation;
+END $$;
+
 -- What the answers need, one row for each conversation that is there. `place` is its place in the
 -- arrays, from 1.
 CREATE FUNCTION app.turn_contexts_of(
@@ -274,7 +328,10 @@ BEGIN
             SET state = 'settled', settled = p_charges[u.place], closed_at = now()
             FROM unnest(v_places) u (place)
             WHERE h.tenant_id = v_tenant AND h.turn_id = p_turns[u.place] AND h.kind = 'turn'
-              AND h.state = 'held' AND h.currency = p_currencies[u.place]
+              -- That is 'held', in words that fit the index by turn and not the one of all open
+              -- holds, which would be read whole.
+              AND h.state <> 'voided' AND h.state <> 'settled'
+              AND h.currency = p_currencies[u.place]
             RETURNING h.amount, p_charges[u.place] AS charge
         )
         SELECT count(*), sum(closed.amount), sum(closed.charge)

@@ -234,7 +234,7 @@ pub const MUTANTS: &[Mutant] = &[
             bugs: &[],
             edits: &[
                 edit("app.commit_turns", FENCE_AND_PROGRESS, ""),
-                edit("app.commit_turns", "AND h.state = 'held' AND", "AND"),
+                edit("app.commit_turns", "AND h.state <> 'settled'", ""),
             ],
             statements: &[
                 "ALTER TABLE usage_events DROP CONSTRAINT usage_events_pk",
