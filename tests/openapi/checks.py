@@ -42,6 +42,13 @@ FIELDS = {
     "is not the code, or not any more": "what was sent to an address",
     "has to be a text of 32 to 4096": "how long a secret is, which channel-kinds' kinds differ in",
     "texts with `explain`": "fewer than without",
+    "needs the route's `sentiment_model`": "one field of a rule asks for another of the route",
+    "give at_least, at_most, or both": "one of two fields, or both",
+    "is less than at_least": "two numbers of a span",
+    "sends words elsewhere": "which models do is told by /v1/plugins",
+    "and has to be one that": "which model is of which kind is told by /v1/models",
+    "is for routes of models that chat": "the same",
+    "can be set to operator by the operator only": "who asks",
     "the key has to begin with whpk_": "a key of another form is none",
 }
 REQUESTS = {

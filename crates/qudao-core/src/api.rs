@@ -21,12 +21,14 @@ mod flight;
 mod kept;
 mod parts;
 mod reply;
+mod route;
 mod settle;
 pub(crate) mod upkeep;
 
 pub use flight::CallSlot;
 pub use kept::{Answered, KeptAnswer};
 pub use reply::ApiReply;
+pub use route::{Served, ServedBy};
 
 pub(crate) use admit::ApiState;
 pub(crate) use aside::Aside;

@@ -28,6 +28,7 @@ pub mod preview;
 mod price;
 pub mod proof;
 pub mod rates;
+pub mod routing;
 pub mod settings;
 mod spans;
 mod step;
@@ -37,15 +38,18 @@ pub mod vault;
 pub mod wake;
 
 pub use accept::{AcceptError, Accepted, Joined, Piece};
-pub use api::{Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer};
+pub use api::{
+    Answered, ApiError, ApiEvent, ApiReply, ApiRequest, CallSlot, KeptAnswer, Served, ServedBy,
+};
 pub use authenticate::{AuthError, Principal};
 pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, WatchedTurn};
-pub use qudao_plugin_host::{ModelKind, PluginHost};
+pub use qudao_plugin_host::{DataClass, ModelKind, PluginHost};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
+pub use routing::BreakerReport;
 pub use settings::CoreSettings;
 pub use together::Together;
 pub use turn::TurnOutcome;
@@ -104,6 +108,7 @@ pub struct Core {
     turn_steps: turn::TurnSteps,
     rates: rates::Rates,
     backlog: backlog::Backlog,
+    routes: routing::Routes,
     watcher: OnceLock<Arc<dyn TurnWatcher>>,
 }
 
@@ -124,6 +129,7 @@ impl Core {
             turn_steps: turn::TurnSteps::default(),
             rates: rates::Rates::new(&bus, &settings.rates),
             backlog: backlog::Backlog::default(),
+            routes: routing::Routes::new(&settings.routing),
             watcher: OnceLock::new(),
             runtime: Handle::current(),
             wake: Wake::default(),
@@ -140,6 +146,7 @@ impl Core {
         let (own, bus) = (Arc::downgrade(&core), core.bus.clone());
         core.spawn(authenticate::follow_changes(own.clone(), bus, closing.clone()));
         core.spawn(authenticate::write_uses(own.clone(), closing.clone()));
+        core.spawn(routing::share(own.clone(), core.bus.clone(), closing.clone()));
         core.spawn(api::upkeep::run(own, renew, closing));
         core
     }

@@ -47,6 +47,26 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("qudao_pictures_total", "Pictures that an assistant's vision model was to look at: `seen`, or why not")
         .by(&[Label { name: "outcome", values: &["seen", "elsewhere", "absent", "too_large", "failed"] }]),
     Metric::counter("qudao_unpriced_total", "Turns that passed a model over because it has no price in the tenant's currency").by(&[MODEL]),
+    // Routes.
+    Metric::counter("qudao_route_decisions_total", "Decisions of routes, by the door that the question came through and whether a model answered")
+        .by(&[DOOR, Label { name: "outcome", values: &["answered", "unanswered"] }]),
+    Metric::counter("qudao_route_fallbacks_total", "Models that were asked or passed over before another one answered, or nobody did").by(&[DOOR]),
+    Metric::counter("qudao_route_decisions_lost_total", "Decisions that could not be written down"),
+    Metric::counter("qudao_route_sentiments_total", "Messages whose sentiment a rule asked for: `unknown` where it could not be had, so that the rule did not match")
+        .by(&[Label { name: "outcome", values: &["known", "unknown"] }]),
+    Metric::counter("qudao_shadow_calls_total", "Calls of models on trial whose answers nobody sees")
+        .by(&[Label { name: "outcome", values: &["answered", "failed"] }]),
+    Metric::counter("qudao_shadow_cost_micros_total", "What calls of models on trial would have cost that the operator pays").in_unit(Unit::Micros),
+    Metric::counter("qudao_canary_rollbacks_total", "Models on trial that were taken back, by why")
+        .by(&[Label { name: "reason", values: &["error_rate", "latency", "agreement"] }]),
+    Metric::gauge("qudao_breaker_state", "How a model does: 0 it is asked, 1 it is tried with a few calls, 2 it is left alone").by(&[MODEL]),
+    Metric::counter("qudao_breaker_turns_total", "Turns of a model's breaker, as this node found out by itself or heard from another")
+        .by(&[
+            MODEL,
+            Label { name: "to", values: &["closed", "half_open", "open"] },
+            Label { name: "found", values: &["here", "elsewhere"] },
+        ]),
+    Metric::counter("qudao_breaker_refusals_total", "Calls that were not made because the model is left alone").by(&[MODEL]),
     Metric::counter("qudao_preview_dropped_total", "Previews whose last words came too late to be shown"),
     // Money.
     Metric::counter("qudao_holds_total", "Tries to set credits aside for a turn: `found` is one that an earlier attempt took")
@@ -89,7 +109,10 @@ impl Core {
             gauge!("qudao_api_open_calls").set(open as f64);
             gauge!("qudao_block_free_micros").set(free as f64);
         }
-        for model in self.plugins.models() {
+        let models = self.plugins.models();
+        self.routes.breakers.tell_gauges(models.iter().map(|model| model.name.clone()));
+        for model in models {
+            counter!("qudao_breaker_refusals_total", "model" => model.name.clone()).increment(0);
             counter!("qudao_rungs_failed_total", "model" => model.name.clone()).increment(0);
             counter!("qudao_unpriced_total", "model" => model.name).increment(0);
         }

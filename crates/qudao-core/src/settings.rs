@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qudao_domain::Micros;
+use qudao_domain::{Micros, routing::BreakerSettings};
 use qudao_storage::{LimiterSettings, Rate};
 
 /// Bounds of the use cases. The defaults suit a node of a few cores.
@@ -16,6 +16,8 @@ pub struct CoreSettings {
     pub rates: RateSettings,
     /// How much may wait for an answer.
     pub backlog: BacklogSettings,
+    /// How models are watched and tried.
+    pub routing: RoutingSettings,
     /// How long a key's record may be served from memory. A revoked key works for that long at
     /// most; never more than one second.
     pub key_cache: Duration,
@@ -35,6 +37,7 @@ impl Default for CoreSettings {
             api: ApiSettings::default(),
             rates: RateSettings::default(),
             backlog: BacklogSettings::default(),
+            routing: RoutingSettings::default(),
             key_cache: Duration::from_secs(1),
             price_cache: Duration::from_secs(5),
             public_url: None,
@@ -166,6 +169,21 @@ pub struct BacklogSettings {
     pub platform: u32,
     /// How often they are counted while messages come.
     pub count_every: Duration,
+}
+
+/// How models are watched and tried.
+#[derive(Debug, Clone)]
+pub struct RoutingSettings {
+    /// When a model is left alone, and for how long.
+    pub breaker: BreakerSettings,
+    /// How often a node looks how a route's model on trial does, at most.
+    pub judge_every: Duration,
+}
+
+impl Default for RoutingSettings {
+    fn default() -> Self {
+        Self { breaker: BreakerSettings::default(), judge_every: Duration::from_secs(5) }
+    }
 }
 
 /// Bounds of the credits that a node sets aside to spend from in memory.

@@ -23,8 +23,10 @@ use crate::{
 
 mod generate;
 mod hold;
+mod listen;
 mod look;
 mod prompt;
+mod route;
 mod steps;
 mod stop;
 mod typing;
@@ -33,6 +35,7 @@ pub(crate) use steps::TurnSteps;
 pub(crate) use stop::RunningTurns;
 
 use generate::{Answer, Generated};
+use route::Routed;
 
 /// How often the end of a turn is tried while the database does not answer.
 const COMMIT_TRIES: u32 = 5;
@@ -192,14 +195,19 @@ impl Core {
                 self.generate(&turn).await
             } => generated?,
         };
-        self.finish(turn, generated).await
+        let (generated, routed) = generated;
+        self.finish(turn, generated, routed).await
     }
 
     async fn finish(
         self: &Arc<Self>,
         turn: Turn,
         generated: Generated,
+        routed: Routed,
     ) -> Result<TurnOutcome, StorageError> {
+        if !matches!(generated, Generated::Answer(_) | Generated::Fenced) {
+            self.record_unanswered(&turn, routed.clone(), generated.end());
+        }
         match generated {
             Generated::Answer(answer) => {
                 let stopped = answer.stopped;
@@ -208,7 +216,7 @@ impl Core {
                 }
                 let core = Arc::clone(self);
                 // A task of its own: shutdown must not stop a commit half way.
-                let commit = async move { core.commit(&turn, *answer).await };
+                let commit = async move { core.commit(&turn, *answer, routed).await };
                 let commit = self.spawn(commit.in_current_span());
                 let committed = commit.await.unwrap_or(Ok(false))?;
                 Ok(match (committed, stopped) {
@@ -283,11 +291,19 @@ impl Core {
     }
 
     /// T4. Whether this node was still the one to do it.
-    async fn commit(self: &Arc<Self>, turn: &Turn, answer: Answer) -> Result<bool, StorageError> {
+    async fn commit(
+        self: &Arc<Self>,
+        turn: &Turn,
+        answer: Answer,
+        routed: Routed,
+    ) -> Result<bool, StorageError> {
         let mut span = Span::child("commit", SpanKind::Client, turn.place);
         let Turn { claim, id, context, .. } = turn;
         let usage = answer.usage_line(*id, claim.conversation_id, context);
         count_usage(&usage);
+        let end = if answer.stopped { "stopped" } else { "answered" };
+        let decision = routed.draft.finish(Some(&usage.model), "chat", end);
+        let trial = routed.on_trial(turn).map(|shadow| (shadow, answer.text.clone()));
         let commit = CommitTurn {
             conversation_id: claim.conversation_id,
             epoch: claim.epoch,
@@ -295,6 +311,7 @@ impl Core {
             to_seq: claim.to_seq,
             reply: ReplyBody::text(answer.text),
             usage,
+            decision,
         };
         let mut tries = 1;
         loop {
@@ -308,6 +325,9 @@ impl Core {
                 }
                 Ok(Commit::Done { .. }) => {
                     failpoint!("turn.committed");
+                    if let Some((shadow, answer)) = trial {
+                        self.go_on_trial(shadow, Some(answer), None);
+                    }
                     return Ok(true);
                 }
                 Ok(Commit::Fenced) => {

@@ -111,6 +111,7 @@ id_type!(/** A group of ledger entries that sums to zero. */ LedgerTxnId, "txn")
 id_type!(/** One line of the ledger. */ EntryId, "ent");
 id_type!(/** Credits that a node reserved to spend from in memory. */ BlockId, "blk");
 id_type!(/** One call of a model. */ AttemptId, "att");
+id_type!(/** What a route decided about a turn or a call. */ DecisionId, "dec");
 id_type!(/** One running process of the platform. */ NodeId, "nod");
 
 impl TurnId {
@@ -136,6 +137,20 @@ impl TurnId {
         hash.update(conversation_id.as_uuid().as_bytes());
         hash.update(seq.to_be_bytes());
         hash.update(place.to_be_bytes());
+        let digest = hash.finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// A call that is made for this turn or call, such as the question how its messages sound.
+    /// Deterministic as [`Self::beside`] is.
+    #[must_use]
+    pub fn aside(self, purpose: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"aside");
+        hash.update(self.as_uuid().as_bytes());
+        hash.update(purpose.as_bytes());
         let digest = hash.finalize();
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest[..16]);

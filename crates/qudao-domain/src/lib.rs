@@ -9,13 +9,14 @@ pub mod key;
 pub mod message;
 pub mod money;
 pub mod render;
+pub mod routing;
 pub mod state;
 pub mod text;
 
 pub use clock::{Clock, SystemClock};
 pub use ids::{
     ApiKeyId, AssistantId, AttemptId, BlockId, ChannelId, ClaimId, ContactId, ConversationId,
-    EntryId, IdentityProviderId, InvitationId, LedgerTxnId, MailId, MediaId, MemberId, MergeId,
-    NodeId, OutboxId, RoleId, RouteId, SessionId, TenantId, TurnId,
+    DecisionId, EntryId, IdentityProviderId, InvitationId, LedgerTxnId, MailId, MediaId, MemberId,
+    MergeId, NodeId, OutboxId, RoleId, RouteId, SessionId, TenantId, TurnId,
 };
 pub use money::{Currency, Micros, MoneyError};

@@ -16,6 +16,7 @@ pub(crate) mod books;
 pub(crate) mod channel_kinds;
 pub(crate) mod channels;
 pub(crate) mod conversations;
+pub(crate) mod decisions;
 pub(crate) mod identity_providers;
 pub(crate) mod members;
 pub(crate) mod merges;

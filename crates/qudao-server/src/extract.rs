@@ -14,8 +14,8 @@ use futures_util::{
     future::{LocalBoxFuture, Ready, ready},
 };
 use qudao_domain::{
-    ApiKeyId, AssistantId, ChannelId, ClaimId, ContactId, ConversationId, IdentityProviderId,
-    InvitationId, MemberId, MergeId, RoleId, RouteId, SessionId, TenantId,
+    ApiKeyId, AssistantId, ChannelId, ClaimId, ContactId, ConversationId, DecisionId,
+    IdentityProviderId, InvitationId, MemberId, MergeId, RoleId, RouteId, SessionId, TenantId,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -241,6 +241,7 @@ path_ids! {
     ContactId, "contact_id", "contact";
     MergeId, "merge_id", "merge";
     ClaimId, "claim_id", "code";
+    DecisionId, "decision_id", "decision";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.

@@ -91,6 +91,7 @@ fn endpoints() -> Endpoints {
     api.post("/v1/plugins/{plugin_id}/reload", Operator, admin::plugins::reload, docs::reload());
     let lift = "/v1/plugins/{plugin_id}/lift-quarantine";
     api.post(lift, Operator, admin::plugins::lift_quarantine, docs::lift_quarantine());
+    api.get("/v1/breakers", Operator, admin::decisions::breakers, docs::breakers());
 
     api.post("/v1/web/{key}/session", Public, chat::requests::open, docs::open_chat());
     api.get("/v1/web/{key}/messages", Visitor, chat::requests::messages, docs::chat_messages());
@@ -191,6 +192,7 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.get(routes, read, admin::routes::list, docs::list_routes());
     let route = "/v1/tenants/{tenant_id}/routes/{route_id}";
     api.get(route, read, admin::routes::get, docs::get_route());
+    api.patch(route, write, admin::routes::update, docs::update_route());
     let assistants = "/v1/tenants/{tenant_id}/assistants";
     api.post(assistants, write, admin::assistants::create, docs::create_assistant());
     api.get(assistants, read, admin::assistants::list, docs::list_assistants());
@@ -221,6 +223,10 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.post(replay, write, admin::partners::replay, docs::replay_partner_deliveries());
 
     let read = Tenant(Scope::ConversationsRead);
+    let decisions = "/v1/tenants/{tenant_id}/decisions";
+    api.get(decisions, read, admin::decisions::list, docs::list_decisions());
+    let decision = "/v1/tenants/{tenant_id}/decisions/{decision_id}";
+    api.get(decision, read, admin::decisions::get, docs::get_decision());
     let conversations = "/v1/tenants/{tenant_id}/conversations";
     api.get(conversations, read, admin::conversations::list, docs::list_conversations());
     let messages = "/v1/tenants/{tenant_id}/conversations/{conversation_id}/messages";

@@ -8,5 +8,6 @@ pub(crate) mod embeddings;
 pub(crate) mod models;
 pub(crate) mod pictures;
 pub(crate) mod rate;
+pub(crate) mod served;
 pub(crate) mod whole;
 pub(crate) mod wire;

@@ -26,6 +26,7 @@ use crate::{
     code::Code,
     endpoints::Endpoint,
     error::{FieldError, OpenAiErrorBody, OpenAiProblem, Problem},
+    openai::served,
 };
 
 mod access;
@@ -53,6 +54,8 @@ pub struct Doc {
     file: bool,
     openai: bool,
     once: bool,
+    /// Its answers tell which model gave them.
+    served: bool,
     action: Option<Action>,
     schemas: Schemas,
 }
@@ -76,6 +79,7 @@ impl Doc {
             file: false,
             openai: false,
             once: false,
+            served: false,
             action: None,
             schemas: Vec::new(),
         }
@@ -203,6 +207,12 @@ impl Doc {
         self.fails(&[Code::BodyTooLarge, Code::UnsupportedMediaType])
     }
 
+    /// Tells which model answered.
+    pub(crate) fn served(mut self) -> Self {
+        self.served = true;
+        self
+    }
+
     /// Refuses in OpenAI's shape.
     pub(crate) fn openai(mut self) -> Self {
         self.openai = true;
@@ -251,6 +261,9 @@ impl Doc {
             let mut response = ResponseBuilder::new().description(*description);
             if self.once {
                 response = response.header("Idempotent-Replayed", replayed_header());
+            }
+            for (name, words) in served::HEADERS.into_iter().filter(|_| self.served) {
+                response = response.header(name, text_header(words));
             }
             for (media_type, content) in contents {
                 response = response.content(*media_type, content.clone());
@@ -338,6 +351,11 @@ fn text_content(media_type: &str) -> Content {
         return Content::default();
     }
     Content::new(Some(Schema::Object(ObjectBuilder::new().schema_type(Type::String).build())))
+}
+
+fn text_header(words: &'static str) -> Header {
+    let kind = ObjectBuilder::new().schema_type(Type::String);
+    HeaderBuilder::new().schema(Some(Schema::Object(kind.build()))).description(Some(words)).build()
 }
 
 fn replayed_header() -> Header {

@@ -23,9 +23,11 @@ use tokio::{
 
 use crate::{Result, StorageError, error::BusUrlError};
 
+mod breakers;
 mod hub;
 mod mailbox;
 
+pub use breakers::OpenBreaker;
 use hub::{Hub, Watch};
 
 /// How long a publication or a connection may take before it counts as lost.
@@ -50,6 +52,8 @@ pub enum Topic {
     Partner(ChannelId),
     /// A key is not what it was.
     KeyChanged,
+    /// A model began to fail, or serves again.
+    Breakers,
 }
 
 impl Topic {
@@ -67,6 +71,7 @@ impl Topic {
             Self::WakeOutbox => "qd:wake:outbox".to_owned(),
             Self::Partner(id) => format!("qd:{{{}}}:partner", id.as_uuid()),
             Self::KeyChanged => "qd:keys:changed".to_owned(),
+            Self::Breakers => "qd:breakers:changed".to_owned(),
         }
     }
 }

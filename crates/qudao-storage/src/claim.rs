@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use qudao_domain::{
-    AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, TenantId, TurnId,
+    AssistantId, ChannelId, ConversationId, Currency, Micros, NodeId, RouteId, TenantId, TurnId,
+    routing::Routing,
     state::{ChannelKind, FairCharging},
 };
 use serde::Deserialize;
 use sqlx::{Row as _, postgres::PgRow, types::Json};
 
 use crate::{
-    MessageBody, ReplyBody, Result, Store, Tx, row,
+    MessageBody, ReplyBody, Result, Store, Tx,
+    decisions::read_routing,
+    row,
     turn::{order, place},
 };
 
@@ -62,8 +65,12 @@ pub struct TurnContext {
     pub channel_kind: ChannelKind,
     /// Who answers.
     pub assistant: TurnAssistant,
-    /// Which models may answer, the preferred first.
+    /// The route that decides who answers.
+    pub route_id: RouteId,
+    /// Which models may answer where no rule of the route matches, the preferred first.
     pub models: Vec<String>,
+    /// The route's rules.
+    pub routing: Routing,
     /// What the tenant pays for when a reply is cut short.
     pub fair_charging: FairCharging,
     /// The messages to answer, in order. Empty if the turn is answered already.
@@ -236,7 +243,7 @@ impl Store {
         let order = order(claims, |claim| claim.tenant_id);
         let sorted = || order.iter().map(|at| &claims[*at]);
         let query = || {
-            sqlx::query("SELECT * FROM app.turn_contexts_of($1, $2, $3, $4, $5, $6)")
+            sqlx::query("SELECT * FROM app.routed_contexts_of($1, $2, $3, $4, $5, $6)")
                 .bind(sorted().map(|claim| claim.tenant_id.as_uuid()).collect::<Vec<_>>())
                 .bind(sorted().map(|claim| claim.conversation_id.as_uuid()).collect::<Vec<_>>())
                 .bind(sorted().map(|claim| turn(claim).as_uuid()).collect::<Vec<_>>())
@@ -257,6 +264,15 @@ fn read_context(row: &PgRow) -> Result<TurnContext> {
     let Json(pending): Json<Vec<PendingRow>> = row.try_get("pending")?;
     let Json(history): Json<Vec<PastRow>> = row.try_get("history")?;
     let pending: Result<_> = pending.into_iter().map(PendingRow::read).collect();
+    // Contexts are read together, and rules that this version cannot read are one tenant's matter. To
+    // pass them over might show a message to a model that must not see it: nobody answers.
+    let (models, routing) = match read_routing(row) {
+        Ok(routing) => (row.try_get("models")?, routing),
+        Err(error) => {
+            tracing::warn!(%error, "the rules of a route cannot be read");
+            (Vec::new(), Routing::default())
+        }
+    };
     Ok(TurnContext {
         currency: row::currency(row, "currency")?,
         available: row::micros(row, "available")?,
@@ -270,7 +286,9 @@ fn read_context(row: &PgRow) -> Result<TurnContext> {
             system_prompt: row.try_get("system_prompt")?,
             params: row.try_get("params")?,
         },
-        models: row.try_get("models")?,
+        route_id: row::id(row, "route_id", RouteId::from_uuid)?,
+        models,
+        routing,
         fair_charging: row::state(row, "fair_charging", FairCharging::find)?,
         pending: pending?,
         history: history.into_iter().map(PastRow::read).collect(),

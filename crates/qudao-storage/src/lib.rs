@@ -13,6 +13,7 @@ mod bus;
 mod channel;
 mod check;
 mod claim;
+mod decisions;
 mod depths;
 mod error;
 mod keys;
@@ -39,7 +40,7 @@ mod visitors;
 pub use accept::{Accept, Inbound, MessageBody, ReplyBody};
 pub use admin::{
     api_keys::{ApiKeyRecord, KeyHolder, NewApiKey},
-    assistants::{Assistant, NewAssistant, NewRoute, Route},
+    assistants::{Assistant, NewAssistant, NewRoute, Route, RouteChange},
     channel_setups::ChannelSetup,
     channels::{
         ChannelActivity, ChannelChange, ChannelDoor, ChannelRecord, NewChannel, SealedSecrets,
@@ -55,10 +56,11 @@ pub use audit::{
     AuditEvent, AuditFault, AuditHead, AuditRecord, AuditReport, AuditSigner, KnownHead, SignedHead,
 };
 pub use block::{Extend, Settle, Swept, UsageLine};
-pub use bus::{Bus, BusEvent, Subscription, Topic};
+pub use bus::{Bus, BusEvent, OpenBreaker, Subscription, Topic};
 pub use channel::{AnsweredMessage, ChannelEvent, Poll, SentPiece};
 pub use check::{Finding, Scope, UNCHECKED, Unchecked};
 pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, TurnContext};
+pub use decisions::{DecisionFilter, DecisionRecord, NewDecision, ShadowRun};
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};

@@ -8,7 +8,9 @@ use qudao_domain::{
 };
 use sqlx::{Row as _, postgres::PgRow, types::Json};
 
-use crate::{ReplyBody, Result, StorageError, Store, Tx, UsageLine, claim::millis, row};
+use crate::{
+    NewDecision, ReplyBody, Result, StorageError, Store, Tx, UsageLine, claim::millis, row,
+};
 
 /// Credits to set aside for a turn.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub struct CommitTurn {
     pub reply: ReplyBody,
     /// What it costs. The charge must not exceed the hold.
     pub usage: UsageLine,
+    /// What led to it.
+    pub decision: NewDecision,
 }
 
 /// A turn that ends without a reply.
@@ -160,8 +164,9 @@ impl Store {
         let usage = || each().map(|commit| &commit.usage);
         let query = || {
             sqlx::query(
-                "SELECT place, outbox_id, out_seq FROM app.commit_turns( \
-                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+                "SELECT place, outbox_id, out_seq FROM app.commit_routed_turns( \
+                 $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+                 $19)",
             )
             .bind(sorted().map(|(tenant_id, _)| tenant_id.as_uuid()).collect::<Vec<_>>())
             .bind(each().map(|commit| commit.conversation_id.as_uuid()).collect::<Vec<_>>())
@@ -181,6 +186,7 @@ impl Store {
             .bind(usage().map(|usage| usage.currency.as_str()).collect::<Vec<_>>())
             .bind(usage().map(|usage| usage.policy.as_str()).collect::<Vec<_>>())
             .bind(usage().map(|usage| usage.end_reason.as_str()).collect::<Vec<_>>())
+            .bind(each().map(|commit| commit.decision.row()).collect::<Vec<_>>())
         };
         let mut answers = vec![Commit::Fenced; commits.len()];
         for row in self.rows_of_one_statement(query).await? {

@@ -1,10 +1,13 @@
 //! A tenant that is ready to be talked to.
 
+use std::collections::BTreeSet;
+
 use qudao_billing::Rates;
 use qudao_domain::{
     AssistantId, ChannelId, Currency, Micros, RouteId, TenantId,
     access::Scopes,
     key::{ApiKey, random_secret},
+    routing::Routing,
     state::FairCharging,
     text::{IdempotencyKey, Name, SystemPrompt},
 };
@@ -43,6 +46,7 @@ impl TestTenant {
             fair_charging: FairCharging::BillDelivered,
             credits: Micros::new(100 * Micros::UNIT.get()),
             models: vec!["fake".to_owned()],
+            routing: Routing::default(),
             prompt: "You help.".to_owned(),
             params: json!({}),
             rates: None,
@@ -60,6 +64,7 @@ pub struct TenantBuilder {
     fair_charging: FairCharging,
     credits: Micros,
     models: Vec<String>,
+    routing: Routing,
     prompt: String,
     params: Value,
     rates: Option<Rates>,
@@ -102,6 +107,15 @@ impl TenantBuilder {
         self
     }
 
+    /// The rules of its route, as JSON.
+    ///
+    /// # Panics
+    /// If they cannot be read.
+    pub fn routing(mut self, routing: Value) -> Self {
+        self.routing = serde_json::from_value(routing).expect("a route's rules");
+        self
+    }
+
     /// What the assistant is told.
     pub fn prompt(mut self, prompt: &str) -> Self {
         prompt.clone_into(&mut self.prompt);
@@ -134,12 +148,10 @@ impl TenantBuilder {
         };
         let id = store.create_tenant(&tenant).await.expect("a tenant").id;
         if let Some(rates) = self.rates {
-            let price = |model: &String| ModelPrice {
-                model: model.clone(),
-                currency: self.currency,
-                rates,
-            };
-            let prices: Vec<ModelPrice> = self.models.iter().map(price).collect();
+            let price = |model: String| ModelPrice { model, currency: self.currency, rates };
+            let named = self.routing.models().map(str::to_owned);
+            let names: BTreeSet<_> = self.models.iter().cloned().chain(named).collect();
+            let prices: Vec<ModelPrice> = names.into_iter().map(price).collect();
             store.sync_prices(&prices).await.expect("prices");
         }
         let public_key = format!("wk_{}", &random_secret()[..22]);
@@ -154,7 +166,7 @@ impl TenantBuilder {
             };
             tx.add_credit(&credit).await.expect("credits");
         }
-        let route = NewRoute { name: name.clone(), models: self.models };
+        let route = NewRoute { name: name.clone(), models: self.models, routing: self.routing };
         let route_id = tx.create_route(&route).await.expect("a route").id;
         let assistant = NewAssistant {
             name: name.clone(),

@@ -45,7 +45,7 @@ pub const METRICS: &[Metric] = &[
     )
     .by(&[Label {
         name: "what",
-        values: &["blocks", "holds", "idempotency_records", "channel_events", "messages", "erasures"],
+        values: &["blocks", "holds", "idempotency_records", "channel_events", "route_decisions", "messages", "erasures"],
     }]),
     Metric::counter("qudao_sweep_failures_total", "Sweeps that the database did not answer"),
 ];

@@ -13,6 +13,8 @@ use crate::Shared;
 
 /// No platform repeats an event after a week; a day more for its clock.
 const EVENTS_KEPT: Duration = Duration::from_secs(8 * 24 * 3600);
+/// How long what routes decided can be looked up.
+const DECISIONS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Rows that one sweep lets go of.
 const EVENTS_AT_A_TIME: u32 = 10_000;
 
@@ -50,6 +52,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
         sweep_channel_events(&shared).await;
+        sweep_decisions(&shared).await;
         sweep_people(&shared, &mut retention).await;
     }
 }
@@ -62,6 +65,18 @@ async fn sweep_channel_events(shared: &Shared) {
         Err(error) => {
             counter!("qudao_sweep_failures_total").increment(1);
             tracing::warn!(%error, "cannot forget old events of channels");
+        }
+    }
+}
+
+async fn sweep_decisions(shared: &Shared) {
+    match shared.core.store.forget_route_decisions(DECISIONS_KEPT, EVENTS_AT_A_TIME).await {
+        Ok(forgotten) => {
+            counter!("qudao_swept_total", "what" => "route_decisions").increment(forgotten);
+        }
+        Err(error) => {
+            counter!("qudao_sweep_failures_total").increment(1);
+            tracing::warn!(%error, "cannot forget old decisions of routes");
         }
     }
 }

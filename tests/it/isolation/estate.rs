@@ -156,6 +156,7 @@ impl Probe {
             ("invitation_id", text(&invitation)),
             ("assistant_id", self.platform.text("assistant_id").to_owned()),
             ("route_id", first("routes", "route_id", "rte")),
+            ("decision_id", first("route_decisions", "decision_id", "dec")),
             ("channel_id", first("channels", "channel_id", "chn")),
             ("conversation_id", first("conversations", "conversation_id", "cnv")),
             ("contact_id", first("contacts", "contact_id", "cnt")),

@@ -11,6 +11,7 @@ use qudao_domain::{
     AssistantId, ChannelId, Currency, InvitationId, Micros, TenantId,
     access::{Role, Scopes},
     key::{ApiKey, SecretHash, Ticket, TicketKind, random_secret},
+    routing::Routing,
     state::{ChannelKind, FairCharging},
     text::{IdempotencyKey, Name, SystemPrompt},
 };
@@ -234,12 +235,18 @@ async fn make(store: &Store, before: Option<&Demo>, wanted: &Wanted<'_>) -> anyh
     };
     let mut tx = store.begin(tenant_id).await?;
     add_credits(&mut tx, wanted.credits).await?;
-    let route = NewRoute { name: name.clone(), models: wanted.models.clone() };
+    let route =
+        NewRoute { name: name.clone(), models: wanted.models.clone(), routing: Routing::default() };
     let route_id = tx.create_route(&route).await?.id;
     // A key may use the models of all of its tenant's routes.
     for model in &wanted.others {
         let name = Name::parse(model).context("a model's name")?;
-        tx.create_route(&NewRoute { name, models: vec![model.clone()] }).await?;
+        tx.create_route(&NewRoute {
+            name,
+            models: vec![model.clone()],
+            routing: Routing::default(),
+        })
+        .await?;
     }
     let assistant = NewAssistant {
         name: name.clone(),

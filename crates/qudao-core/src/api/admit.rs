@@ -8,10 +8,10 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use moka::future::Cache;
 use qudao_billing::hold_amount;
-use qudao_domain::{Currency, Micros, TenantId};
+use qudao_domain::{Currency, Micros, TenantId, TurnId};
 use qudao_plugin_api::wire::Ask;
 use qudao_plugin_host::{CallError, ModelEntry, ModelKind, ModelState};
-use qudao_storage::{Page, PriceRow, Standing, StorageError, UsageLine};
+use qudao_storage::{PriceRow, Standing, StorageError, UsageLine};
 use qudao_telemetry::{Span, SpanKind, Trace};
 
 use super::{
@@ -19,18 +19,20 @@ use super::{
     credit::{GrantError, Lane},
     kept::Keeping,
     reply::{Bill, OpenCall},
+    route::{RoutedCall, TenantRoutes},
 };
 use crate::{
     Core, Principal,
     price::ask_tokens,
     rates::{Caller, NotNow, TokenCharge},
+    routing::Permit,
     settings::ApiSettings,
 };
 
 /// What the API path keeps in memory.
 pub(crate) struct ApiState {
     lanes: RwLock<HashMap<TenantId, Arc<Lane>>>,
-    models: Cache<TenantId, Arc<[String]>>,
+    pub(super) routes: Cache<TenantId, Arc<TenantRoutes>>,
     /// Calls that are open on this node.
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) meters: Meters,
@@ -96,10 +98,10 @@ impl Meters {
 
 impl ApiState {
     pub(crate) fn new(settings: &ApiSettings) -> Self {
-        let models = Cache::builder().max_capacity(100_000).time_to_live(settings.profile_cache);
+        let routes = Cache::builder().max_capacity(100_000).time_to_live(settings.profile_cache);
         Self {
             lanes: RwLock::default(),
-            models: models.build(),
+            routes: routes.build(),
             in_flight: Arc::default(),
             meters: Meters::new(),
         }
@@ -143,13 +145,9 @@ impl Core {
         request: &mut ApiRequest,
     ) -> Result<Entry, ApiError> {
         asked::check(request)?;
-        let plan = match self.counts_tokens() {
-            true => Some(self.plan_of(principal, request).await),
-            false => None,
-        };
-        let tokens = match &plan {
-            Some(Ok(plan)) => plan.size.tokens(),
-            _ => 0,
+        let (plan, tokens) = match self.counts_tokens() {
+            true => self.measure(principal, request).await,
+            false => (None, 0),
         };
         let Principal { tenant_id, key_id, .. } = *principal;
         let caller = Caller { tenant_id, key_id, address: request.address };
@@ -184,14 +182,16 @@ impl Core {
         let mut span = Span::child("call", SpanKind::Internal, request.trace);
         let Entry { plan, standings, pass } = entry;
         let admission = Span::child("admission", SpanKind::Internal, span.place());
+        let id = keeping.as_ref().and_then(Keeping::turn_id).unwrap_or_else(TurnId::new);
         let plan = match plan {
             Some(plan) => plan,
-            None => self.plan_of(principal, &request).await,
+            None => self.plan_of(principal, &request, id).await,
         };
         admission.end();
         let opened = match plan {
             Ok(plan) => {
-                self.open(principal, &request, plan, pass, &mut keeping, span.place()).await
+                let way = Way { id, pass, place: span.place() };
+                self.open(principal, &request, plan, way, &mut keeping).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -208,10 +208,44 @@ impl Core {
         };
         span.set_with("qudao.turn.id", || call.turn_id().to_string());
         call.span = span;
-        Ok(call.begin(request, &model, max_tokens).await?.with_standings(standings))
+        Ok(call.begin(request, model, max_tokens).await?.with_standings(standings))
     }
 
-    async fn plan_of(&self, principal: &Principal, request: &ApiRequest) -> Result<Plan, ApiError> {
+    /// The plan of a call by a model's name, and the tokens that a call may take. What a route decides
+    /// is decided once and later: it may have to ask a model.
+    async fn measure(
+        self: &Arc<Self>,
+        principal: &Principal,
+        request: &ApiRequest,
+    ) -> (Option<Result<Plan, ApiError>>, u32) {
+        let name = request.ask.model();
+        let routes = match self.tenant_routes(principal.tenant_id).await {
+            Ok(routes) => routes,
+            Err(refusal) => return (Some(Err(refusal)), 0),
+        };
+        if !routes.models.iter().any(|model| model == name) && routes.find(name).is_some() {
+            return (None, self.most_tokens(request));
+        }
+        let plan = self.plan(principal.tenant_id, principal.holder.currency, request).await;
+        let tokens = plan.as_ref().map_or(0, |plan| plan.size.tokens());
+        (Some(plan), tokens)
+    }
+
+    /// How a call by the name of a model or of a route is served. Of one that both have it is the
+    /// model's.
+    async fn plan_of(
+        self: &Arc<Self>,
+        principal: &Principal,
+        request: &ApiRequest,
+        id: TurnId,
+    ) -> Result<Plan, ApiError> {
+        let name = request.ask.model();
+        let routes = self.tenant_routes(principal.tenant_id).await?;
+        if !routes.models.iter().any(|model| model == name)
+            && let Some(route) = routes.find(name)
+        {
+            return self.plan_route(principal, request, id, route).await;
+        }
         self.plan(principal.tenant_id, principal.holder.currency, request).await
     }
 
@@ -235,7 +269,8 @@ impl Core {
         let price = self.price(&name, currency).await?;
         let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
         let size = self.size(request, &model, &price)?;
-        Ok(Plan { model, price, size })
+        let permit = self.routes.breakers.watch(&name);
+        Ok(Plan { model, price, size, permit, routed: None })
     }
 
     async fn open(
@@ -243,11 +278,10 @@ impl Core {
         principal: &Principal,
         request: &ApiRequest,
         plan: Plan,
-        pass: Pass,
+        Way { id, pass, place }: Way,
         keeping: &mut Option<Keeping>,
-        place: Trace,
     ) -> Result<(OpenCall, Arc<ModelEntry>, u32), ApiError> {
-        let Plan { model, price, size } = plan;
+        let Plan { model, price, size, permit, routed } = plan;
         let lane = self.api.lane(principal.tenant_id);
         let credit = Span::child("credit", SpanKind::Internal, place);
         let grant = self.grant(&lane, size.hold).await?;
@@ -257,49 +291,18 @@ impl Core {
             channel_id: holder.channel_id,
             key_id: Some(holder.key_id),
             policy: holder.fair_charging,
-            model: request.ask.model().to_owned(),
+            model: model.name.clone(),
             kind: ModelKind::of(&request.ask),
             price,
             input_bound: size.input_bound,
             streamed: request.stream,
         };
-        let call = OpenCall::new(Arc::clone(self), lane, grant, bill, keeping.take(), pass);
+        let mut call = OpenCall::new(Arc::clone(self), lane, grant, bill, keeping.take(), pass);
+        call = call.known_as(id).by(request.ask.model(), permit, routed);
         Ok((call, model, size.max_tokens))
     }
 
-    /// The models that the tenant's routes name, in order and without repetition.
-    ///
-    /// # Errors
-    /// [`StorageError`], shared with whoever asked at the same moment.
-    pub async fn tenant_models(&self, tenant: TenantId) -> Result<Arc<[String]>, ApiError> {
-        if let Some(models) = self.api.models.get(&tenant).await {
-            return Ok(models);
-        }
-        let read = self.api.models.try_get_with(tenant, self.read_models(tenant));
-        read.await.map_err(|error| storage_error(&error))
-    }
-
-    async fn read_models(&self, tenant: TenantId) -> Result<Arc<[String]>, StorageError> {
-        let mut tx = self.store.begin(tenant).await?;
-        let mut page = Page::first(Page::MAX_LIMIT);
-        let mut models: Vec<String> = Vec::new();
-        loop {
-            let listing = tx.list_routes(&page).await?;
-            for model in listing.items.into_iter().flat_map(|route| route.models) {
-                if !models.contains(&model) {
-                    models.push(model);
-                }
-            }
-            match listing.next {
-                Some(cursor) => page.cursor = Some(cursor),
-                None => break,
-            }
-        }
-        tx.commit().await?;
-        Ok(models.into())
-    }
-
-    fn ready_model(&self, name: &str) -> Result<Arc<ModelEntry>, ApiError> {
+    pub(super) fn ready_model(&self, name: &str) -> Result<Arc<ModelEntry>, ApiError> {
         let unavailable = |detail: &str| ApiError::Unavailable { detail: detail.to_owned() };
         let state = match self.plugins.ready(name) {
             Ok(model) => return Ok(model),
@@ -315,7 +318,7 @@ impl Core {
         })
     }
 
-    fn size(
+    pub(super) fn size(
         &self,
         request: &ApiRequest,
         model: &ModelEntry,
@@ -346,11 +349,21 @@ pub(super) struct Pass {
     pub(super) _slot: Option<CallSlot>,
 }
 
+/// What a call has when it is opened.
+struct Way {
+    id: TurnId,
+    pass: Pass,
+    place: Trace,
+}
+
 /// How a call is going to be served.
 pub(super) struct Plan {
     pub(super) model: Arc<ModelEntry>,
     pub(super) price: Arc<PriceRow>,
     pub(super) size: Size,
+    pub(super) permit: Permit,
+    /// What its route decided, if it named one.
+    pub(super) routed: Option<Box<RoutedCall>>,
 }
 
 /// How large a call may become.
@@ -366,7 +379,7 @@ impl Size {
     }
 }
 
-fn storage_error(error: &StorageError) -> ApiError {
+pub(super) fn storage_error(error: &StorageError) -> ApiError {
     tracing::warn!(?error, "the API path has no database");
     ApiError::Storage
 }

@@ -1,13 +1,14 @@
 //! Calls that a turn makes beside the one that answers, such as a look at a picture. Each is a call of
 //! its own in the books; under its own id it is booked once, however often the turn begins anew.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use qudao_domain::{ChannelId, Currency, TenantId, TurnId, state::FairCharging};
+use qudao_domain::{ChannelId, Currency, Micros, TenantId, TurnId, state::FairCharging};
 use qudao_plugin_api::wire::Ask;
 use qudao_plugin_host::ModelKind;
 use qudao_telemetry::Trace;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     ApiError, ApiEvent, ApiRequest,
@@ -34,6 +35,19 @@ pub(crate) struct Aside {
     pub(crate) place: Trace,
 }
 
+/// A whole answer.
+#[derive(Debug, Default)]
+pub(crate) struct WholeAside {
+    /// What is not said in words.
+    pub(crate) pieces: Vec<Value>,
+    /// What is.
+    pub(crate) text: String,
+    /// From the call to its first word.
+    pub(crate) first: Option<Duration>,
+    /// What it cost.
+    pub(crate) charge: Micros,
+}
+
 impl Core {
     /// Asks one of the tenant's models that do not chat, and waits until its answer is whole and
     /// settled. The tenant's rates do not count it: the message that led to it was counted.
@@ -45,11 +59,21 @@ impl Core {
         aside: Aside,
         ask: Ask,
     ) -> Result<Vec<Value>, ApiError> {
+        Ok(self.ask_aside_in_words(aside, ask).await?.pieces)
+    }
+
+    /// As [`Self::ask_aside`], of a model that may also speak.
+    pub(crate) async fn ask_aside_in_words(
+        self: &Arc<Self>,
+        aside: Aside,
+        ask: Ask,
+    ) -> Result<WholeAside, ApiError> {
         let Aside { tenant_id, currency, policy, channel_id, id, place } = aside;
         let (choices, address, slot) = (None, None, None);
         let request = ApiRequest { ask, choices, stream: false, trace: place, address, slot };
         asked::check(&request)?;
-        let Plan { model, price, size } = self.plan(tenant_id, currency, &request).await?;
+        let plan = self.plan(tenant_id, currency, &request).await?;
+        let Plan { model, price, size, permit, .. } = plan;
         let lane = self.api.lane(tenant_id);
         let grant = self.grant(&lane, size.hold).await?;
         let bill = Bill {
@@ -63,13 +87,17 @@ impl Core {
             streamed: false,
         };
         let call = OpenCall::new(Arc::clone(self), lane, grant, bill, None, Pass::default());
-        let mut reply = call.known_as(id).begin(request, &model, size.max_tokens).await?;
-        let mut pieces = Vec::new();
+        let call = call.known_as(id).by(&model.name, permit, None);
+        let called = Instant::now();
+        let mut reply = call.begin(request, model, size.max_tokens).await?;
+        let first = Some(called.elapsed());
+        let mut whole = WholeAside { first, ..WholeAside::default() };
         while let Some(event) = reply.next().await {
             match event? {
-                ApiEvent::Data(piece) => pieces.push(piece),
+                ApiEvent::Data(piece) => whole.pieces.push(piece),
+                ApiEvent::Delta { text, reasoning: false } => whole.text.push_str(&text),
                 ApiEvent::Delta { .. } => {}
-                ApiEvent::End { .. } => return Ok(pieces),
+                ApiEvent::End { charge, .. } => return Ok(WholeAside { charge, ..whole }),
             }
         }
         Err(ApiError::ModelFailed { detail: "it ended without an end".to_owned() })

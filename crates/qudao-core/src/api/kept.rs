@@ -12,7 +12,7 @@ use qudao_storage::{Found, KeptCall, KeptReply, Once, StorageError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ApiError, ApiEvent, ApiReply, ApiRequest};
+use super::{ApiError, ApiEvent, ApiReply, ApiRequest, Served};
 use crate::{Core, Principal, once::Claim};
 
 /// The status under which a call is kept that broke off after a part of it was charged.
@@ -42,6 +42,9 @@ pub struct KeptAnswer {
     pub created: i64,
     /// The model's name, as the caller gave it.
     pub model: String,
+    /// Who served it; absent in answers of older versions.
+    #[serde(default)]
+    pub served: Option<Served>,
     pieces: Vec<Piece>,
     finish_reason: FinishReason,
     usage: Usage,
@@ -77,8 +80,17 @@ pub(super) struct Keeping {
 
 /// How a call ended, for whoever repeats it.
 pub(super) enum Ending {
-    Whole { created: i64, model: String, finish_reason: FinishReason, usage: Usage, charge: Micros },
-    BrokenOff { charge: Micros },
+    Whole {
+        created: i64,
+        model: String,
+        served: Served,
+        finish_reason: FinishReason,
+        usage: Usage,
+        charge: Micros,
+    },
+    BrokenOff {
+        charge: Micros,
+    },
 }
 
 impl Keeping {
@@ -109,10 +121,18 @@ impl Keeping {
     /// What the settlement keeps.
     pub(super) fn finish(self, turn_id: TurnId, ending: Ending) -> Option<KeptCall> {
         let reply = match ending {
-            Ending::Whole { created, model, finish_reason, usage, charge } => {
-                let pieces = self.pieces;
-                let answer =
-                    KeptAnswer { turn_id, created, model, pieces, finish_reason, usage, charge };
+            Ending::Whole { created, model, served, finish_reason, usage, charge } => {
+                let (pieces, served) = (self.pieces, Some(served));
+                let answer = KeptAnswer {
+                    turn_id,
+                    created,
+                    model,
+                    served,
+                    pieces,
+                    finish_reason,
+                    usage,
+                    charge,
+                };
                 // Texts, numbers and JSON values can always be written.
                 let body = serde_json::to_vec(&answer).unwrap_or_default();
                 Some(KeptReply { status: 200, location: None, body })

@@ -8,20 +8,28 @@ use qudao_domain::{
     ApiKeyId, ChannelId, Micros, TurnId,
     state::{EndReason, FairCharging},
 };
-use qudao_plugin_api::wire::{Ask, FinishReason, Usage};
-use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind};
+use qudao_plugin_api::wire::{ChatRequest, FinishReason, Usage};
+use qudao_plugin_host::{CallError, Event, EventStream, ModelKind};
 use qudao_storage::{PriceRow, Standing, UsageLine};
 use qudao_telemetry::{Span, SpanKind, Trace};
-use tokio::time::{self, Instant};
+use tokio::time;
 
 use super::{
-    ApiError, ApiEvent, ApiRequest,
+    ApiError, ApiEvent,
     admit::Pass,
     credit::{Grant, Lane},
     kept::{Ending, Keeping},
     parts::Parts,
+    route::{RoutedCall, Served},
 };
-use crate::{Core, failpoint, spans};
+use crate::{
+    Core, failpoint,
+    routing::{Permit, is_failure},
+    spans,
+};
+
+mod begin;
+mod served;
 
 /// How long a cancelled model may take to say what it used.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -53,6 +61,15 @@ pub(super) struct OpenCall {
     keeping: Option<Keeping>,
     /// Which of several texts have been answered.
     parts: Parts,
+    /// What the caller called the model.
+    asked_as: String,
+    /// What comes of it is told to the model's breaker.
+    permit: Option<Permit>,
+    /// What its route decided, if it named one, and what was asked, if a trial needs it.
+    routed: Option<Box<RoutedCall>>,
+    trial_ask: Option<ChatRequest>,
+    /// From the call of the model to its first word.
+    first_word: Option<Duration>,
     /// The caller is gone: what is handed out reaches nobody.
     left: bool,
     /// The whole call, and the model's part of it.
@@ -110,6 +127,11 @@ impl OpenCall {
             counts: Counts::default(),
             keeping,
             parts: Parts::default(),
+            asked_as: String::new(),
+            permit: None,
+            routed: None,
+            trial_ask: None,
+            first_word: None,
             left: false,
             span: Span::silent(Trace::NONE),
             chat: Span::silent(Trace::NONE),
@@ -127,54 +149,26 @@ impl OpenCall {
         self
     }
 
-    /// Calls the model and waits until it begins to answer.
-    pub(super) async fn begin(
+    /// The same call, as its caller named it and as it was let through.
+    pub(super) fn by(
         mut self,
-        request: ApiRequest,
-        model: &ModelEntry,
-        max_tokens: u32,
-    ) -> Result<ApiReply, ApiError> {
-        let ApiRequest { mut ask, .. } = request;
-        if let Ask::Chat(chat) = &mut ask {
-            chat.params.max_tokens = Some(max_tokens);
-        }
-        self.parts = Parts::of(&ask);
-        if let Some(upstream) = &model.upstream {
-            ask.set_model(upstream);
-        }
-        let payload = serde_json::to_vec(&ask).map_err(|error| ApiError::InvalidParameter {
-            param: "messages",
-            detail: error.to_string(),
-        })?;
-        let timeout = self.core.settings.api.timeout;
-        let kind = self.bill.kind;
-        self.chat = spans::model(self.span.place(), kind, &self.bill.model, max_tokens);
-        let call = Call { kind, payload, timeout, trace: self.chat.place() };
-        let called = Instant::now();
-        let payer = self.lane.tenant_id.as_uuid().as_u128();
-        let stream = match self.core.plugins.call_for(payer, &self.bill.model, call) {
-            Ok(stream) => stream,
-            Err(error) => return Err(self.refuse(error).await),
-        };
-        // Kept before the wait: a caller who leaves now may owe what the model makes meanwhile.
-        let stream = self.stream.insert(stream);
-        failpoint!("call.made");
-        let first = first_event(stream, &mut self.counts).await;
-        failpoint!("call.began");
-        self.core.api.meters.first_event.record(called.elapsed());
-        match first {
-            Event::Error(error) => Err(self.refuse(error).await),
-            first => {
-                self.first = Some(first);
-                Ok(ApiReply { call: self, standings: Vec::new() })
-            }
-        }
+        asked_as: &str,
+        permit: Permit,
+        routed: Option<Box<RoutedCall>>,
+    ) -> Self {
+        asked_as.clone_into(&mut self.asked_as);
+        (self.permit, self.routed) = (Some(permit), routed);
+        self
     }
 
     /// Nothing was served. The key is free again before the caller hears of it.
     async fn refuse(&mut self, error: CallError) -> ApiError {
         self.chat_failed(&error);
         self.release();
+        if let Some(routed) = self.routed.take() {
+            let ask = self.trial_ask.take();
+            routed.close(&self.core, None, error.class(), false, ask);
+        }
         if let Some(keeping) = self.keeping.take() {
             keeping.let_go().await;
         }
@@ -205,6 +199,8 @@ impl OpenCall {
     ) -> Option<(Micros, tokio::sync::oneshot::Receiver<()>)> {
         let grant = self.grant.take()?;
         self.stream = None;
+        let served = self.served();
+        self.close_route(end, finish.is_some());
         let mut chat = mem::replace(&mut self.chat, Span::silent(Trace::NONE));
         spans::model_ended(&mut chat, end.as_str(), Some(self.bill.usage(self.counts)));
         chat.end();
@@ -222,7 +218,8 @@ impl OpenCall {
             let ending = match finish {
                 Some(finish_reason) => Ending::Whole {
                     created: self.created,
-                    model: self.bill.model.clone(),
+                    model: self.asked_as.clone(),
+                    served,
                     finish_reason,
                     usage: self.bill.usage(self.counts),
                     charge,
@@ -263,6 +260,11 @@ impl OpenCall {
             if !self.left {
                 self.counts.handed += 1;
             }
+            if let (Some(routed), ApiEvent::Delta { text, reasoning: false }) =
+                (&mut self.routed, &piece)
+            {
+                routed.note(text);
+            }
             if let Some(keeping) = &mut self.keeping {
                 keeping.note(&piece);
             }
@@ -272,6 +274,7 @@ impl OpenCall {
 
     async fn end(&mut self, finish_reason: FinishReason) -> Result<ApiEvent, ApiError> {
         failpoint!("call.ended");
+        self.report(Some(true));
         let usage = self.bill.usage(self.counts);
         let mut charge = Micros::ZERO;
         if let Some((amount, settled)) = self.close(end_reason(finish_reason), Some(finish_reason))
@@ -292,6 +295,7 @@ impl OpenCall {
     /// what the repetition will get.
     async fn break_off(&mut self, error: CallError) -> ApiError {
         self.chat_failed(&error);
+        self.report(is_failure(&error).then_some(false));
         let keyed = self.keeping.is_some();
         match self.close(EndReason::Failed, None) {
             Some((_, settled)) if keyed => {
@@ -332,6 +336,11 @@ impl Drop for OpenCall {
             counts: self.counts,
             keeping: self.keeping.take(),
             parts: mem::take(&mut self.parts),
+            asked_as: mem::take(&mut self.asked_as),
+            permit: self.permit.take(),
+            routed: self.routed.take(),
+            trial_ask: self.trial_ask.take(),
+            first_word: self.first_word,
             left: true,
             span: mem::replace(&mut self.span, Span::silent(Trace::NONE)),
             chat: mem::replace(&mut self.chat, Span::silent(Trace::NONE)),
@@ -352,6 +361,7 @@ impl Drop for OpenCall {
                 }
             };
             let _ = time::timeout(LAST_WORDS, last_words).await;
+            rest.report((rest.counts.made != 0).then_some(true));
             drop(rest.close(EndReason::Cancelled, None));
         });
     }
@@ -370,7 +380,12 @@ impl ApiReply {
 
     /// The model's name, as the caller gave it.
     pub fn model(&self) -> &str {
-        &self.call.bill.model
+        &self.call.asked_as
+    }
+
+    /// Who serves it.
+    pub fn served(&self) -> Served {
+        self.call.served()
     }
 
     pub(super) fn with_standings(self, standings: Vec<Standing>) -> Self {
@@ -463,17 +478,6 @@ pub(crate) fn share(tokens: u32, handed: u32, made: u32) -> u32 {
     }
     let part = u64::from(tokens) * u64::from(handed.min(made)) / u64::from(made);
     u32::try_from(part).unwrap_or(tokens)
-}
-
-/// The first event that a caller can see, or the end.
-async fn first_event(stream: &mut EventStream, counts: &mut Counts) -> Event {
-    loop {
-        let event = stream.next().await.unwrap_or_else(broken_off);
-        counts.count(&event);
-        if !matches!(event, Event::Usage(_) | Event::Progress(_)) {
-            return event;
-        }
-    }
 }
 
 fn broken_off() -> Event {

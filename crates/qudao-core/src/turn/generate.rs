@@ -2,31 +2,34 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use metrics::{counter, histogram};
+use metrics::counter;
 use qudao_billing::{Charge, Metered, settle};
 use qudao_domain::{ConversationId, Micros, TurnId, state::EndReason};
-use qudao_plugin_api::wire::{ErrorKind, FinishReason, Usage};
-use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, ModelKind, ModelState};
+use qudao_plugin_api::wire::{ChatRequest, ErrorKind, Usage};
+use qudao_plugin_host::{Call, CallError, DataClass, ModelEntry, ModelKind, ModelState};
 use qudao_storage::{PriceRow, StorageError, TurnContext, UsageLine};
-use qudao_telemetry::{Span, Trace};
 use tokio::time::{self, Instant};
 
-use super::{Turn, hold::Sized, prompt, stop::StopListener, typing::Typing};
+use super::{
+    Turn,
+    hold::Sized,
+    listen::{Heard, Listening},
+    prompt,
+    route::Routed,
+    stop::StopListener,
+};
 use crate::{
     Core,
-    api::{end_reason, share},
+    api::end_reason,
     failpoint,
     notice::Notice,
     price::max_input_tokens,
+    routing::{ANSWERED, Draft, is_failure},
     spans,
 };
 
 /// How often a turn looks whether a model that loads or is busy can take it.
 const READY_POLL: Duration = Duration::from_millis(100);
-/// How long a cancelled model may take to say what it used.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Bytes per token of a prompt whose model did not say how many tokens it read.
-const BYTES_PER_TOKEN: u32 = 4;
 
 /// What came of asking the models.
 pub(super) enum Generated {
@@ -52,16 +55,30 @@ pub(super) enum Generated {
     },
 }
 
+impl Generated {
+    /// How it ended, as a word for the decision's record.
+    pub(super) const fn end(&self) -> &'static str {
+        match self {
+            Self::Answer(_) => ANSWERED,
+            Self::Nothing => "stopped",
+            Self::NoFunds => "no_funds",
+            Self::Busy { .. } => "busy",
+            Self::Fenced => "fenced",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
 /// A reply and what it took.
 pub(super) struct Answer {
     pub(super) text: String,
     pub(super) stopped: bool,
-    model: String,
-    price: Arc<PriceRow>,
-    hold: Micros,
-    usage: Usage,
-    delivered_tokens: u32,
-    end: EndReason,
+    pub(super) model: String,
+    pub(super) price: Arc<PriceRow>,
+    pub(super) hold: Micros,
+    pub(super) usage: Usage,
+    pub(super) delivered_tokens: u32,
+    pub(super) end: EndReason,
 }
 
 /// A model that may answer.
@@ -106,13 +123,28 @@ struct Rungs {
 }
 
 impl Core {
-    pub(super) async fn generate(self: &Arc<Self>, turn: &Turn) -> Result<Generated, StorageError> {
+    /// Has the turn answered by the models that its route chooses.
+    pub(super) async fn generate(
+        self: &Arc<Self>,
+        turn: &Turn,
+    ) -> Result<(Generated, Routed), StorageError> {
+        let stop = StopListener::start(self, turn.claim.conversation_id, turn.claim.epoch);
+        let mut routed = self.route_turn(turn).await;
+        let generated = self.descend(turn, &stop, &mut routed.draft).await?;
+        Ok((generated, routed))
+    }
+
+    async fn descend(
+        self: &Arc<Self>,
+        turn: &Turn,
+        stop: &StopListener,
+        draft: &mut Draft,
+    ) -> Result<Generated, StorageError> {
         let settings = &self.settings.turns;
         let began = Instant::now();
-        let stop = StopListener::start(self, turn.claim.conversation_id, turn.claim.epoch);
         let mut asked = Asked::new();
         loop {
-            let Rungs { ready, loading } = self.rungs(&turn.context).await?;
+            let Rungs { ready, loading } = self.rungs(&turn.context, draft).await?;
             let mut busy = false;
             for rung in ready {
                 let name = &rung.model.name;
@@ -120,7 +152,7 @@ impl Core {
                     continue;
                 }
                 let until = began + settings.hard_cap;
-                match self.try_rung(turn, &rung, &stop, until, &mut asked.holds).await? {
+                match self.try_rung(turn, &rung, stop, until, &mut asked.holds, draft).await? {
                     Tried::Done(generated) => return Ok(generated),
                     Tried::Busy => busy = true,
                     refused => asked.refused(name, refused),
@@ -129,7 +161,7 @@ impl Core {
             // One that failed has answered in a way; a loading one may still do better than none.
             let waits = busy || loading && asked.details.is_empty();
             if !waits || settings.ready_wait.min(settings.hard_cap) <= began.elapsed() {
-                return Ok(asked.sum_up(&turn.context, busy, loading));
+                return Ok(asked.sum_up(&draft.choice.candidates, busy, loading));
             }
             tokio::select! {
                 () = stop.token.cancelled() => return Ok(Generated::Nothing),
@@ -138,29 +170,39 @@ impl Core {
         }
     }
 
-    /// The models of the route that are ready and have a price, in order.
-    async fn rungs(&self, context: &TurnContext) -> Result<Rungs, StorageError> {
+    /// The models that the route chose, are ready and have a price, in order.
+    async fn rungs(&self, context: &TurnContext, draft: &mut Draft) -> Result<Rungs, StorageError> {
         let mut ready = Vec::new();
         let mut loading = false;
-        for name in &context.models {
+        for name in &draft.choice.candidates.clone() {
             if let Some(kind) = self.plugins.kind(name).filter(|kind| *kind != ModelKind::Chat) {
                 tracing::warn!(model = %name, kind = kind.as_str(), "a model that does not chat is passed over");
+                draft.passed_over(name, "wrong_kind");
                 continue;
             }
             let model = match self.plugins.ready(name) {
                 Ok(model) => model,
                 Err(CallError::NotReady { state: ModelState::Loading { .. } }) => {
                     loading = true;
+                    draft.passed_over(name, "loading");
                     continue;
                 }
-                Err(_) => continue,
+                Err(error) => {
+                    draft.passed_over(name, error.class());
+                    continue;
+                }
             };
+            if draft.choice.local_only && model.data_class == DataClass::Remote {
+                draft.passed_over(name, "remote");
+                continue;
+            }
             match self.price(name, context.currency).await? {
                 Some(price) => ready.push(Rung { model, price }),
                 None => {
                     let currency = context.currency;
                     tracing::warn!(model = %name, %currency, "a model without a price is passed over");
                     counter!("qudao_unpriced_total", "model" => name.clone()).increment(1);
+                    draft.passed_over(name, "no_price");
                 }
             }
         }
@@ -174,7 +216,12 @@ impl Core {
         stop: &StopListener,
         until: Instant,
         holds: &mut HashMap<String, (Micros, u32)>,
+        draft: &mut Draft,
     ) -> Result<Tried, StorageError> {
+        let Ok(permit) = self.routes.breakers.admit(&rung.model.name) else {
+            draft.passed_over(&rung.model.name, "breaker_open");
+            return Ok(Tried::Busy);
+        };
         let name = rung.model.upstream.as_ref().unwrap_or(&rung.model.name);
         let mut request = prompt::request(&turn.context, name);
         let input_bound = max_input_tokens(&request, rung.model.context_tokens);
@@ -185,55 +232,95 @@ impl Core {
         };
         let (hold, max_tokens) = match sized {
             Sized::To { hold, max_tokens } => (hold, max_tokens),
-            Sized::NoFunds { set_aside } => return Ok(Tried::NoFunds { set_aside }),
+            Sized::NoFunds { set_aside } => {
+                draft.passed_over(&rung.model.name, "no_funds");
+                return Ok(Tried::NoFunds { set_aside });
+            }
             Sized::Fenced => return Ok(Tried::Done(Generated::Fenced)),
         };
         holds.insert(rung.model.name.clone(), (hold, max_tokens));
         request.params.max_tokens = Some(max_tokens);
-        let payload = match serde_json::to_vec(&request) {
-            Ok(payload) => payload,
-            Err(error) => return Ok(Tried::Next { detail: error.to_string(), hopeless: true }),
-        };
-        let timeout = until.saturating_duration_since(Instant::now());
-        let mut span = spans::model(turn.place, ModelKind::Chat, &rung.model.name, max_tokens);
-        let call = Call { kind: ModelKind::Chat, payload, timeout, trace: span.place() };
-        let payer = turn.claim.tenant_id.as_uuid().as_u128();
-        let stream = match self.plugins.call_for(payer, &rung.model.name, call) {
-            Ok(stream) => stream,
+        let mut listener = match self.call_rung(turn, rung, &request, until) {
+            Ok(listener) => listener,
             Err(error) => {
-                span.fail(error.class());
+                draft.asked(&rung.model.name, error.class(), None);
+                if is_failure(&error) {
+                    permit.report(false);
+                }
                 return Ok(failed(&error));
             }
         };
-        let mut listener = Listening::new(self, turn, stream, span);
         failpoint!("model.called");
         let heard = listener.hear(stop).await;
         failpoint!("model.ended");
-        Ok(match heard {
-            Heard::End(finish) if listener.text.trim().is_empty() => {
-                let detail = format!("an empty answer ({})", finish.as_str());
-                Tried::Next { detail, hopeless: false }
+        draft.asked(&rung.model.name, heard.outcome(&listener), listener.first);
+        if let Some(ok) = heard.verdict(&listener) {
+            permit.report(ok);
+        }
+        Ok(make_of(turn, rung, heard, listener, hold, input_bound))
+    }
+
+    fn call_rung(
+        self: &Arc<Self>,
+        turn: &Turn,
+        rung: &Rung,
+        request: &ChatRequest,
+        until: Instant,
+    ) -> Result<Listening, CallError> {
+        let payload = serde_json::to_vec(request).map_err(|error| CallError::Provider {
+            kind: ErrorKind::BadRequest,
+            message: error.to_string(),
+            status: None,
+            retry_after_ms: None,
+        })?;
+        let timeout = until.saturating_duration_since(Instant::now());
+        let max_tokens = request.params.max_tokens.unwrap_or_default();
+        let mut span = spans::model(turn.place, ModelKind::Chat, &rung.model.name, max_tokens);
+        let call = Call { kind: ModelKind::Chat, payload, timeout, trace: span.place() };
+        let payer = turn.claim.tenant_id.as_uuid().as_u128();
+        match self.plugins.call_for(payer, &rung.model.name, call) {
+            Ok(stream) => Ok(Listening::new(self, turn, stream, span)),
+            Err(error) => {
+                span.fail(error.class());
+                Err(error)
             }
-            Heard::End(finish) => {
-                let end = end_reason(finish);
-                let answer = listener.answer(rung, hold, input_bound, end, false);
-                Tried::Done(Generated::Answer(answer))
-            }
-            Heard::Stop if listener.text.is_empty() => {
-                let answer = listener.answer(rung, hold, input_bound, EndReason::Cancelled, true);
-                Tried::Done(turn.unseen(answer))
-            }
-            Heard::Stop => {
-                let answer = listener.answer(rung, hold, input_bound, EndReason::Cancelled, true);
-                Tried::Done(Generated::Answer(answer))
-            }
-            // What the person has seen is void; the next attempt begins anew.
-            Heard::Error(error) if !listener.text.is_empty() => {
-                let detail = format!("{}: {}", rung.model.name, error.class());
-                Tried::Done(Generated::Failed { detail, hopeless: false })
-            }
-            Heard::Error(error) => failed(&error),
-        })
+        }
+    }
+}
+
+/// What to make of how a model's answer ended.
+fn make_of(
+    turn: &Turn,
+    rung: &Rung,
+    heard: Heard,
+    listener: Listening,
+    hold: Micros,
+    input_bound: u32,
+) -> Tried {
+    match heard {
+        Heard::End(finish) if listener.text.trim().is_empty() => {
+            let detail = format!("an empty answer ({})", finish.as_str());
+            Tried::Next { detail, hopeless: false }
+        }
+        Heard::End(finish) => {
+            let end = end_reason(finish);
+            let answer = listener.answer(rung, hold, input_bound, end, false);
+            Tried::Done(Generated::Answer(answer))
+        }
+        Heard::Stop if listener.text.is_empty() => {
+            let answer = listener.answer(rung, hold, input_bound, EndReason::Cancelled, true);
+            Tried::Done(turn.unseen(answer))
+        }
+        Heard::Stop => {
+            let answer = listener.answer(rung, hold, input_bound, EndReason::Cancelled, true);
+            Tried::Done(Generated::Answer(answer))
+        }
+        // What the person has seen is void; the next attempt begins anew.
+        Heard::Error(error) if !listener.text.is_empty() => {
+            let detail = format!("{}: {}", rung.model.name, error.class());
+            Tried::Done(Generated::Failed { detail, hopeless: false })
+        }
+        Heard::Error(error) => failed(&error),
     }
 }
 
@@ -247,143 +334,6 @@ impl Turn {
         }
         Notice::Stopped.text(&self.context.locale).clone_into(&mut answer.text);
         Generated::Answer(answer)
-    }
-}
-
-/// How a model's answer ended.
-enum Heard {
-    End(FinishReason),
-    Stop,
-    Error(CallError),
-}
-
-/// A model's answer while it grows.
-struct Listening {
-    stream: EventStream,
-    typing: Typing,
-    text: String,
-    usage: Option<Usage>,
-    /// Pieces that the model made, and those of them that were published.
-    made: u32,
-    shown: u32,
-    called: Instant,
-    span: Span,
-}
-
-impl Listening {
-    fn new(core: &Arc<Core>, turn: &Turn, stream: EventStream, span: Span) -> Self {
-        let typing = Typing::start(core, turn.claim.conversation_id, turn.id, turn.claim.epoch);
-        let called = Instant::now();
-        Self { stream, typing, text: String::new(), usage: None, made: 0, shown: 0, called, span }
-    }
-
-    async fn hear(&mut self, stop: &StopListener) -> Heard {
-        let heard = loop {
-            let event = tokio::select! {
-                biased;
-                () = stop.token.cancelled() => break self.last_words().await,
-                event = self.stream.next() => event,
-            };
-            if let Some(heard) = self.take(event, true) {
-                break heard;
-            }
-        };
-        self.typing.flush().await;
-        let reason = match &heard {
-            Heard::End(finish) => finish.as_str(),
-            Heard::Stop => "cancelled",
-            Heard::Error(error) => {
-                self.span.fail(error.class());
-                "error"
-            }
-        };
-        spans::model_ended(&mut self.span, reason, self.usage);
-        std::mem::replace(&mut self.span, Span::silent(Trace::NONE)).end();
-        histogram!("qudao_model_seconds").record(self.called.elapsed());
-        heard
-    }
-
-    /// Cancels the model and hears what it used. What it still says is not published.
-    async fn last_words(&mut self) -> Heard {
-        self.stream.cancel();
-        let drain = async {
-            loop {
-                let event = self.stream.next().await;
-                if self.take(event, false).is_some() {
-                    return;
-                }
-            }
-        };
-        let _ = time::timeout(LAST_WORDS, drain).await;
-        Heard::Stop
-    }
-
-    fn take(&mut self, event: Option<Event>, show: bool) -> Option<Heard> {
-        match event {
-            Some(Event::Token { text, reasoning, .. }) => {
-                if self.made == 0 {
-                    failpoint!("model.began");
-                    histogram!("qudao_model_first_token_seconds").record(self.called.elapsed());
-                }
-                self.made += 1;
-                // Reasoning is made and paid for, but it is no part of the answer.
-                if show && !reasoning {
-                    self.shown += 1;
-                    self.typing.push(&text);
-                    self.text.push_str(&text);
-                }
-                None
-            }
-            Some(Event::Data(_)) => {
-                self.made += 1;
-                None
-            }
-            Some(Event::Usage(usage)) => {
-                self.usage = Some(usage);
-                None
-            }
-            Some(Event::Progress(_)) => None,
-            Some(Event::End { finish_reason, usage }) => {
-                self.usage = Some(usage);
-                Some(Heard::End(finish_reason))
-            }
-            Some(Event::Error(error)) => Some(Heard::Error(error)),
-            None => {
-                let detail = "the stream ended without an end".to_owned();
-                Some(Heard::Error(CallError::Protocol(detail)))
-            }
-        }
-    }
-
-    fn answer(
-        self,
-        rung: &Rung,
-        hold: Micros,
-        input_bound: u32,
-        end: EndReason,
-        stopped: bool,
-    ) -> Box<Answer> {
-        // A model that was cancelled may end with zeros for want of a count.
-        let said = self.usage.filter(|usage| self.made == 0 || usage.output_tokens != 0);
-        let usage = said.unwrap_or(Usage {
-            input_tokens: input_bound / BYTES_PER_TOKEN,
-            output_tokens: self.made,
-        });
-        let delivered_tokens = if stopped {
-            share(usage.output_tokens, self.shown, self.made)
-        } else {
-            usage.output_tokens
-        };
-        Box::new(Answer {
-            text: self.text,
-            stopped,
-            model: rung.model.name.clone(),
-            price: Arc::clone(&rung.price),
-            hold,
-            usage,
-            delivered_tokens,
-            end,
-        })
     }
 }
 
@@ -452,7 +402,7 @@ impl Asked {
     }
 
     /// What to make of it when nobody answered.
-    fn sum_up(self, context: &TurnContext, busy: bool, loading: bool) -> Generated {
+    fn sum_up(self, models: &[String], busy: bool, loading: bool) -> Generated {
         if busy {
             return Generated::Busy { detail: "the models are busy".to_owned() };
         }
@@ -467,7 +417,7 @@ impl Asked {
         if self.no_funds && !loading {
             return Generated::NoFunds;
         }
-        let detail = format!("none of {:?} is ready and priced", context.models);
+        let detail = format!("none of {models:?} is ready and priced");
         Generated::Failed { detail, hopeless: false }
     }
 }

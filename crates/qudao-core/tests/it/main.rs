@@ -8,6 +8,7 @@ mod charging;
 mod looking;
 mod money;
 mod people;
+mod routing;
 mod stage;
 mod turns;
 mod vault;

@@ -27,6 +27,7 @@ pub(crate) fn completions() -> Doc {
              made to its end, and charged as a whole, even if its caller hangs up.",
         )
         .once()
+        .served()
         .body::<CompletionRequest>(json!({
             "model": "qwen2.5-0.5b-instruct",
             "messages": [{ "role": "user", "content": "Hello!" }],
@@ -45,6 +46,7 @@ pub(crate) fn embeddings() -> Doc {
              day and given again: the model is called and charged once.",
         )
         .once()
+        .served()
         .body::<EmbeddingRequest>(json!({
             "model": "multilingual-e5-small",
             "input": ["How do I return an order?", "怎么退货？"],
@@ -62,6 +64,7 @@ pub(crate) fn classifications() -> Doc {
              model is called and charged once.",
         )
         .once()
+        .served()
         .body::<ClassificationRequest>(json!({
             "model": "sentiment",
             "input": "The parcel came a day early, thank you!",
@@ -80,6 +83,7 @@ pub(crate) fn detections() -> Doc {
              a day and given again: the model is called and charged once.",
         )
         .once()
+        .served()
         .body::<DetectionRequest>(json!({
             "model": "yolox-nano",
             "image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAFklEQVR42mMoIgAYRhWMKhhVMFIVAAC7NMgQNNvlHQAAAABJRU5ErkJggg==",

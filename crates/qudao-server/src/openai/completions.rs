@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     answer::{ChunkWriter, Collector, Heading},
-    rate,
+    rate, served,
     wire::CompletionRequest,
 };
 use crate::{
@@ -88,6 +88,9 @@ fn again(answer: KeptAnswer, stream: bool, include_usage: bool) -> HttpResponse 
     let heading = Heading::new(answer.turn_id, answer.created, &answer.model);
     let mut response = HttpResponse::Ok();
     mark_replayed(&mut response);
+    if let Some(by) = &answer.served {
+        served::tell(&mut response, by);
+    }
     if stream {
         let mut writer = ChunkWriter::new(heading, include_usage);
         let mut body = BytesMut::new();
@@ -143,6 +146,7 @@ fn refusal<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> ApiEr
 fn accepted(reply: &ApiReply) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     rate::tell(&mut response, reply.standings());
+    served::tell(&mut response, &reply.served());
     response
 }
 

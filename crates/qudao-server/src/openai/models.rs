@@ -1,6 +1,7 @@
 //! `GET /v1/models`: what the key may name in a call.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use qudao_core::ModelKind;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -21,12 +22,15 @@ pub(crate) struct Model {
     object: &'static str,
     /// Always 0: models have no birthday here. OpenAI's clients insist on a number.
     created: i64,
-    /// The plugin instance that offers it, or `unavailable`.
+    /// The plugin instance that offers it, `unavailable`, or `route` for a route that chooses one.
     owned_by: String,
     /// What it does: `chat`, `embed`, `classify`, `detect` or `transcribe`; null where no plugin offers
     /// it at the moment. Not known to OpenAI.
     kind: Option<&'static str>,
 }
+
+/// Who offers a route.
+const ROUTE: &str = "route";
 
 /// The models that the key may name.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,6 +41,12 @@ pub(crate) struct ModelList {
 }
 
 impl Model {
+    /// A route that may stand in a model's place.
+    fn route((name, kind): (String, Option<ModelKind>)) -> Self {
+        let (kind, owned_by) = (kind.map(ModelKind::as_str), ROUTE.to_owned());
+        Self { id: name, object: "model", created: 0, owned_by, kind }
+    }
+
     fn describe(state: &AppState, name: &str) -> Self {
         let report = state.core.plugins.model(name);
         Self {
@@ -55,7 +65,9 @@ pub(crate) async fn list(
     _: Query<NoQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let names = state.within(state.core.tenant_models(principal.tenant_id)).await?;
-    let data = names.iter().map(|name| Model::describe(&state, name)).collect();
+    let aliases = state.within(state.core.tenant_aliases(principal.tenant_id)).await?;
+    let models = names.iter().map(|name| Model::describe(&state, name));
+    let data = models.chain(aliases.into_iter().map(Model::route)).collect();
     Ok(HttpResponse::Ok().json(ModelList { object: "list", data }))
 }
 
@@ -68,6 +80,10 @@ pub(crate) async fn get(
     // A name may hold slashes, as in `org/model`.
     let name = request.match_info().get("model").unwrap_or_default();
     let names = state.within(state.core.tenant_models(principal.tenant_id)).await?;
+    let aliases = state.within(state.core.tenant_aliases(principal.tenant_id)).await?;
+    if let Some(alias) = aliases.into_iter().find(|(known, _)| known == name) {
+        return Ok(HttpResponse::Ok().json(Model::route(alias)));
+    }
     if !names.iter().any(|known| known == name) {
         let detail = format!("the model `{name}` does not exist or you do not have access to it");
         return Err(ApiError::new(Code::ModelNotFound, detail));

@@ -1,7 +1,7 @@
 //! Calls whose answer is sent when it is whole: those of models that do not chat.
 
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
-use qudao_core::{Answered, ApiEvent, ApiRequest};
+use qudao_core::{Answered, ApiEvent, ApiRequest, Served};
 use qudao_plugin_api::wire::{Ask, Usage};
 use qudao_storage::Standing;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -16,7 +16,7 @@ use utoipa::{
 
 use super::{
     completions::{broke_off, cut_off, read_once},
-    rate,
+    rate, served,
 };
 use crate::{
     access::KeyCaller,
@@ -93,6 +93,7 @@ pub(crate) struct Whole {
     pieces: Vec<Value>,
     pub(crate) usage: Usage,
     standings: Vec<Standing>,
+    served: Option<Served>,
     replayed: bool,
 }
 
@@ -129,6 +130,7 @@ impl Door<'_> {
             pieces: Vec::new(),
             usage: Usage::default(),
             standings: reply.standings().to_vec(),
+            served: Some(reply.served()),
             replayed: false,
         };
         while let Some(event) = reply.next().await {
@@ -148,6 +150,7 @@ impl Whole {
             pieces: Vec::new(),
             usage: Usage::default(),
             standings: Vec::new(),
+            served: answer.served.clone(),
             replayed: true,
         };
         let ended = answer.into_events().any(|event| whole.push(event));
@@ -201,6 +204,9 @@ impl Whole {
     pub(crate) fn response(&self) -> HttpResponseBuilder {
         let mut response = HttpResponse::Ok();
         rate::tell(&mut response, &self.standings);
+        if let Some(by) = &self.served {
+            served::tell(&mut response, by);
+        }
         if self.replayed {
             mark_replayed(&mut response);
         }

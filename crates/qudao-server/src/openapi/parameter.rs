@@ -45,6 +45,9 @@ pub(super) fn parameter(
         "contact" => {
             ObjectBuilder::new().schema_type(Type::String).pattern(Some("^cnt_[0-9a-f]{32}$"))
         }
+        "turn_id" => {
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^trn_[0-9a-f]{32}$"))
+        }
         "status" => ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some("^(ready|sending|done|dead|expired)$")),

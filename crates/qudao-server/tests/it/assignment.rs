@@ -160,6 +160,7 @@ impl Things {
         self.asked += 1;
         let path = path
             .replace("{tenant_id}", &self.tenant)
+            .replace("{route_id}", self.route_id.as_str().unwrap())
             .replace("{channel_id}", &self.channel_id)
             .replace("{api_key_id}", &self.api_key_id)
             .replace("{role_id}", &self.role_id)

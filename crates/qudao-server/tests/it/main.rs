@@ -24,6 +24,7 @@ mod partner;
 mod people;
 mod proof;
 mod reading;
+mod routing;
 mod socket;
 mod widget;
 mod world;

@@ -161,7 +161,8 @@ async fn a_model_of_another_kind_is_refused_in_words() {
         .map(|model| (model["id"].as_str().unwrap(), model["kind"].as_str().unwrap()))
         .collect();
     kinds.sort_unstable();
-    assert_eq!(kinds, [("fake", "chat"), ("moods", "classify"), ("vectors", "embed")]);
+    let route = ("Test tenant", "chat");
+    assert_eq!(kinds, [route, ("fake", "chat"), ("moods", "classify"), ("vectors", "embed")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use qudao_domain::{
     AssistantId, RouteId,
+    routing::Routing,
     text::{Name, SystemPrompt},
 };
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{Row as _, postgres::PgRow, types::Json};
 
-use crate::{Listing, Page, Result, Tx, page::id_cursor, row};
+use crate::{Listing, Page, Result, Tx, decisions::read_routing, page::id_cursor, row};
 
 /// A route to be made.
 #[derive(Debug, Clone)]
@@ -16,10 +17,23 @@ pub struct NewRoute {
     pub name: Name,
     /// The models, the preferred first; at least one.
     pub models: Vec<String>,
+    /// Rules and a model on trial.
+    pub routing: Routing,
+}
+
+/// What is to be different about a route.
+#[derive(Debug, Clone, Default)]
+pub struct RouteChange {
+    /// What it is called.
+    pub name: Option<Name>,
+    /// The models that answer where no rule matches.
+    pub models: Option<Vec<String>>,
+    /// All of its rules and its model on trial.
+    pub routing: Option<Routing>,
 }
 
 /// A route.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// Which.
     pub id: RouteId,
@@ -27,6 +41,8 @@ pub struct Route {
     pub name: String,
     /// The models, the preferred first.
     pub models: Vec<String>,
+    /// Rules and a model on trial.
+    pub routing: Routing,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -72,16 +88,60 @@ impl Tx {
     /// [`StorageError::Refused`](crate::StorageError) if it names no model.
     pub async fn create_route(&mut self, new: &NewRoute) -> Result<Route> {
         let row = sqlx::query(
-            "INSERT INTO routes (tenant_id, route_id, name, models) VALUES ($1, $2, $3, $4) \
-             RETURNING route_id, name, models, app.micros(created_at) AS created_at",
+            "INSERT INTO routes (tenant_id, route_id, name, models, routing) \
+             VALUES ($1, $2, $3, $4, $5) \
+             RETURNING route_id, name, models, routing, app.micros(created_at) AS created_at",
         )
         .bind(self.tenant_id().as_uuid())
         .bind(RouteId::new().as_uuid())
         .bind(new.name.as_str())
         .bind(&new.models)
+        .bind(Json(&new.routing))
         .fetch_one(self.connection())
         .await?;
         Ok(read_route(&row)?)
+    }
+
+    /// Changes a route; `None` if it is not this tenant's. What began before goes on as it was.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn update_route(
+        &mut self,
+        id: RouteId,
+        change: &RouteChange,
+    ) -> Result<Option<Route>> {
+        let row = sqlx::query(
+            "UPDATE routes SET name = COALESCE($3, name), models = COALESCE($4, models), \
+                 routing = COALESCE($5, routing) \
+             WHERE tenant_id = $1 AND route_id = $2 \
+             RETURNING route_id, name, models, routing, app.micros(created_at) AS created_at",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(id.as_uuid())
+        .bind(change.name.as_ref().map(Name::as_str))
+        .bind(change.models.as_deref())
+        .bind(change.routing.as_ref().map(Json))
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.as_ref().map(read_route).transpose()?)
+    }
+
+    /// The route, if it is this tenant's, for whoever changes it: nobody else does until the end of the
+    /// transaction.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn lock_route(&mut self, id: RouteId) -> Result<Option<Route>> {
+        let row = sqlx::query(
+            "SELECT route_id, name, models, routing, app.micros(created_at) AS created_at \
+             FROM routes WHERE tenant_id = $1 AND route_id = $2 FOR UPDATE",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(id.as_uuid())
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.as_ref().map(read_route).transpose()?)
     }
 
     /// The route, if it is this tenant's.
@@ -90,7 +150,7 @@ impl Tx {
     /// [`StorageError`](crate::StorageError).
     pub async fn find_route(&mut self, id: RouteId) -> Result<Option<Route>> {
         let row = sqlx::query(
-            "SELECT route_id, name, models, app.micros(created_at) AS created_at \
+            "SELECT route_id, name, models, routing, app.micros(created_at) AS created_at \
              FROM routes WHERE tenant_id = $1 AND route_id = $2",
         )
         .bind(self.tenant_id().as_uuid())
@@ -106,7 +166,7 @@ impl Tx {
     /// [`StorageError::BadCursor`](crate::StorageError) and others.
     pub async fn list_routes(&mut self, page: &Page) -> Result<Listing<Route>> {
         let rows = sqlx::query(
-            "SELECT route_id, name, models, app.micros(created_at) AS created_at \
+            "SELECT route_id, name, models, routing, app.micros(created_at) AS created_at \
              FROM routes \
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR route_id < $2) \
              ORDER BY route_id DESC LIMIT $3",
@@ -188,6 +248,7 @@ fn read_route(row: &PgRow) -> Result<Route, sqlx::Error> {
         id: row::id(row, "route_id", RouteId::from_uuid)?,
         name: row.try_get("name")?,
         models: row.try_get("models")?,
+        routing: read_routing(row)?,
         created_at: row::time(row, "created_at")?,
     })
 }

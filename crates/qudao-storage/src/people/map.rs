@@ -72,7 +72,7 @@ pub const TABLES: &[TableRule] = &[
         ..rule("tenants")
     },
     TableRule {
-        of_tenant: Erase::Set(&[("name", "'erased'")]),
+        of_tenant: Erase::Set(&[("name", "'erased'"), ("routing", "'{}'")]),
         plain: &["models"],
         ..rule("routes")
     },
@@ -223,6 +223,12 @@ pub const TABLES: &[TableRule] = &[
         of_contact: Erase::Steps(&["body", "last_error"]),
         plain: &["kind", "state"],
         ..rule("outbox")
+    },
+    TableRule {
+        contact: Some(Link::Conversation),
+        of_contact: Erase::Delete,
+        of_tenant: Erase::Delete,
+        ..rule("route_decisions")
     },
     TableRule {
         contact: Some(Link::Conversation),

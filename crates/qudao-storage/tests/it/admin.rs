@@ -1,5 +1,7 @@
 use qudao_billing::Rates;
-use qudao_domain::{Currency, Micros, TenantId, key::ApiKey, text::IdempotencyKey};
+use qudao_domain::{
+    Currency, Micros, TenantId, key::ApiKey, routing::Routing, text::IdempotencyKey,
+};
 use qudao_storage::{
     CreditOutcome, CreditSource, ModelPrice, NewCredit, NewRoute, Page, StorageError,
 };
@@ -60,7 +62,13 @@ async fn pages_show_every_item_once_the_newest_first() {
     let mut tx = world.store.begin(world.tenant.id).await.unwrap();
     for n in 0..6 {
         let name = qudao_domain::text::Name::parse(&format!("route {n}")).unwrap();
-        tx.create_route(&NewRoute { name, models: vec!["fake".to_owned()] }).await.unwrap();
+        tx.create_route(&NewRoute {
+            name,
+            models: vec!["fake".to_owned()],
+            routing: Routing::default(),
+        })
+        .await
+        .unwrap();
     }
     let (mut names, mut page) = (Vec::new(), Page::first(3));
     loop {

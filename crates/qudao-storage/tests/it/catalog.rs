@@ -28,6 +28,7 @@ const DEFINERS: &[&str] = &[
     "forget_once",
     "forget_mails",
     "forget_partner_events",
+    "forget_route_decisions",
     "list_signed_heads",
     "list_tenant_keys_of_others",
     "list_tenants",

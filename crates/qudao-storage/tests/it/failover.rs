@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qudao_domain::{ConversationId, text::Name};
+use qudao_domain::{ConversationId, routing::Routing, text::Name};
 use qudao_storage::{Bus, BusEvent, NewRoute, Store, StoreSettings, Topic};
 use qudao_testkit::{TestRedisCluster, TestReplicas, TestTenant};
 use tokio::time::{Instant, sleep, timeout};
@@ -60,8 +60,11 @@ async fn a_commit_that_the_standby_has_not_got_is_never_confirmed() {
         let store = store.clone();
         async move {
             let mut tx = store.begin(known.id).await?;
-            let route =
-                NewRoute { name: Name::parse("unseen").unwrap(), models: vec!["fake".to_owned()] };
+            let route = NewRoute {
+                name: Name::parse("unseen").unwrap(),
+                models: vec!["fake".to_owned()],
+                routing: Routing::default(),
+            };
             tx.create_route(&route).await?;
             tx.commit().await
         }

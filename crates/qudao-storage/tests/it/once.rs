@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use qudao_domain::{BlockId, Micros, TenantId, text::IdempotencyKey, text::Name};
+use qudao_domain::{BlockId, Micros, TenantId, routing::Routing, text::IdempotencyKey, text::Name};
 use qudao_storage::{Found, KeptCall, KeptReply, NewRoute, Once, Ticket};
 
 use crate::world::{LEASE, World};
@@ -72,7 +72,11 @@ async fn a_transaction_that_is_rolled_back_leaves_neither_effect_nor_record() {
     let routes = world.number("SELECT count(*) FROM routes");
     let mut tx = world.store.begin(world.tenant.id).await.unwrap();
     assert_eq!(tx.find_once(&once).await.unwrap(), Found::Fresh(()));
-    let route = NewRoute { name: Name::parse("r").unwrap(), models: vec!["m".to_owned()] };
+    let route = NewRoute {
+        name: Name::parse("r").unwrap(),
+        models: vec!["m".to_owned()],
+        routing: Routing::default(),
+    };
     tx.create_route(&route).await.unwrap();
     tx.keep_once(&once, &reply("made")).await.unwrap();
     tx.rollback().await.unwrap();

@@ -141,6 +141,7 @@ async fn tenants_share_a_statement_and_nothing_else() {
 
     let mut their_reply = world.replying(&theirs, 300);
     their_reply.1.usage.channel_id = rival.channel_id;
+    their_reply.1.decision.route_id = rival.route_id;
     let mut mixed_reply = their_reply.clone();
     mixed_reply.0 = world.tenant.id;
     let commits = [mixed_reply, their_reply, world.replying(&ours, 700)];
@@ -148,6 +149,11 @@ async fn tenants_share_a_statement_and_nothing_else() {
     assert_eq!(outcomes[0], Commit::Fenced);
     assert!(outcomes[1..].iter().all(|outcome| matches!(outcome, Commit::Done { .. })));
     assert_eq!(world.wallet().await, (9300, 0));
+    // A decision is where its reply is.
+    let decided = "SELECT count(*) FROM route_decisions d JOIN routes r USING (tenant_id, route_id) \
+                   JOIN outbox o USING (tenant_id, turn_id)";
+    assert_eq!(world.number(decided), 2);
+    assert_eq!(world.number("SELECT count(*) FROM route_decisions"), 2);
     let after = world.number(&format!(
         "SELECT posted - held FROM wallets WHERE tenant_id = '{}'",
         rival.id.as_uuid()

@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use qudao_billing::Rates;
 use qudao_domain::{
-    ChannelId, Micros, NodeId, TurnId,
+    ChannelId, ConversationId, DecisionId, Micros, NodeId, TurnId,
+    routing::Arm,
     state::{EndReason, FairCharging},
     text::ExternalId,
 };
 use qudao_storage::{
     Accept, Claim, Commit, CommitTurn, EndTurn, Finding, Hold, HoldTurn, Inbound, MessageBody,
-    OutboxClaim, ReplyBody, Store, UsageLine,
+    NewDecision, OutboxClaim, ReplyBody, Store, UsageLine,
 };
 use qudao_testkit::{TestDb, TestTenant};
+use serde_json::json;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const MODEL: &str = "fake";
@@ -142,6 +144,26 @@ impl World {
             to_seq: claim.to_seq,
             reply: ReplyBody::text("an answer"),
             usage,
+            decision: self.decision(turn_of(claim), Some(claim.conversation_id)),
+        }
+    }
+
+    pub(crate) fn decision(
+        &self,
+        turn_id: TurnId,
+        conversation_id: Option<ConversationId>,
+    ) -> NewDecision {
+        NewDecision {
+            id: DecisionId::new(),
+            turn_id,
+            route_id: self.tenant.route_id,
+            conversation_id,
+            model: Some(MODEL.to_owned()),
+            fallbacks: 0,
+            arm: Arm::Stable,
+            failed: Some(false),
+            latency: Some(Duration::from_millis(40)),
+            body: json!({}),
         }
     }
 
