@@ -3,12 +3,13 @@
 -- checks of the tenant's own rows) costs once for all of them. What is unusual about one of them
 -- is left to the step that knows one turn, so that every rule of money stands in one place.
 --
--- The planner knows neither how many steps come nor how large a tenant is. Each step is one row of
--- each table, found by its key: never a reason to read a table whole, which is what a hash or a
--- merge would do.
+-- The planner knows neither how many steps come nor how large a tenant is, and a plan is kept for
+-- as long as the connection. Each step is one row of each table, so it is found by its key: by
+-- subqueries that cannot be turned into joins, and where rows are changed, without plans that read
+-- a table whole.
 --
--- Every step takes its locks in one order: tenants, then conversations by channel and peer, then
--- holds, then the wallet. Callers sort by tenant; arrays are parallel.
+-- Every step takes its locks in one order: tenants, then conversations by their ids, then holds,
+-- then the wallet. Callers sort by tenant and conversation; arrays are parallel.
 
 -- The end of the run of equal tenants and keys that begins at p_first.
 CREATE FUNCTION app.run_of(p_tenants uuid[], p_keys text[], p_first int) RETURNS int
@@ -29,7 +30,9 @@ CREATE OR REPLACE FUNCTION app.accept_together(
     p_tenants uuid[], p_channels uuid[], p_externals text[], p_peers text[], p_bodies jsonb[],
     p_conversations uuid[], p_contacts uuid[]
 ) RETURNS TABLE (outcome text, conversation_id uuid, seq bigint)
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     v_first    int := 1;
@@ -39,42 +42,49 @@ DECLARE
     v_convs    uuid[];
     v_seqs     bigint[];
     v_stored   int;
+    v_funds    boolean;
 BEGIN
     WHILE v_first <= cardinality(p_tenants) LOOP
         v_last := app.run_of(p_tenants, NULL, v_first);
         v_tenant := p_tenants[v_first];
         PERFORM set_config('app.tenant_id', v_tenant::text, true);
 
+        v_funds := EXISTS (
+            SELECT 1 FROM wallets w
+            JOIN tenants t ON t.tenant_id = w.tenant_id AND t.currency = w.currency
+            WHERE w.tenant_id = v_tenant AND w.posted > 0);
         -- The first of each id: a repetition within the batch finds it stored. Two messages of one
         -- conversation keep their order.
         SELECT array_agg(n.place), array_agg(n.conversation_id), array_agg(n.seq)
         INTO v_places, v_convs, v_seqs
         FROM (
-            SELECT l.place, l.conversation_id, l.last_seq + row_number() OVER (
-                       PARTITION BY l.conversation_id ORDER BY l.place) AS seq
+            SELECT k.place, k.conversation_id, l.last_seq + row_number() OVER (
+                       PARTITION BY k.conversation_id ORDER BY k.place) AS seq
             FROM (
-                SELECT i.place, c.conversation_id, c.last_seq
+                SELECT i.place, f.conversation_id
                 FROM (
                     SELECT DISTINCT ON (p_channels[g], p_externals[g]) g AS place
                     FROM generate_series(v_first, v_last) g
                     ORDER BY p_channels[g], p_externals[g], g
                 ) i
-                JOIN conversations c
-                  ON c.tenant_id = v_tenant AND c.channel_id = p_channels[i.place]
-                 AND c.peer = p_peers[i.place]
-                JOIN channels ch
-                  ON ch.tenant_id = v_tenant AND ch.channel_id = p_channels[i.place]
-                 AND ch.open AND ch.assistant_id IS NOT NULL
-                WHERE NOT EXISTS (
-                          SELECT 1 FROM inbox b
-                          WHERE b.tenant_id = v_tenant AND b.channel_id = p_channels[i.place]
-                            AND b.external_id = p_externals[i.place])
-                  AND EXISTS (
-                          SELECT 1 FROM wallets w
-                          JOIN tenants t ON t.tenant_id = w.tenant_id AND t.currency = w.currency
-                          WHERE w.tenant_id = v_tenant AND w.posted > 0)
-                ORDER BY c.channel_id, c.peer COLLATE "C"
-                FOR NO KEY UPDATE OF c
+                CROSS JOIN LATERAL (
+                    SELECT c.conversation_id FROM conversations c
+                    WHERE c.tenant_id = v_tenant AND c.channel_id = p_channels[i.place]
+                      AND c.peer = p_peers[i.place]
+                    OFFSET 0
+                ) f
+                WHERE v_funds
+                  AND (SELECT ch.open AND ch.assistant_id IS NOT NULL FROM channels ch
+                       WHERE ch.tenant_id = v_tenant AND ch.channel_id = p_channels[i.place])
+                  AND (SELECT b.seq FROM inbox b
+                       WHERE b.tenant_id = v_tenant AND b.channel_id = p_channels[i.place]
+                         AND b.external_id = p_externals[i.place]) IS NULL
+                ORDER BY f.conversation_id
+            ) k
+            CROSS JOIN LATERAL (
+                SELECT c.last_seq FROM conversations c
+                WHERE c.tenant_id = v_tenant AND c.conversation_id = k.conversation_id
+                FOR NO KEY UPDATE
             ) l
         ) n;
 
@@ -115,6 +125,60 @@ BEGIN
     PERFORM set_config('app.tenant_id', '', true);
 END $$;
 
+-- What one answer needs, as before, but for how its hold is found: by the turn.
+CREATE OR REPLACE FUNCTION app.turn_context_of(
+    p_tenant uuid, p_conversation uuid, p_turn uuid, p_from bigint, p_to bigint, p_history int
+) RETURNS TABLE (
+    currency text, fair_charging text, posted bigint, available bigint, locale text,
+    channel_id uuid, kind text, models text[], assistant_id uuid, name text, system_prompt text,
+    params jsonb, pending jsonb, history jsonb
+)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('app.tenant_id', p_tenant::text, true);
+    RETURN QUERY
+    SELECT t.currency, t.fair_charging, w.posted,
+           (w.posted - w.held + COALESCE(h.amount, 0))::bigint,
+           ch.locale, ch.channel_id, ch.kind, r.models,
+           a.assistant_id, a.name, a.system_prompt, a.params,
+           (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                       'seq', i.seq, 'body', i.body, 'at', app.micros(i.accepted_at))
+                       ORDER BY i.seq), '[]')
+            FROM inbox i
+            WHERE i.tenant_id = p_tenant AND i.conversation_id = p_conversation
+              AND i.seq BETWEEN p_from AND p_to AND i.state = 'accepted'),
+           (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                       'outbound', l.outbound, 'body', l.body)
+                       ORDER BY l.place, l.outbound, l.out_seq), '[]')
+            FROM (
+                SELECT s.place, s.outbound, s.out_seq, s.body FROM (
+                    (SELECT i.seq AS place, false AS outbound, 0::bigint AS out_seq, i.body
+                     FROM inbox i
+                     WHERE i.tenant_id = p_tenant AND i.conversation_id = p_conversation
+                       AND i.seq < p_from AND i.state = 'answered'
+                     ORDER BY i.seq DESC LIMIT p_history)
+                    UNION ALL
+                    (SELECT o.to_seq, true, o.out_seq, o.body FROM outbox o
+                     WHERE o.tenant_id = p_tenant AND o.conversation_id = p_conversation
+                       AND o.kind = 'reply'
+                     ORDER BY o.out_seq DESC LIMIT p_history)
+                ) s
+                ORDER BY s.place DESC, s.outbound DESC, s.out_seq DESC
+                LIMIT p_history
+            ) l)
+    FROM conversations c
+    JOIN tenants t ON t.tenant_id = c.tenant_id
+    JOIN wallets w ON w.tenant_id = c.tenant_id AND w.currency = t.currency
+    LEFT JOIN holds h ON h.tenant_id = c.tenant_id AND h.turn_id = p_turn
+         AND h.kind = 'turn' AND h.state <> 'voided' AND h.state <> 'settled'
+         AND h.currency = t.currency
+    JOIN channels ch ON ch.tenant_id = c.tenant_id AND ch.channel_id = c.channel_id
+    JOIN assistants a ON a.tenant_id = c.tenant_id AND a.assistant_id = ch.assistant_id
+    JOIN routes r ON r.tenant_id = c.tenant_id AND r.route_id = a.route_id
+    WHERE c.tenant_id = p_tenant AND c.conversation_id = p_conversation;
+END $$;
+
 -- What the answers need, one row for each conversation that is there. `place` is its place in the
 -- arrays, from 1.
 CREATE FUNCTION app.turn_contexts_of(
@@ -141,12 +205,15 @@ CREATE FUNCTION app.hold_turns(
     p_tenants uuid[], p_conversations uuid[], p_epochs bigint[], p_turns uuid[],
     p_amounts bigint[], p_currencies text[], p_models text[], p_holds uuid[], p_attempts uuid[]
 ) RETURNS TABLE (place int, outcome text, amount bigint)
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     v_first  int := 1;
     v_last   int;
     v_tenant uuid;
+    v_ours   int[];
     v_usual  int[];
     v_sum    bigint;
 BEGIN
@@ -155,20 +222,20 @@ BEGIN
         v_tenant := p_tenants[v_first];
         PERFORM set_config('app.tenant_id', v_tenant::text, true);
 
-        SELECT array_agg(l.place), sum(p_amounts[l.place]) INTO v_usual, v_sum
-        FROM (
-            SELECT i.place
-            FROM generate_series(v_first, v_last) i (place)
-            JOIN conversations c
-              ON c.tenant_id = v_tenant AND c.conversation_id = p_conversations[i.place]
-             AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL
-            ORDER BY c.channel_id, c.peer COLLATE "C"
-            FOR NO KEY UPDATE OF c
-        ) l
-        WHERE NOT EXISTS (
-            SELECT 1 FROM holds h
-            WHERE h.tenant_id = v_tenant AND h.turn_id = p_turns[l.place] AND h.kind = 'turn'
-              AND h.state <> 'voided');
+        SELECT array_agg(i.place) INTO v_ours
+        FROM generate_series(v_first, v_last) i (place)
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM conversations c
+            WHERE c.tenant_id = v_tenant AND c.conversation_id = p_conversations[i.place]
+              AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL
+            FOR NO KEY UPDATE
+        ) l;
+        -- A statement of its own: it sees what was committed while the locks were waited for.
+        SELECT array_agg(u.place), sum(p_amounts[u.place]) INTO v_usual, v_sum
+        FROM unnest(v_ours) u (place)
+        WHERE (SELECT h.amount FROM holds h
+               WHERE h.tenant_id = v_tenant AND h.turn_id = p_turns[u.place]
+                 AND h.kind = 'turn' AND h.state <> 'voided') IS NULL;
 
         IF v_usual IS NOT NULL THEN
             UPDATE wallets w
@@ -214,7 +281,9 @@ CREATE FUNCTION app.commit_turns(
     p_charges bigint[], p_absorbed bigint[], p_currencies text[], p_policies text[],
     p_end_reasons text[]
 ) RETURNS TABLE (place int, outbox_id uuid, out_seq bigint)
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     v_first   int := 1;
@@ -237,12 +306,13 @@ BEGIN
         FROM (
             SELECT i.place, c.done_seq, c.out_seq
             FROM generate_series(v_first, v_last) i (place)
-            JOIN conversations c
-              ON c.tenant_id = v_tenant AND c.conversation_id = p_conversations[i.place]
-             AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL
-             AND c.done_seq < p_to[i.place]
-            ORDER BY c.channel_id, c.peer COLLATE "C"
-            FOR NO KEY UPDATE OF c
+            CROSS JOIN LATERAL (
+                SELECT c.done_seq, c.out_seq FROM conversations c
+                WHERE c.tenant_id = v_tenant AND c.conversation_id = p_conversations[i.place]
+                  AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL
+                  AND c.done_seq < p_to[i.place]
+                FOR NO KEY UPDATE
+            ) c
         ) l;
         v_first := v_last + 1;
         CONTINUE WHEN v_places IS NULL;
@@ -258,7 +328,10 @@ BEGIN
             SET state = 'settled', settled = p_charges[u.place], closed_at = now()
             FROM unnest(v_places) u (place)
             WHERE h.tenant_id = v_tenant AND h.turn_id = p_turns[u.place] AND h.kind = 'turn'
-              AND h.state = 'held' AND h.currency = p_currencies[u.place]
+              -- That is 'held', in words that fit the index by turn and not the one of all open
+              -- holds, which would be read whole.
+              AND h.state <> 'voided' AND h.state <> 'settled'
+              AND h.currency = p_currencies[u.place]
             RETURNING h.amount, p_charges[u.place] AS charge
         )
         SELECT count(*), sum(closed.amount), sum(closed.charge)

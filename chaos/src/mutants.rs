@@ -88,9 +88,8 @@ const fn edit(function: &'static str, from: &'static str, to: &'static str) -> E
     Edit { function, from, to }
 }
 
-const FENCE: &str =
-    "AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL\n             AND c.done_seq";
-const FENCE_AND_PROGRESS: &str = "AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL\n             AND c.done_seq < p_to[i.place]";
+const FENCE: &str = "AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL\n                  AND c.done_seq";
+const FENCE_AND_PROGRESS: &str = "AND c.epoch = p_epochs[i.place] AND c.lease_until IS NOT NULL\n                  AND c.done_seq < p_to[i.place]";
 
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
@@ -235,7 +234,7 @@ pub const MUTANTS: &[Mutant] = &[
             bugs: &[],
             edits: &[
                 edit("app.commit_turns", FENCE_AND_PROGRESS, ""),
-                edit("app.commit_turns", "AND h.state = 'held' AND", "AND"),
+                edit("app.commit_turns", "AND h.state <> 'settled'", ""),
             ],
             statements: &[
                 "ALTER TABLE usage_events DROP CONSTRAINT usage_events_pk",

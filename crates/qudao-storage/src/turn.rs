@@ -112,7 +112,9 @@ impl Store {
     /// # Errors
     /// [`StorageError`]; safe to repeat, together or one by one.
     pub async fn hold_turns(&self, holds: &[(TenantId, HoldTurn)]) -> Result<Vec<Hold>> {
-        let order = order(holds, |(tenant_id, hold)| (*tenant_id, hold.currency.as_str()));
+        let order = order(holds, |(tenant_id, hold)| {
+            (*tenant_id, hold.currency.as_str(), hold.conversation_id)
+        });
         let sorted = || order.iter().map(|at| &holds[*at]);
         let each = || sorted().map(|(_, hold)| hold);
         let query = || {
@@ -154,8 +156,9 @@ impl Store {
     /// [`StorageError::Refused`] if a charge exceeds its hold: commit each by itself then. Other
     /// [`StorageError`]s are safe to repeat.
     pub async fn commit_turns(&self, commits: &[(TenantId, CommitTurn)]) -> Result<Vec<Commit>> {
-        let order =
-            order(commits, |(tenant_id, commit)| (*tenant_id, commit.usage.currency.as_str()));
+        let order = order(commits, |(tenant_id, commit)| {
+            (*tenant_id, commit.usage.currency.as_str(), commit.conversation_id)
+        });
         let sorted = || order.iter().map(|at| &commits[*at]);
         let each = || sorted().map(|(_, commit)| commit);
         let usage = || each().map(|commit| &commit.usage);
@@ -279,8 +282,8 @@ impl Tx {
     }
 }
 
-/// Where the steps stand in the arrays: those of a tenant side by side, so that two such statements
-/// take their locks in one order.
+/// Where the steps stand in the arrays: those of a tenant side by side, and those of a conversation,
+/// so that two such statements take their locks in one order.
 pub(crate) fn order<'a, T, K: Ord>(steps: &'a [T], key: impl Fn(&'a T) -> K) -> Vec<usize> {
     let mut order: Vec<usize> = (0..steps.len()).collect();
     order.sort_by_key(|at| key(&steps[*at]));
