@@ -23,9 +23,10 @@ use crate::{
 
 mod generate;
 mod hold;
-mod listen;
+
 mod look;
 mod prompt;
+mod reply;
 mod route;
 mod steps;
 mod stop;

@@ -13,8 +13,8 @@ use tokio::time::{self, Instant};
 use super::{
     Turn,
     hold::Sized,
-    listen::{Heard, Listening},
     prompt,
+    reply::{Heard, Listening},
     route::Routed,
     stop::StopListener,
 };
