@@ -108,7 +108,7 @@ impl Tx {
         }
     }
 
-    /// Writes down what a picture shows, for the record and for whoever reads the message later: the
+    /// Writes down what a picture shows or a sound says, for the record and for whoever reads the message later: the
     /// words at its part, and the message's text with them. A message that was erased stays so.
     ///
     /// # Errors
