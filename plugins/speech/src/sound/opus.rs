@@ -1,14 +1,14 @@
-//! Opus (RFC 6716), decoded to 16,000 samples a second at once.
+//! Opus (RFC 6716), decoded to the 48,000 samples a second that it counts in.
 
 use opus_decoder::OpusDecoder;
 
-use super::{Limits, RATE, Raw, Tape};
+use super::{Limits, Raw, Tape};
 use crate::error::SoundError;
 
-/// Opus counts in samples of 48,000 a second, whatever it is decoded to.
+/// Opus counts in samples of 48,000 a second.
 const COUNTED: u32 = 48_000;
 /// A packet holds 120 ms at most.
-const PACKET: usize = 120 * (RATE as usize) / 1_000;
+const PACKET: usize = 120 * 48;
 
 /// What the header of a stream says (RFC 7845, section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,11 +51,11 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(head: Head, limits: Limits) -> Result<Self, SoundError> {
-        let decoder = OpusDecoder::new(RATE, 1)
+        let decoder = OpusDecoder::new(COUNTED, 1)
             .map_err(|error| SoundError::Codec(format!("Opus: {error}")))?;
         // The samples to skip are decoded too, and taken away at the end.
         let limits = Limits { seconds: limits.seconds.saturating_add(2), ..limits };
-        let tape = Tape::new(RATE, limits)?;
+        let tape = Tape::new(COUNTED, limits)?;
         Ok(Self { decoder, head, tape, packet: vec![0.0; PACKET] })
     }
 
@@ -76,16 +76,14 @@ impl Stream {
     /// The samples, less those at the beginning; `end` says how many there are with them, as Opus counts,
     /// where the container knows.
     pub(super) fn done(self, end: Option<u64>, limits: Limits) -> Result<Raw, SoundError> {
-        let place = |counted: u64| {
-            usize::try_from(counted * u64::from(RATE) / u64::from(COUNTED)).unwrap_or(usize::MAX)
-        };
+        let place = |counted: u64| usize::try_from(counted).unwrap_or(usize::MAX);
         let mut raw = self.tape.done();
         if let Some(end) = end.filter(|end| self.head.skip <= *end) {
             raw.samples.truncate(place(end));
         }
         let skip = place(self.head.skip).min(raw.samples.len());
         raw.samples.drain(..skip);
-        let most = u64::from(limits.seconds) * u64::from(RATE);
+        let most = u64::from(limits.seconds) * u64::from(COUNTED);
         if usize::try_from(most).unwrap_or(usize::MAX) < raw.samples.len() {
             return Err(SoundError::Seconds { seconds: limits.seconds });
         }

@@ -74,9 +74,10 @@ fn common_divisor(a: u32, b: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn tone(hertz: f32, rate: u16) -> Vec<f32> {
-        let turn = std::f32::consts::TAU * hertz / f32::from(rate);
-        (0..rate).map(|at| (turn * f32::from(at)).sin()).collect()
+    #[expect(clippy::cast_possible_truncation, reason = "samples are of f32")]
+    fn tone(hertz: f64, rate: u16) -> Vec<f32> {
+        let turn = std::f64::consts::TAU * hertz / f64::from(rate);
+        (0..rate).map(|at| (turn * f64::from(at)).sin() as f32).collect()
     }
 
     #[test]

@@ -37,13 +37,18 @@ fn every_container_gives_the_tone_that_is_in_it() {
         ("wav", WAV),
     ] {
         let sound = read(file, Limits::default()).unwrap();
-        // 0.6 s; an MP3 has silence of its encoder around it.
-        let most = if name == "mp3" { 11_200 } else { 9_700 };
+        // 0.6 s; an MP3 has silence of its encoder around it, and WebM does not say where its last frame ends.
+        let most = match name {
+            "mp3" => 11_200,
+            "live" | "webm" => 9_950,
+            _ => 9_700,
+        };
         assert!((9_500..=most).contains(&sound.len()), "{name}: {} samples", sound.len());
         let middle = &sound[2_000..8_000];
         assert!(0.97 < purity(middle, 440.0), "{name}: {}", purity(middle, 440.0));
         let loud = middle.iter().fold(0.0_f32, |most, sample| most.max(sample.abs()));
-        assert!((0.09..0.17).contains(&loud), "{name}: {loud}");
+        // An encoder makes two channels of one a little quieter.
+        assert!((0.08..0.17).contains(&loud), "{name}: {loud}");
         assert_eq!(seconds(&sound), 1);
     }
 }
