@@ -20,6 +20,7 @@ const MEMBERS: &[Member] = &[
     Member { name: "candle-llm", native: true, shipped: true },
     Member { name: "embedder", native: true, shipped: true },
     Member { name: "sentiment", native: true, shipped: true },
+    Member { name: "speech", native: true, shipped: true },
     Member { name: "echo", native: false, shipped: true },
     Member { name: "openai", native: false, shipped: true },
     Member { name: "rogue", native: false, shipped: false },

@@ -17,6 +17,10 @@ use crate::context::{Context, variable};
 
 /// What a look at a picture costs, in yuan.
 const LOOK: Micros = Micros::new(700);
+/// What a million seconds of speech cost to write down, in yuan: 0.012 a minute.
+const MILLION_SECONDS: &str = "200";
+/// The longest sound that is listened to, in seconds.
+const SOUND_SECONDS: u32 = 600;
 const OPENAI_KEY: &str = "OPENAI_API_KEY";
 const OPENAI_BASE_URL: &str = "QUDAO_OPENAI_BASE_URL";
 const OPENAI_MODELS: &str = "QUDAO_OPENAI_MODELS";
@@ -32,6 +36,7 @@ pub(crate) fn decide(context: &Context) -> anyhow::Result<Vec<Instance>> {
     let catalogue = catalogue(context)?;
     let mut instances = local(&catalogue, &context.models_dir());
     instances.extend(eyes(&context.models_dir()));
+    instances.extend(ears(&catalogue, &context.models_dir()));
     instances.push(echo());
     instances.extend(openai());
     Ok(instances)
@@ -95,6 +100,30 @@ fn eyes(dir: &Path) -> Vec<Instance> {
         }
     };
     qudao_models::detectors(dir).into_iter().map(eye).collect()
+}
+
+/// An instance for each model of the catalogue that listens and whose file is here. A second of a sound
+/// counts as a token.
+fn ears(catalogue: &Catalogue, dir: &Path) -> Vec<Instance> {
+    let here =
+        |model: &&qudao_models::Model| model.listens() && dir.join(model.file_name()).is_file();
+    let ear = |model: &qudao_models::Model| {
+        let config = json!({ "path": dir.join(model.file_name()), "max_seconds": SOUND_SECONDS });
+        let mut offered =
+            offered(&model.name, SOUND_SECONDS, DataClass::Local, MILLION_SECONDS, "0");
+        offered.kind = ModelKind::Transcribe;
+        Instance {
+            name: model.name.clone(),
+            plugin: "speech".to_owned(),
+            placement: Placement::Process,
+            max_concurrency: None,
+            timeouts: PluginTimeouts::default(),
+            env: Vec::new(),
+            config: object(config),
+            models: vec![offered],
+        }
+    };
+    catalogue.models.iter().filter(here).map(ear).collect()
 }
 
 fn echo() -> Instance {

@@ -98,9 +98,8 @@ pub(crate) fn ask_tokens(ask: &Ask, context_tokens: u32) -> u32 {
         Ask::Chat(chat) => return max_input_tokens(chat, context_tokens),
         Ask::Embed(embed) => &embed.texts,
         Ask::Classify(classify) => &classify.texts,
-        Ask::Detect(_) | Ask::Transcribe(_) => {
-            return u32::try_from(MEDIA_TOKENS).unwrap_or(u32::MAX);
-        }
+        Ask::Detect(_) => return u32::try_from(MEDIA_TOKENS).unwrap_or(u32::MAX),
+        Ask::Transcribe(transcribe) => return max_seconds(&transcribe.sound, context_tokens),
     };
     // Each text is read for itself, and what goes beyond the model's window is not read.
     let window = usize::try_from(context_tokens).unwrap_or(usize::MAX);
@@ -109,6 +108,16 @@ pub(crate) fn ask_tokens(ask: &Ask, context_tokens: u32) -> u32 {
         tokens => tokens.min(window),
     };
     u32::try_from(texts.iter().map(of).sum::<usize>()).unwrap_or(u32::MAX)
+}
+
+/// A second of speech has more bytes than this, in any compression that is in use.
+const SECOND_BYTES: usize = 250;
+
+/// An upper bound of the seconds of a sound, in base64; each counts as a token. The model's window, when
+/// known, is the longest sound that it takes.
+fn max_seconds(sound: &str, context_tokens: u32) -> u32 {
+    let seconds = u32::try_from(sound.len() / 4 * 3 / SECOND_BYTES + 1).unwrap_or(u32::MAX);
+    if context_tokens == 0 { seconds } else { seconds.min(context_tokens) }
 }
 
 /// An upper bound of the tokens that a model reads for this request.

@@ -21,9 +21,10 @@ use crate::{
     spans,
 };
 
+mod attached;
 mod generate;
 mod hold;
-
+mod listen;
 mod look;
 mod prompt;
 mod reply;
@@ -193,6 +194,7 @@ impl Core {
             }
             generated = async {
                 self.look(&mut turn).await;
+                self.listen(&mut turn).await;
                 self.generate(&turn).await
             } => generated?,
         };

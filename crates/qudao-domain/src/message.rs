@@ -131,7 +131,7 @@ pub struct Media {
     /// The file's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it shows, in words.
+    /// What it shows, or what is said in it, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alt: Option<String>,
     /// Words beside it.
@@ -206,9 +206,8 @@ impl Part {
         match self {
             Self::Text { text, .. } => text.clone(),
             Self::Image(media) => media.to_text("image"),
-            Self::Audio(media) => {
-                media.to_text(if media.voice { "voice message" } else { "audio" })
-            }
+            Self::Audio(media) if media.voice => media.spoken(),
+            Self::Audio(media) => media.to_text("audio"),
             Self::Video(media) => media.to_text("video"),
             Self::File(media) => media.to_text("file"),
             Self::Location { latitude, longitude, name, address } => {
@@ -258,6 +257,13 @@ impl Part {
 }
 
 impl Media {
+    /// What is said in a voice message, where that is known: somebody's own words.
+    fn spoken(&self) -> String {
+        let Some(said) = self.alt.as_deref() else { return self.to_text("voice message") };
+        let rest = [self.caption.as_deref(), self.url.as_deref()].into_iter().flatten();
+        std::iter::once(said).chain(rest).collect::<Vec<_>>().join("\n")
+    }
+
     /// What stands in the place of the file: `[image: a box]`, the words beside it, the address.
     fn to_text(&self, what: &str) -> String {
         let known = self.alt.as_deref().or(self.name.as_deref());
@@ -316,6 +322,12 @@ mod tests {
             address: None,
         };
         assert_eq!(place.to_text(), "Berlin (52.520000, 13.405000)");
+        let voice = |alt: Option<&str>| {
+            let alt = alt.map(str::to_owned);
+            Part::Audio(Media { voice: true, alt, ..Media::default() }).to_text()
+        };
+        assert_eq!(voice(None), "[voice message]");
+        assert_eq!(voice(Some("Where is my parcel?")), "Where is my parcel?");
         assert_eq!(Part::Quote { text: "a\nb".to_owned(), message_id: None }.to_text(), "> a\n> b");
     }
 }

@@ -17,6 +17,7 @@ use crate::error::ModelsError;
 const HEADER_MAX: usize = 90 << 20;
 
 /// A tensor on its way into the file.
+#[derive(Debug)]
 pub(crate) struct Tensor<'a> {
     pub(crate) name: String,
     /// As safetensors calls it. `U8` holds rows of Q4_0 blocks: 32 numbers in 18 bytes.
@@ -76,7 +77,11 @@ pub(crate) fn assemble(
     write(&metadata, &tensors, to)
 }
 
-fn write(
+/// Writes safetensors: the metadata, then the tensors in this order.
+///
+/// # Errors
+/// [`ModelsError::File`].
+pub(crate) fn write(
     metadata: &BTreeMap<&str, String>,
     tensors: &[Tensor<'_>],
     to: &Path,

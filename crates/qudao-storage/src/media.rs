@@ -108,8 +108,9 @@ impl Tx {
         }
     }
 
-    /// Writes down what a picture shows, for the record and for whoever reads the message later: the
-    /// words at its part, and the message's text with them. A message that was erased stays so.
+    /// Writes down what a picture shows or what is said in a sound, for the record and for whoever reads the
+    /// message later: the words at its part, and the message's text with them. A message that was erased
+    /// stays so.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError).

@@ -14,6 +14,7 @@
 mod clock;
 mod cluster;
 mod database;
+mod ear;
 mod eye;
 mod model;
 mod reader;
@@ -27,6 +28,7 @@ mod vault;
 pub use clock::FixedClock;
 pub use cluster::{DATABASE_VARIABLE, REDIS_VARIABLE};
 pub use database::TestDb;
+pub use ear::Ear;
 pub use eye::Eye;
 pub use model::{FakeModel, Script};
 pub use reader::{Manner, Reader};

@@ -9,7 +9,7 @@ use serde::Deserialize;
 const SHIPPED: &[&[&str]] = &[
     &["qudao-cli", "qudao-plugin-host"],
     &["qudao-plugin-echo", "qudao-plugin-openai"],
-    &["qudao-plugin-candle-llm", "qudao-plugin-vision"],
+    &["qudao-plugin-candle-llm", "qudao-plugin-speech", "qudao-plugin-vision"],
 ];
 
 /// A crate that is linked, by name and version: its licence.

@@ -67,3 +67,18 @@ fn detectors_that_are_here_look_and_do_not_chat() {
     let demo = demo_models(&context(""), &all);
     assert_eq!(demo, (vec!["echo".to_owned()], vec!["eye".to_owned()]));
 }
+
+#[test]
+fn models_that_listen_are_offered_and_do_not_chat() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalogue = Catalogue::built_in().unwrap();
+    assert!(ears(&catalogue, dir.path()).is_empty());
+    fs::write(dir.path().join("whisper-base.safetensors"), "").unwrap();
+    let ears = ears(&catalogue, dir.path());
+    assert_eq!(names(&ears), ["whisper-base"]);
+    assert_eq!((&*ears[0].plugin, ears[0].models[0].kind), ("speech", ModelKind::Transcribe));
+    assert!(prices(&ears).iter().all(|price| Micros::ZERO < price.rates.input_per_mtok));
+    assert!(local(&catalogue, dir.path()).is_empty());
+    let demo = demo_models(&context(""), &[ears, vec![echo()]].concat());
+    assert_eq!(demo, (vec!["echo".to_owned()], vec!["whisper-base".to_owned()]));
+}

@@ -80,7 +80,7 @@ pub(super) fn output_bound(ask: &Ask, model: &ModelEntry, default: u32) -> u32 {
             let bytes = classify.texts.iter().map(String::len).sum::<usize>();
             u32::try_from(bytes).unwrap_or(u32::MAX)
         }
-        Ask::Embed(_) | Ask::Classify(_) | Ask::Detect(_) => 0,
-        Ask::Transcribe(_) => capped(default),
+        // Of a transcript the seconds of the sound are counted, which are read.
+        Ask::Embed(_) | Ask::Classify(_) | Ask::Detect(_) | Ask::Transcribe(_) => 0,
     }
 }

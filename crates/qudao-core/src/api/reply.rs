@@ -428,7 +428,7 @@ impl Bill {
     /// What the model said, or what was seen of it. A model that was cancelled may end with
     /// zeros for want of a count; one that does not speak may well have written none.
     fn usage(&self, counts: Counts) -> Usage {
-        let speaks = matches!(self.kind, ModelKind::Chat | ModelKind::Transcribe);
+        let speaks = self.kind == ModelKind::Chat;
         let plausible = |usage: &Usage| !speaks || counts.made == 0 || usage.output_tokens != 0;
         counts.usage.filter(plausible).unwrap_or(Usage {
             input_tokens: self.input_bound / BYTES_PER_TOKEN,

@@ -5,6 +5,7 @@
 mod api;
 mod audit;
 mod charging;
+mod listening;
 mod looking;
 mod money;
 mod people;

@@ -88,6 +88,11 @@ pub(crate) struct Sampling {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 120, pattern = r"^[A-Za-z0-9._:/-]+$")]
     vision_model: Option<String>,
+    /// A model of the tenant's routes that listens to voice messages and other sounds: what is said in
+    /// those that people send is told to the model that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 120, pattern = r"^[A-Za-z0-9._:/-]+$")]
+    speech_model: Option<String>,
 }
 
 impl Sampling {
@@ -112,8 +117,13 @@ impl Sampling {
         if self.top_k == Some(0) {
             check.refuse("/params/top_k", "has to be at least 1");
         }
-        if self.vision_model.as_ref().is_some_and(|name| !is_model_name(name)) {
-            check.refuse("/params/vision_model", "has to be a model's name");
+        for (pointer, model) in [
+            ("/params/vision_model", &self.vision_model),
+            ("/params/speech_model", &self.speech_model),
+        ] {
+            if model.as_ref().is_some_and(|name| !is_model_name(name)) {
+                check.refuse(pointer, "has to be a model's name");
+            }
         }
         let stops = self.stop.as_deref().unwrap_or_default();
         if 4 < stops.len() || stops.iter().any(|stop| stop.is_empty() || 200 < stop.len()) {
