@@ -20,6 +20,7 @@ mod credit;
 mod flight;
 mod kept;
 mod parts;
+mod remark;
 mod reply;
 mod settle;
 pub(crate) mod upkeep;

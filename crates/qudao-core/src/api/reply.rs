@@ -20,6 +20,7 @@ use super::{
     credit::{Grant, Lane},
     kept::{Ending, Keeping},
     parts::Parts,
+    remark::{is_part, is_remark},
 };
 use crate::{Core, failpoint, spans};
 
@@ -137,6 +138,7 @@ impl OpenCall {
         let ApiRequest { mut ask, .. } = request;
         if let Ask::Chat(chat) = &mut ask {
             chat.params.max_tokens = Some(max_tokens);
+            chat.cache_salt = Some(self.lane.tenant_id.to_string());
         }
         self.parts = Parts::of(&ask);
         if let Some(upstream) = &model.upstream {
@@ -260,7 +262,7 @@ impl OpenCall {
                 }
                 Event::Error(error) => return Some(Err(self.break_off(error).await)),
             };
-            if !self.left {
+            if !self.left && is_part(&piece) {
                 self.counts.handed += 1;
             }
             if let Some(keeping) = &mut self.keeping {
@@ -402,6 +404,7 @@ impl std::fmt::Debug for ApiReply {
 impl Counts {
     fn count(&mut self, event: &Event) {
         match event {
+            Event::Data(delta) if is_remark(delta) => {}
             Event::Token { .. } | Event::Data(_) => self.made += 1,
             Event::Usage(usage) | Event::End { usage, .. } => self.usage = Some(*usage),
             Event::Progress(_) | Event::Error(_) => {}

@@ -190,6 +190,7 @@ impl Core {
         };
         holds.insert(rung.model.name.clone(), (hold, max_tokens));
         request.params.max_tokens = Some(max_tokens);
+        request.cache_salt = Some(turn.claim.tenant_id.to_string());
         let payload = match serde_json::to_vec(&request) {
             Ok(payload) => payload,
             Err(error) => return Ok(Tried::Next { detail: error.to_string(), hopeless: true }),
