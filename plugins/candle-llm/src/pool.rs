@@ -238,7 +238,7 @@ mod tests {
         for threads in [1, 3] {
             let pool = Pool::new(threads).unwrap();
             for rows in [0, 1, 3, 4, 5, 17, 64] {
-                let parts = by_rows(&pool, rows, |rows| rows.collect::<Vec<_>>());
+                let parts = by_rows(&pool, rows, Vec::from_iter);
                 assert_eq!(parts.concat(), (0..rows).collect::<Vec<_>>());
             }
         }

@@ -20,6 +20,7 @@ const KINDS: [(Bits, bool); 6] = [
 ];
 
 /// A matrix with every code of its kind.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 255")]
 fn any(bits: Bits, has_least: bool, rows: usize, columns: usize, seed: u32) -> Matrix {
     let last = match bits {
         Bits::Four => 15,
