@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod crowd;
 pub mod http;
+pub mod llama;
 pub mod load;
 pub mod memory;
 pub mod part;

@@ -20,6 +20,8 @@ enum Subject {
     Chat,
     /// The OpenAI-compatible door beside the bare upstream and a plain proxy.
     Gateway,
+    /// The local engine beside llama.cpp, figure by figure, with what each should reach.
+    Models,
     /// The pipeline from the acknowledgement to the delivery, beside pgbench on the same Postgres.
     Pipeline,
     /// A plugin call and a token, in process and in a child.
@@ -31,14 +33,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Subject::Channels => "channels",
         Subject::Chat => "chat",
         Subject::Gateway => "gateway",
+        Subject::Models => "models",
         Subject::Pipeline => "pipeline",
         Subject::Plugin => "plugin",
     };
     let mut cargo = crate::cargo();
     cargo.args(["run", "--release", "--quiet", "--package", "qudao-benches", "--bin", name]);
-    if !matches!(args.subject, Subject::Chat) {
+    if matches!(args.subject, Subject::Chat | Subject::Models) {
         // Nobody waits for the engine to be compiled who does not measure it.
-        cargo.arg("--no-default-features");
+        cargo.args(["--features", "engine"]);
     }
     crate::run(cargo.arg("--").args(&args.rest))
 }

@@ -90,6 +90,7 @@ fn before_a_commit() -> Result<()> {
         "clippy",
         "--workspace",
         "--all-targets",
+        "--features=qudao-benches/engine",
         "--",
         "--deny=warnings",
     ]))?;

@@ -20,6 +20,7 @@ mod credit;
 mod flight;
 mod kept;
 mod parts;
+mod remark;
 mod reply;
 mod route;
 mod settle;

@@ -55,6 +55,10 @@ pub struct ChatRequest {
     /// Whom it is for, opaque; lets a provider tell abuse apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Whose request it is, opaque and set by the platform: what a model computed for one is used
+    /// again only for the same, and different ones take turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_salt: Option<String>,
     /// False if nobody reads the answer before it is complete: a plugin may then ask its
     /// provider for the whole at once. Absent counts as true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,6 +77,7 @@ impl ChatRequest {
             tool_choice: None,
             response_format: None,
             user: None,
+            cache_salt: None,
             stream: None,
         }
     }

@@ -150,12 +150,13 @@ pub fn memory(gguf: &Gguf, shape: &Shape, context: usize, sequences: usize) -> u
 
 /// Bytes of a GPU's memory that a model on it takes.
 pub fn device_memory(gguf: &Gguf, shape: &Shape, context: usize, sequences: usize) -> u64 {
-    gguf.tensor_bytes() + caches(shape, context, sequences) + OVERHEAD
+    // Finished replies keep their caches there until the place is needed, hence twice.
+    gguf.tensor_bytes() + 2 * caches(shape, context, sequences) + OVERHEAD
 }
 
-/// Finished replies keep their caches until the place is needed, hence twice.
 fn caches(shape: &Shape, context: usize, sequences: usize) -> u64 {
-    2 * (shape.cache_bytes_per_token() * context * sequences) as u64
+    (shape.cache_bytes_per_token() * context.next_multiple_of(crate::pages::PAGE) * sequences)
+        as u64
 }
 
 /// Bytes the system can still give, or the container's limit if that is lower.

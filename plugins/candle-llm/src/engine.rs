@@ -1,24 +1,32 @@
 //! The engine: several replies at once, one step at a time, on the caller's thread.
 //!
 //! A step gives every running reply its next token and, beside that, reads a piece of the longest
-//! waiting prompt; so a long prompt slows the others' tokens but never stops them. When a reply
-//! ends, its keys and values stay until the place is needed: the next question of the same
-//! conversation begins with the same tokens, and those are not computed again.
+//! waiting prompt; so a long prompt slows the others' tokens but never stops them. What a prompt
+//! begins with is not computed again where it is known already: from the last question of the
+//! conversation, or from another conversation of the same tenant. Who waits takes turns by tenant,
+//! and a reply whose reader is slow gives its place to one that waits.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::config::Config;
+use crate::constraint::{Form, FormError, Grammars};
 use crate::decoder::{Cache, Span};
 use crate::error::LoadError;
 use crate::gguf::Gguf;
+use crate::logprobs::{Held, TokenLogprob};
 use crate::prompt;
 use crate::sampling::{Sampler, Settings};
 use crate::shape::Shape;
+use crate::store::Store;
 use crate::stream::TextStream;
 use crate::template::{ChatTemplate, Message};
 use crate::tokens::Tokens;
+use crate::turns::Turns;
+
+use reply::Reply;
+
+mod reply;
 
 /// Prompt tokens read in one step: long enough for the matrix kernels, short enough (some
 /// hundred milliseconds) that running replies do not stutter.
@@ -35,6 +43,13 @@ pub struct Job {
     pub stop: Vec<String>,
     /// How tokens are chosen.
     pub settings: Settings,
+    /// The form of the reply.
+    pub form: Option<Form>,
+    /// Of how many alternatives the probabilities are told; `None` tells none at all.
+    pub logprobs: Option<usize>,
+    /// Whom it is for, opaque: jobs of the same salt share what was computed, and take turns with
+    /// the others.
+    pub salt: String,
 }
 
 /// Why a reply ended.
@@ -47,7 +62,7 @@ pub enum Finish {
 }
 
 /// Something for the caller of one reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Text to show.
     Text {
@@ -55,7 +70,11 @@ pub enum Output {
         text: String,
         /// The token that completed them.
         token: u32,
+        /// Natural logarithm of its probability, if that was asked for; else 0.
+        logprob: f32,
     },
+    /// The tokens whose text has been shown, with their probabilities.
+    Logprobs(Vec<TokenLogprob>),
     /// The end, with the token counts.
     End {
         /// Why.
@@ -65,45 +84,19 @@ pub enum Output {
         /// Tokens generated.
         output_tokens: usize,
     },
+    /// The end of a reply that cannot go on.
+    Failed(String),
 }
 
 /// What became of asking for a reply.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
-    /// All places are taken.
-    #[error("all {0} places of this model are taken")]
-    Full(usize),
     /// The conversation cannot be rendered.
     #[error("the chat template refuses this conversation: {0}")]
     Template(String),
-}
-
-/// A reply in the making.
-struct Running {
-    id: u64,
-    prompt: Vec<u32>,
-    reply: Vec<u32>,
-    cached: Vec<u32>,
-    cache: Cache,
-    max_tokens: usize,
-    sampler: Sampler,
-    stream: TextStream,
-    parked: bool,
-}
-
-impl Running {
-    fn is_reading(&self) -> bool {
-        self.cache.len() < self.prompt.len()
-    }
-
-    /// The tokens of this reply's next step, at most `limit` of them.
-    fn next_tokens(&self, limit: usize) -> Vec<u32> {
-        let done = self.cache.len();
-        match self.prompt.get(done..) {
-            Some(rest) if !rest.is_empty() => rest[..rest.len().min(limit)].to_vec(),
-            _ => self.reply.last().copied().into_iter().collect(),
-        }
-    }
+    /// The form is none, or too intricate.
+    #[error(transparent)]
+    Form(#[from] FormError),
 }
 
 /// A loaded model with its replies.
@@ -111,11 +104,15 @@ pub struct Engine {
     backend: Backend,
     tokens: Tokens,
     template: ChatTemplate,
+    /// Made when the first form is asked for.
+    grammars: Option<Grammars>,
     context: usize,
     places: usize,
-    running: Vec<Running>,
-    /// Keys and values of finished replies, the latest last.
-    idle: VecDeque<(Vec<u32>, Cache)>,
+    running: Vec<Reply>,
+    waiting: Turns<Reply>,
+    /// Replies that gave their place up while their readers are slow.
+    aside: Vec<Reply>,
+    store: Store,
 }
 
 impl Engine {
@@ -142,19 +139,27 @@ impl Engine {
                 progress(&format!("loaded {done} of {all} layers"));
             }
         };
-        let backend = Backend::load(config, &gguf, shape, context, &mut report)?;
+        let backend = Backend::load(config, &gguf, Arc::clone(&shape), context, &mut report)?;
         let warm_up = tokens.encode("hello", crate::tokens::Origin::Message);
         let mut cache = Cache::default();
         backend.forward(&mut [Span { tokens: &warm_up, cache: &mut cache, logits: true }])?;
         progress("ready");
+        let places = config.max_sequences;
+        let store = match backend {
+            Backend::Cpu { .. } => Store::pages(&shape, context, places),
+            Backend::Device(_) => Store::Whole { idle: std::collections::VecDeque::new(), places },
+        };
         Ok(Self {
             backend,
             tokens,
             template,
+            grammars: None,
             context,
-            places: config.max_sequences,
+            places,
             running: Vec::new(),
-            idle: VecDeque::new(),
+            waiting: Turns::default(),
+            aside: Vec::new(),
+            store,
         })
     }
 
@@ -173,9 +178,15 @@ impl Engine {
         self.running.len()
     }
 
+    /// Replies that wait for a place: those of all tenants, those of this one, and how many
+    /// tenants wait.
+    pub fn waiting(&self, salt: &str) -> (usize, usize, usize) {
+        (self.waiting.len(), self.waiting.waiting(salt), self.waiting.lanes())
+    }
+
     /// Whether a step would do anything.
     pub fn has_work(&self) -> bool {
-        self.running.iter().any(|reply| !reply.parked)
+        !self.waiting.is_empty() || self.running.iter().any(|reply| !reply.parked)
     }
 
     /// The tokenizer.
@@ -183,68 +194,93 @@ impl Engine {
         &self.tokens
     }
 
-    /// Begins a reply.
+    /// Takes a reply in; it begins as soon as there is a place.
     ///
     /// # Errors
     /// [`AdmitError`].
     pub fn admit(&mut self, id: u64, job: Job) -> Result<(), AdmitError> {
-        if self.running.len() >= self.places {
-            return Err(AdmitError::Full(self.places));
-        }
         // Room for the reply, but never more than half of the context: a wish for a long reply
         // must not push the question out.
         let max_tokens = job.max_tokens.clamp(1, self.context - 1);
         let room = max_tokens.min(self.context / 2);
-        let prompt = prompt::fit(&self.template, &self.tokens, &job.messages, self.context - room)
+        let tokens = prompt::fit(&self.template, &self.tokens, &job.messages, self.context - room)
             .map_err(|error| AdmitError::Template(format!("{error:#}")))?;
-        let cache = self.take_cache(&prompt);
-        self.running.push(Running {
+        let constraint = match &job.form {
+            Some(form) => Some(self.grammars()?.begin(form)?),
+            None => None,
+        };
+        let reply = Reply {
             id,
-            max_tokens: max_tokens.min(self.context - prompt.len()),
-            cached: prompt[..cache.len()].to_vec(),
-            prompt,
-            reply: Vec::new(),
-            cache,
+            salt: job.salt,
+            max_tokens: max_tokens.min(self.context - tokens.len()),
+            prompt: tokens.len(),
+            tokens,
+            cache: Cache::default(),
             sampler: Sampler::new(job.settings),
             stream: TextStream::new(job.stop),
+            constraint,
+            logprobs: job.logprobs.map(Held::new),
             parked: false,
-        });
+        };
+        let salt = reply.salt.clone();
+        self.waiting.push(&salt, reply);
         Ok(())
     }
 
-    /// The idle cache that shares the longest beginning with the prompt, cut to it.
-    fn take_cache(&mut self, prompt: &[u32]) -> Cache {
-        let shared = |tokens: &[u32]| tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        let best = self
-            .idle
-            .iter()
-            .enumerate()
-            .map(|(index, (tokens, _))| (shared(tokens), index))
-            .max_by_key(|(length, index)| (*length, *index));
-        match best {
-            Some((length, index)) if length > 0 => {
-                let Some((_, mut cache)) = self.idle.remove(index) else { return Cache::default() };
-                // The last token of the prompt must be computed for its logits.
-                cache.truncate(length.min(prompt.len() - 1));
-                cache
-            }
-            _ => Cache::default(),
-        }
+    fn grammars(&mut self) -> Result<&mut Grammars, FormError> {
+        let grammars = match self.grammars.take() {
+            Some(grammars) => grammars,
+            None => Grammars::new(&self.tokens)?,
+        };
+        Ok(self.grammars.insert(grammars))
     }
 
     /// Stops a reply; its text so far stays with its caller. Returns its counts.
     pub fn cancel(&mut self, id: u64) -> Option<(usize, usize)> {
-        let index = self.running.iter().position(|reply| reply.id == id)?;
-        let reply = self.running.swap_remove(index);
-        let counts = (reply.prompt.len(), reply.reply.len());
-        self.keep(reply);
-        Some(counts)
+        let reply = if let Some(index) = self.running.iter().position(|reply| reply.id == id) {
+            self.running.remove(index)
+        } else if let Some(index) = self.aside.iter().position(|reply| reply.id == id) {
+            self.aside.remove(index)
+        } else {
+            self.waiting.remove(|reply| reply.id == id)?
+        };
+        let counts = (reply.prompt, reply.said().len());
+        let begun = counts.1 > 0 || !reply.cache.is_empty();
+        self.store.end(reply.cache, reply.tokens, reply.salt);
+        // One that only ever waited has consumed nothing.
+        begun.then_some(counts)
     }
 
     /// Leaves a reply out of the steps, because its reader is slow, or takes it in again.
     pub fn park(&mut self, id: u64, parked: bool) {
         if let Some(reply) = self.running.iter_mut().find(|reply| reply.id == id) {
             reply.parked = parked;
+        } else if !parked && let Some(index) = self.aside.iter().position(|reply| reply.id == id) {
+            let mut reply = self.aside.remove(index);
+            reply.parked = false;
+            let salt = reply.salt.clone();
+            self.waiting.push_first(&salt, reply);
+        }
+    }
+
+    /// Gives the free places, and those of replies that nobody reads, to replies that wait.
+    fn fill_places(&mut self) {
+        while !self.waiting.is_empty() {
+            if self.running.len() >= self.places {
+                let Some(index) = self.running.iter().position(|reply| reply.parked) else {
+                    return;
+                };
+                let mut reply = self.running.remove(index);
+                let cache = std::mem::take(&mut reply.cache);
+                // What it said is computed again when its reader is back, unless it is still known.
+                self.store.end(cache, reply.tokens.clone(), reply.salt.clone());
+                self.aside.push(reply);
+            }
+            let running = &self.running;
+            let busy = |salt: &str| running.iter().filter(|reply| reply.salt == salt).count();
+            let Some(mut reply) = self.waiting.pop(busy) else { return };
+            reply.cache = self.store.begin(&reply.salt, &reply.tokens);
+            self.running.push(reply);
         }
     }
 
@@ -253,85 +289,72 @@ impl Engine {
     /// # Errors
     /// What the device says. No reply has moved on then.
     pub fn step(&mut self) -> Result<Vec<(u64, Output)>, candle_core::Error> {
-        let reading = self.running.iter().position(|reply| !reply.parked && reply.is_reading());
-        let mut taking: Vec<(usize, Vec<u32>)> = Vec::new();
-        for (index, reply) in self.running.iter().enumerate() {
-            if !reply.parked && (!reply.is_reading() || reading == Some(index)) {
-                taking.push((index, reply.next_tokens(PROMPT_PIECE)));
-            }
-        }
-        let mut tokens = taking.iter();
-        let mut next = tokens.next();
+        self.fill_places();
+        let mut outputs = Vec::new();
+        let taking = self.prepare(&mut outputs);
         let mut spans = Vec::with_capacity(taking.len());
+        let mut next = taking.iter().copied().peekable();
         for (index, reply) in self.running.iter_mut().enumerate() {
-            if let Some((at, own)) = next
-                && *at == index
-            {
-                let logits = reply.cache.len() + own.len() >= reply.prompt.len();
-                reply.cached.extend_from_slice(own);
-                spans.push(Span { tokens: own, cache: &mut reply.cache, logits });
-                next = tokens.next();
+            if next.next_if_eq(&index).is_some() {
+                let rest = &reply.tokens[reply.cache.len()..];
+                let tokens = &rest[..rest.len().min(PROMPT_PIECE)];
+                let logits = tokens.len() == rest.len();
+                spans.push(Span { tokens, cache: &mut reply.cache, logits });
             }
         }
         let logits = self.backend.forward(&mut spans)?;
         drop(spans);
-        let mut outputs = Vec::new();
-        for ((index, _), logits) in taking.iter().zip(logits) {
-            if let Some(mut logits) = logits {
-                self.take_token(*index, &mut logits, &mut outputs);
+        let mut over = Vec::new();
+        for (index, logits) in taking.into_iter().zip(logits) {
+            let reply = &mut self.running[index];
+            self.store.note(&mut reply.cache, &reply.tokens);
+            if let Some(mut logits) = logits
+                && reply.advance(&mut logits, &self.tokens, &mut outputs)
+            {
+                over.push(index);
             }
         }
-        self.remove_finished(&outputs);
+        self.retire(&over);
         Ok(outputs)
     }
 
-    fn take_token(&mut self, index: usize, logits: &mut [f32], outputs: &mut Vec<(u64, Output)>) {
-        let reply = &mut self.running[index];
-        let token = reply.sampler.choose(logits, &reply.reply);
-        let ended = self.tokens.is_end(token);
-        reply.reply.push(token);
-        if !ended {
-            let text = reply.stream.push(self.tokens.bytes(token));
-            if !text.is_empty() {
-                outputs.push((reply.id, Output::Text { text, token }));
+    /// Which replies take part in this step: all that only wait for their next token, and the
+    /// first of those that still read. Each gets room for what it will compute.
+    fn prepare(&mut self, outputs: &mut Vec<(u64, Output)>) -> Vec<usize> {
+        let (mut taking, mut over, mut reading) = (Vec::new(), Vec::new(), false);
+        for (index, reply) in self.running.iter_mut().enumerate() {
+            if reply.parked || (reply.is_reading() && reading) {
+                continue;
+            }
+            let room = self.store.prepare(&mut reply.cache, &reply.tokens, PROMPT_PIECE);
+            if room {
+                reading |= reply.is_reading();
+                taking.push(index);
+            } else {
+                let reason = "there is no room for its keys and values".to_owned();
+                outputs.push((reply.id, Output::Failed(reason)));
+                over.push(index);
             }
         }
-        let finish = if ended || reply.stream.is_stopped() {
-            Finish::Stop
-        } else if reply.reply.len() >= reply.max_tokens {
-            Finish::Length
-        } else {
-            return;
-        };
-        let rest = reply.stream.finish();
-        if !rest.is_empty() {
-            outputs.push((reply.id, Output::Text { text: rest, token }));
-        }
-        let (input_tokens, output_tokens) = (reply.prompt.len(), reply.reply.len());
-        outputs.push((reply.id, Output::End { finish, input_tokens, output_tokens }));
+        taking.retain(|index| !over.contains(index));
+        let before = |index: usize| over.iter().filter(|gone| **gone < index).count();
+        let taking = taking.into_iter().map(|index| index - before(index)).collect();
+        self.retire(&over);
+        taking
     }
 
-    fn remove_finished(&mut self, outputs: &[(u64, Output)]) {
-        for (id, output) in outputs {
-            if matches!(output, Output::End { .. })
-                && let Some(index) = self.running.iter().position(|reply| reply.id == *id)
-            {
-                let reply = self.running.remove(index);
-                self.keep(reply);
-            }
-        }
-    }
-
-    /// Keeps the keys and values of a finished reply for the conversation's next question.
-    fn keep(&mut self, reply: Running) {
-        let Running { mut cached, cache, .. } = reply;
-        cached.truncate(cache.len());
-        self.idle.push_back((cached, cache));
-        while self.idle.len() > self.places {
-            self.idle.pop_front();
+    /// Takes finished replies out; what they computed stays known.
+    fn retire(&mut self, over: &[usize]) {
+        for index in over.iter().rev() {
+            let reply = self.running.remove(*index);
+            self.store.end(reply.cache, reply.tokens, reply.salt);
         }
     }
 }
 
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod tiny;

@@ -121,11 +121,16 @@ impl Gguf {
         Ok(info.read(&mut file, self.content.tensor_data_offset, device)?)
     }
 
-    /// Reads rows `from .. from + count` of a tensor as plain numbers.
+    /// Reads rows `from .. from + count` of a tensor as they are, with their type and width.
     ///
     /// # Errors
-    /// [`LoadError::Missing`] without that tensor, [`LoadError::Read`], [`LoadError::Weights`].
-    pub fn rows(&self, name: &str, from: usize, count: usize) -> Result<Vec<f32>, LoadError> {
+    /// [`LoadError::Missing`] without that tensor, [`LoadError::Read`].
+    pub fn packed_rows(
+        &self,
+        name: &str,
+        from: usize,
+        count: usize,
+    ) -> Result<(GgmlDType, usize, Vec<u8>), LoadError> {
         let info = self
             .content
             .tensor_infos
@@ -141,9 +146,16 @@ impl Gguf {
         file.seek(SeekFrom::Start(start)).map_err(read)?;
         let mut bytes = vec![0u8; length];
         file.read_exact(&mut bytes).map_err(read)?;
-        let storage = QStorage::from_data(bytes.into(), &Device::Cpu, info.ggml_dtype)?;
-        let tensor = QTensor::new(storage, Shape::from((count, width)))?;
-        Ok(tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+        Ok((info.ggml_dtype, width, bytes))
+    }
+
+    /// Reads rows `from .. from + count` of a tensor as plain numbers.
+    ///
+    /// # Errors
+    /// As [`Gguf::packed_rows`], and [`LoadError::Weights`].
+    pub fn rows(&self, name: &str, from: usize, count: usize) -> Result<Vec<f32>, LoadError> {
+        let (kind, width, bytes) = self.packed_rows(name, from, count)?;
+        plain(kind, width, count, bytes)
     }
 
     /// Reads a vector of `length` values.
@@ -170,6 +182,21 @@ impl Gguf {
             expected: expected.to_vec(),
         })
     }
+}
+
+/// Rows of any type as plain numbers.
+///
+/// # Errors
+/// [`LoadError::Weights`].
+pub(crate) fn plain(
+    kind: GgmlDType,
+    width: usize,
+    rows: usize,
+    bytes: Vec<u8>,
+) -> Result<Vec<f32>, LoadError> {
+    let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind)?;
+    let tensor = QTensor::new(storage, Shape::from((rows, width)))?;
+    Ok(tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
 }
 
 /// A number out of any of the integer types of the format.

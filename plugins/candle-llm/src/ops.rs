@@ -154,52 +154,13 @@ pub fn exp(x: f32) -> f32 {
     series * f32::from_bits(((power as i32 + 127) as u32) << 23)
 }
 
-/// Attention of one query head over the keys and values of one conversation.
-pub struct Attend<'a> {
-    /// The query, already scaled.
-    pub query: &'a [f32],
-    /// Keys: rows of `stride` values, the head's own at `offset`.
-    pub keys: &'a [f32],
-    /// Values, laid out as the keys.
-    pub values: &'a [f32],
-    /// Width of a row.
-    pub stride: usize,
-    /// Where the head's values begin in a row.
-    pub offset: usize,
-    /// Positions that are seen.
-    pub seen: std::ops::Range<usize>,
-    /// Scratch for the weights.
-    pub weights: &'a mut Vec<f32>,
-    /// Result.
-    pub out: &'a mut [f32],
-}
-
-impl NullaryFnOnce for Attend<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let head = self.query.len();
-        self.weights.clear();
-        let mut largest = f32::NEG_INFINITY;
-        for position in self.seen.clone() {
-            let key = &self.keys[position * self.stride + self.offset..][..head];
-            let score = dot(self.query, key);
-            largest = largest.max(score);
-            self.weights.push(score);
-        }
-        let mut sum = 0f32;
-        for weight in self.weights.iter_mut() {
-            *weight = exp(*weight - largest);
-            sum += *weight;
-        }
-        self.out.fill(0.0);
-        for (position, weight) in self.seen.zip(self.weights.iter()) {
-            let value = &self.values[position * self.stride + self.offset..][..head];
-            add_scaled(self.out, value, *weight);
-        }
-        let inverse = 1.0 / sum;
-        self.out.iter_mut().for_each(|v| *v *= inverse);
+/// a · b + c, in one instruction where this build knows that there is one.
+#[inline(always)]
+pub fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
     }
 }
 

@@ -5,6 +5,7 @@
 //! own pool takes it from the environment, once per process) and the threads end with it.
 
 use std::hint::spin_loop;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -151,6 +152,46 @@ impl Cursor {
     }
 }
 
+/// Fewer rows than this are not worth waking the threads for.
+const ROWS_WORTH_SHARING: usize = 4;
+
+struct ByRows<T, F> {
+    work: F,
+    rows: usize,
+    /// Rows of a piece.
+    span: usize,
+    cursor: Cursor,
+    results: Vec<Mutex<Option<T>>>,
+}
+
+impl<T: Send, F: Fn(Range<usize>) -> T + Send + Sync> Task for ByRows<T, F> {
+    fn work(&self, _thread: usize) {
+        while let Some(piece) = self.cursor.next(self.results.len()) {
+            let from = piece * self.span;
+            let result = (self.work)(from..self.rows.min(from + self.span));
+            *lock(&self.results[piece]) = Some(result);
+        }
+    }
+}
+
+/// Shares out rows that do not depend on each other. The results are in the rows' order.
+pub fn by_rows<T, F>(pool: &Pool, rows: usize, work: F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Fn(Range<usize>) -> T + Send + Sync + 'static,
+{
+    if rows < ROWS_WORTH_SHARING || pool.threads() == 1 {
+        return vec![work(0..rows)];
+    }
+    let span = rows.div_ceil(pool.threads() * 2);
+    let results = (0..rows.div_ceil(span)).map(|_| Mutex::new(None)).collect();
+    let done = pool.run(ByRows { work, rows, span, cursor: Cursor::default(), results });
+    let results = done.results.into_iter();
+    results
+        .filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +229,17 @@ mod tests {
                 for (piece, result) in done.results.into_iter().enumerate() {
                     assert_eq!(result.into_inner().unwrap(), piece * piece);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_come_back_in_their_order() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads).unwrap();
+            for rows in [0, 1, 3, 4, 5, 17, 64] {
+                let parts = by_rows(&pool, rows, Vec::from_iter);
+                assert_eq!(parts.concat(), (0..rows).collect::<Vec<_>>());
             }
         }
     }

@@ -1,68 +1,172 @@
-//! Weights in 8 bits, laid out for the vector unit, and the product of activations with them.
+//! Weights in 4, 5 or 8 bits, laid out for the vector unit, and the product of activations with them.
 //!
-//! candle's packed x86 kernels want rows of a multiple of 256 values; the small models people try
-//! first (hidden sizes 576 and 896) miss that and fall to its slow paths, and Q4_1, Q5_0 and Q5_1
-//! have no vector code there at all. So every matrix is re-quantised once, at load, to one form:
-//! tiles of 16 rows × 32 columns with one scale per row and tile (the precision of Q8_0).
+//! candle's packed x86 kernels know few of the types that published files use and want rows of a
+//! multiple of 256 values; the small models people try first miss both and fall to its slow paths.
+//! So every matrix is laid out anew at load, in tiles of 16 rows × 32 columns, in the precision that
+//! the file has: whole numbers of 4, 5 or 8 bits with a scale per row and tile and, for the types
+//! that have one, a least value.
 //!
-//! Inside a tile the two columns 2p and 2p+1 of all 16 rows lie side by side. One multiply-add of
-//! 16-bit pairs then yields a partial sum per row, with no horizontal addition anywhere.
-//! Activations are quantised to 14 bits, since the 16-bit multiplier has room for them.
+//! A line of a tile holds four columns of all 16 rows. One instruction multiplies its 64 numbers with
+//! four activations and adds the products per row, with no addition across rows anywhere.
+//! Activations are quantised to 8 bits, as llama.cpp does for these types. Each row of activations is
+//! computed in the same order however many there are, so a reply does not depend on its neighbours.
 
-use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use pulp::NullaryFnOnce;
+use half::f16;
 
 use crate::pool::{Cursor, Pool, Task};
+
+pub use activations::Activations;
+use activations::largest;
+
+mod activations;
 
 /// Rows of one tile.
 pub const ROWS: usize = 16;
 /// Columns of one tile, and values that share a scale.
 pub const BLOCK: usize = 32;
-const PAIRS: usize = BLOCK / 2;
-/// The largest quantised activation: 127 × 16383 × 32 stays below 2³¹.
-const ACTIVATION_MAX: f32 = 16_383.0;
+/// Columns of a line.
+const QUAD: usize = 4;
+/// Lines of a tile, unpacked.
+const LINES: usize = BLOCK / QUAD;
+/// Four columns of 16 rows.
+type Line = [u8; QUAD * ROWS];
+/// A number for each row, as 16-bit floating point.
+type PerRow = [u16; ROWS];
 
-type PairOfRows = [i8; 2 * ROWS];
+/// How many bits a weight has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// Two lines share one: the first four in the low halves.
+    Four,
+    /// As four, and one more line with the highest bits.
+    Five,
+    /// A line each.
+    Eight,
+}
+
+impl Bits {
+    const fn lines(self) -> usize {
+        match self {
+            Self::Four => LINES / 2,
+            Self::Five => LINES / 2 + 1,
+            Self::Eight => LINES,
+        }
+    }
+
+    /// What stands for zero where a tile has no least values.
+    pub const fn zero(self) -> u8 {
+        match self {
+            Self::Four => 8,
+            Self::Five => 16,
+            Self::Eight => 128,
+        }
+    }
+}
+
+/// 32 weights of one row: `scale · code + least`.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    /// Whole numbers from 0.
+    pub codes: [u8; BLOCK],
+    /// The width of a step.
+    pub scale: f16,
+    /// The value of code 0; for matrices that have one.
+    pub least: f16,
+}
+
+impl Weights {
+    /// Quantises to 8 bits.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to 255")]
+    pub fn quantise(values: &[f32]) -> Self {
+        let scale = f16::from_f32(largest(values) / 127.0);
+        let inverse = if scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
+        let mut codes = [Bits::Eight.zero(); BLOCK];
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = ((value * inverse).round_ties_even().clamp(-127.0, 127.0) + 128.0) as u8;
+        }
+        Self { codes, scale, least: f16::ZERO }
+    }
+}
+
+/// Rows of one kind.
+struct Part {
+    bits: Bits,
+    /// First tile.
+    from: usize,
+    lines: Vec<Line>,
+    scales: Vec<PerRow>,
+    /// Empty where code [`Bits::zero`] means 0.
+    least: Vec<PerRow>,
+}
 
 /// A matrix of `rows` × `columns` weights, of which each output value takes one row.
 pub struct Matrix {
     rows: usize,
     blocks: usize,
-    weights: Vec<PairOfRows>,
-    scales: Vec<[f32; ROWS]>,
+    parts: Vec<Part>,
 }
 
 impl Matrix {
-    /// Quantises 16 rows at a time. `values` holds whole rows, one after the other; the number of
-    /// rows is padded with zeros to a multiple of 16, and the columns are a multiple of 32.
+    /// Lays out whole rows, one after the other; the number of rows is padded with zeros to a
+    /// multiple of 16.
+    pub fn pack(bits: Bits, has_least: bool, weights: &[Weights], blocks: usize) -> Self {
+        let rows = weights.len() / blocks;
+        let tiles = rows.div_ceil(ROWS) * blocks;
+        let empty = if bits == Bits::Eight { bits.zero() } else { 0 };
+        let mut part = Part {
+            bits,
+            from: 0,
+            lines: vec![[empty; QUAD * ROWS]; tiles * bits.lines()],
+            scales: vec![[0; ROWS]; tiles],
+            least: vec![[0; ROWS]; if has_least { tiles } else { 0 }],
+        };
+        for (index, weights) in weights.iter().enumerate() {
+            let (row, block) = (index / blocks, index % blocks);
+            part.put((row / ROWS) * blocks + block, row % ROWS, weights);
+        }
+        Self { rows, blocks, parts: vec![part] }
+    }
+
+    /// Quantises rows of plain numbers to 8 bits.
     pub fn quantise(values: &[f32], columns: usize) -> Self {
-        let rows = values.len() / columns;
-        let blocks = columns / BLOCK;
-        let tiles = rows.div_ceil(ROWS);
-        let mut weights = vec![[0i8; 2 * ROWS]; tiles * blocks * PAIRS];
-        let mut scales = vec![[0f32; ROWS]; tiles * blocks];
-        pulp::Arch::new().dispatch(QuantiseRows {
-            values,
-            blocks,
-            weights: &mut weights,
-            scales: &mut scales,
-        });
-        Self { rows, blocks, weights, scales }
+        let weights: Vec<Weights> = values.chunks_exact(BLOCK).map(Weights::quantise).collect();
+        Self::pack(Bits::Eight, false, &weights, columns / BLOCK)
+    }
+
+    /// A matrix without rows, to which others are appended.
+    pub fn empty() -> Self {
+        Self { rows: 0, blocks: 0, parts: Vec::new() }
     }
 
     /// Puts matrices of the same width on top of each other. All but the last have a multiple of
     /// 16 rows.
-    pub fn stack(parts: impl IntoIterator<Item = Self>) -> Self {
-        let mut all = Self { rows: 0, blocks: 0, weights: Vec::new(), scales: Vec::new() };
-        for part in parts {
-            all.rows += part.rows;
-            all.blocks = part.blocks;
-            all.weights.extend_from_slice(&part.weights);
-            all.scales.extend_from_slice(&part.scales);
+    pub fn stack(all: impl IntoIterator<Item = Self>) -> Self {
+        let mut stack = Self::empty();
+        for matrix in all {
+            stack.append(matrix, 0);
         }
-        all
+        stack
+    }
+
+    /// Puts another matrix below this one, which has a multiple of 16 rows. `expected` says how
+    /// many rows there will be in all, so that memory is asked for once.
+    pub fn append(&mut self, other: Self, expected: usize) {
+        let tiles = self.rows / ROWS;
+        self.rows += other.rows;
+        self.blocks = other.blocks;
+        for mut part in other.parts {
+            part.from += tiles;
+            match self.parts.last_mut() {
+                Some(last) if last.is_like(&part) => last.append(part),
+                _ => {
+                    let all = expected.div_ceil(ROWS).saturating_sub(tiles) * self.blocks;
+                    part.reserve(all);
+                    self.parts.push(part);
+                }
+            }
+        }
     }
 
     /// Number of rows, which is the width of a product.
@@ -77,160 +181,175 @@ impl Matrix {
 
     /// Bytes this matrix takes.
     pub fn bytes(&self) -> usize {
-        self.weights.len() * 2 * ROWS + self.scales.len() * ROWS * 4
+        self.parts.iter().map(Part::bytes).sum()
     }
 
     /// Writes one row as numbers: the embedding of a token.
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        let (tile, lane) = (row / ROWS, row % ROWS);
+        let tile = self.tile(row / ROWS);
         for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-            let at = tile * self.blocks + block;
-            let scale = self.scales[at][lane];
-            for (pair, out) in out.chunks_exact_mut(2).enumerate() {
-                let weights = &self.weights[at * PAIRS + pair];
-                out[0] = f32::from(weights[2 * lane]) * scale;
-                out[1] = f32::from(weights[2 * lane + 1]) * scale;
+            let (scale, least) = tile.step(block, row % ROWS);
+            for (column, out) in out.iter_mut().enumerate() {
+                *out = f32::from(tile.code(block, row % ROWS, column)) * scale + least;
             }
         }
     }
 
-    fn tile(&self, tile: usize) -> (&[PairOfRows], &[[f32; ROWS]]) {
-        let at = tile * self.blocks;
-        (&self.weights[at * PAIRS..][..self.blocks * PAIRS], &self.scales[at..][..self.blocks])
+    fn tile(&self, tile: usize) -> Tile<'_> {
+        let at = self.parts.partition_point(|part| part.from <= tile) - 1;
+        let part = &self.parts[at];
+        let first = (tile - part.from) * self.blocks;
+        let lines = part.bits.lines();
+        Tile {
+            bits: part.bits,
+            lines: &part.lines[first * lines..][..self.blocks * lines],
+            scales: &part.scales[first..][..self.blocks],
+            least: part.least.get(first..first + self.blocks),
+        }
     }
 }
 
-struct QuantiseRows<'a> {
-    values: &'a [f32],
-    blocks: usize,
-    weights: &'a mut [PairOfRows],
-    scales: &'a mut [[f32; ROWS]],
-}
+impl Part {
+    fn is_like(&self, other: &Self) -> bool {
+        self.bits == other.bits && self.least.is_empty() == other.least.is_empty()
+    }
 
-impl NullaryFnOnce for QuantiseRows<'_> {
-    type Output = ();
+    fn reserve(&mut self, tiles: usize) {
+        let more = tiles.saturating_sub(self.scales.len());
+        self.lines.reserve_exact(more * self.bits.lines());
+        self.scales.reserve_exact(more);
+        if !self.least.is_empty() {
+            self.least.reserve_exact(more);
+        }
+    }
 
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "within ±127 by its scale")]
-    fn call(self) {
-        for (index, values) in self.values.chunks_exact(BLOCK).enumerate() {
-            let (row, block) = (index / self.blocks, index % self.blocks);
-            let (tile, lane) = (row / ROWS, row % ROWS);
-            let at = tile * self.blocks + block;
-            let scale = largest(values) / 127.0;
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            self.scales[at][lane] = scale;
-            let mut whole = [0i8; BLOCK];
-            for (whole, value) in whole.iter_mut().zip(values) {
-                *whole = (value * inverse).round_ties_even() as i8;
+    fn append(&mut self, other: Self) {
+        self.lines.extend_from_slice(&other.lines);
+        self.scales.extend_from_slice(&other.scales);
+        self.least.extend_from_slice(&other.least);
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.lines) + size_of_val(&*self.scales) + size_of_val(&*self.least)
+    }
+
+    fn put(&mut self, at: usize, lane: usize, weights: &Weights) {
+        self.scales[at][lane] = weights.scale.to_bits();
+        if let Some(least) = self.least.get_mut(at) {
+            least[lane] = weights.least.to_bits();
+        }
+        let count = self.bits.lines();
+        let lines = &mut self.lines[at * count..][..count];
+        for (column, code) in weights.codes.iter().enumerate() {
+            let (line, byte) = (column / QUAD, lane * QUAD + column % QUAD);
+            if self.bits == Bits::Eight {
+                lines[line][byte] = *code;
+                continue;
             }
-            let pairs = &mut self.weights[at * PAIRS..][..PAIRS];
-            for (weights, whole) in pairs.iter_mut().zip(whole.chunks_exact(2)) {
-                weights[2 * lane] = whole[0];
-                weights[2 * lane + 1] = whole[1];
+            let half = LINES / 2;
+            lines[line % half][byte] |= (code & 15) << (line / half * 4);
+            if self.bits == Bits::Five {
+                lines[half][byte] |= (code >> 4) << line;
             }
         }
     }
 }
 
-/// The largest magnitude of a block.
-#[inline(always)]
-fn largest(values: &[f32]) -> f32 {
-    let mut lanes = [0f32; ROWS];
-    for half in values.chunks_exact(ROWS) {
-        for lane in 0..ROWS {
-            lanes[lane] = lanes[lane].max(half[lane].abs());
+/// 16 rows.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    bits: Bits,
+    lines: &'a [Line],
+    scales: &'a [PerRow],
+    least: Option<&'a [PerRow]>,
+}
+
+impl Tile<'_> {
+    fn code(&self, block: usize, lane: usize, column: usize) -> u8 {
+        let count = self.bits.lines();
+        let lines = &self.lines[block * count..][..count];
+        let (line, byte) = (column / QUAD, lane * QUAD + column % QUAD);
+        let half = LINES / 2;
+        let low = || lines[line % half][byte] >> (line / half * 4) & 15;
+        match self.bits {
+            Bits::Four => low(),
+            Bits::Five => low() | (lines[half][byte] >> line & 1) << 4,
+            Bits::Eight => lines[line][byte],
         }
     }
-    lanes.iter().fold(0f32, |m, v| m.max(*v))
-}
 
-/// Rows of activations in 14 bits with a scale per 32 values.
-pub struct Activations {
-    rows: usize,
-    blocks: usize,
-    /// Two 16-bit values each, as the multiplier takes them.
-    pairs: Vec<i32>,
-    scales: Vec<f32>,
-}
-
-impl Activations {
-    /// Quantises whole rows of `columns` values.
-    pub fn quantise(values: &[f32], columns: usize) -> Self {
-        let mut all = Self {
-            rows: values.len() / columns,
-            blocks: columns / BLOCK,
-            pairs: vec![0; values.len() / 2],
-            scales: vec![0.0; values.len() / BLOCK],
+    /// The scale of a row and the value of code 0.
+    fn step(&self, block: usize, lane: usize) -> (f32, f32) {
+        let scale = f16::from_bits(self.scales[block][lane]).to_f32();
+        let least = match self.least {
+            Some(least) => f16::from_bits(least[block][lane]).to_f32(),
+            None => -f32::from(self.bits.zero()) * scale,
         };
-        pulp::Arch::new().dispatch(Quantise { values, to: &mut all });
+        (scale, least)
+    }
+}
+
+/// What a multiplication gives: `out[r][n] = Σ activations[r][k] · matrix[n][k]`, in the pieces that
+/// its threads made.
+pub struct Product {
+    rows: usize,
+    width: usize,
+    /// Values of a row in each piece but the last.
+    span: usize,
+    pieces: Vec<Vec<f32>>,
+}
+
+impl Product {
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Copies a row.
+    pub fn read(&self, row: usize, out: &mut [f32]) {
+        for (piece, out) in self.pieces.iter().zip(out.chunks_mut(self.span)) {
+            let stride = piece.len() / self.rows;
+            out.copy_from_slice(&piece[row * stride..][..out.len()]);
+        }
+    }
+
+    /// Row after row.
+    pub fn to_rows(&self) -> Vec<f32> {
+        let mut all = vec![0f32; self.rows * self.width];
+        for (row, out) in all.chunks_exact_mut(self.width.max(1)).enumerate() {
+            self.read(row, out);
+        }
         all
     }
-
-    fn row(&self, row: usize) -> (&[i32], &[f32]) {
-        (
-            &self.pairs[row * self.blocks * PAIRS..][..self.blocks * PAIRS],
-            &self.scales[row * self.blocks..][..self.blocks],
-        )
-    }
 }
 
-struct Quantise<'a> {
-    values: &'a [f32],
-    to: &'a mut Activations,
-}
-
-impl NullaryFnOnce for Quantise<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "within ±16383 by its scale")]
-    fn call(self) {
-        let blocks = self.values.chunks_exact(BLOCK);
-        let targets = self.to.pairs.chunks_exact_mut(PAIRS).zip(&mut self.to.scales);
-        for (values, (pairs, scale)) in blocks.zip(targets) {
-            let largest = largest(values);
-            *scale = largest / ACTIVATION_MAX;
-            let inverse = if largest > 0.0 { ACTIVATION_MAX / largest } else { 0.0 };
-            for (pair, values) in pairs.iter_mut().zip(values.chunks_exact(2)) {
-                let low = (values[0] * inverse).round_ties_even() as i32;
-                let high = (values[1] * inverse).round_ties_even() as i32;
-                *pair = (low & 0xffff) | (high << 16);
-            }
-        }
-    }
-}
-
-/// Multiplies: `out[r][n] = Σ activations[r][k] · matrix[n][k]`, row after row.
-pub fn multiply(pool: &Pool, activations: &Arc<Activations>, matrix: &Arc<Matrix>) -> Vec<f32> {
+/// Multiplies.
+pub fn multiply(pool: &Pool, activations: Activations, matrix: &Arc<Matrix>) -> Product {
     let tiles = matrix.rows.div_ceil(ROWS);
     // Enough pieces to even out the threads, few enough that drawing one costs nothing.
     let pieces = (pool.threads() * 8).min(tiles).max(1);
-    let span = tiles.div_ceil(pieces);
+    let span = tiles.div_ceil(pieces).max(1);
     let pieces = tiles.div_ceil(span);
+    let (rows, width) = (activations.rows, matrix.rows);
     let done = pool.run(Multiply {
-        activations: Arc::clone(activations),
+        activations,
         matrix: Arc::clone(matrix),
         span,
         cursor: Cursor::default(),
         pieces: (0..pieces).map(|_| Mutex::default()).collect(),
     });
-    let (rows, width) = (activations.rows, matrix.rows);
-    let mut out = vec![0f32; rows * width];
-    for (piece, values) in done.pieces.into_iter().enumerate() {
-        let values = values.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let from = piece * span * ROWS;
-        let stride = values.len() / rows.max(1);
-        let take = stride.min(width - from);
-        for row in 0..rows {
-            out[row * width + from..][..take].copy_from_slice(&values[row * stride..][..take]);
-        }
-    }
-    out
+    let pieces = done.pieces.into_iter();
+    let pieces = pieces.map(|piece| piece.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Product { rows, width, span: span * ROWS, pieces: pieces.collect() }
 }
 
 struct Multiply {
-    activations: Arc<Activations>,
+    activations: Activations,
     matrix: Arc<Matrix>,
     /// Tiles per piece.
     span: usize,
@@ -245,70 +364,50 @@ impl Task for Multiply {
             let first = piece * self.span;
             let last = (first + self.span).min(tiles);
             let mut out = vec![0f32; self.activations.rows * (last - first) * ROWS];
-            let job = Piece { task: self, tiles: first..last, out: &mut out };
-            match Level::detect() {
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx512(simd) => simd.vectorize(Wide { simd, piece: job }),
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx2(simd) => simd.vectorize(Narrow { simd, piece: job }),
-                Level::Plain => plain(job),
-            }
+            Level::detect().run(Piece { task: self, tiles: first..last, out: &mut out });
             *self.pieces[piece].lock().unwrap_or_else(PoisonError::into_inner) = out;
         }
     }
 }
 
-/// The best instruction set of this processor that has a kernel here.
-#[derive(Clone, Copy)]
-enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Avx512(pulp::x86::V4),
-    #[cfg(target_arch = "x86_64")]
-    Avx2(pulp::x86::V3),
-    Plain,
-}
-
-impl Level {
-    fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use pulp::x86::{V3, V4};
-            if let Some(simd) = V4::try_new() {
-                return Self::Avx512(simd);
-            }
-            if let Some(simd) = V3::try_new() {
-                return Self::Avx2(simd);
-            }
-        }
-        Self::Plain
-    }
-}
-
+/// Some tiles against all rows of activations.
 struct Piece<'a> {
     task: &'a Multiply,
     tiles: std::ops::Range<usize>,
     out: &'a mut [f32],
 }
 
+/// One tile against up to [`GROUP`] rows of activations.
+struct Group<'a> {
+    tile: Tile<'a>,
+    activations: &'a Activations,
+    row: usize,
+    size: usize,
+    out: &'a mut [f32],
+    width: usize,
+}
+
+/// Rows of activations that fit the registers together.
+const GROUP: usize = 8;
+
 impl Piece<'_> {
     /// Walks the tiles and, per tile, the activation rows in groups that fit the registers.
-    #[inline(always)]
+    #[inline]
     fn each_group(self, mut group: impl FnMut(Group<'_>)) {
         let width = self.tiles.len() * ROWS;
         let rows = self.task.activations.rows;
         for (index, tile) in self.tiles.clone().enumerate() {
-            let (weights, scales) = self.task.matrix.tile(tile);
+            let tile = self.task.matrix.tile(tile);
             let mut row = 0;
             while row < rows {
                 let size = match rows - row {
-                    8.. => 8,
+                    GROUP.. => GROUP,
                     4.. => 4,
                     2.. => 2,
                     _ => 1,
                 };
                 group(Group {
-                    weights,
-                    scales,
+                    tile,
                     activations: &self.task.activations,
                     row,
                     size,
@@ -321,34 +420,52 @@ impl Piece<'_> {
     }
 }
 
-/// One tile of weights against up to eight rows of activations.
-struct Group<'a> {
-    weights: &'a [PairOfRows],
-    scales: &'a [[f32; ROWS]],
-    activations: &'a Activations,
-    row: usize,
-    size: usize,
-    out: &'a mut [f32],
-    width: usize,
+/// The best instruction set of this processor that has a kernel here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Plain,
+}
+
+impl Level {
+    fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if x86::has_avx512_vnni() {
+            return Self::Avx512Vnni;
+        } else if x86::has_avx2() {
+            return Self::Avx2;
+        }
+        Self::Plain
+    }
+
+    fn run(self, piece: Piece<'_>) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => x86::avx512_vnni(piece),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::avx2(piece),
+            Self::Plain => plain(piece),
+        }
+    }
 }
 
 fn plain(piece: Piece<'_>) {
     piece.each_group(|group| {
         for index in 0..group.size {
-            let (pairs, scales) = group.activations.row(group.row + index);
+            let row = group.activations.row(group.row + index);
             let mut sums = [0f32; ROWS];
-            for (block, weight_scales) in group.scales.iter().enumerate() {
-                let mut partial = [0i32; ROWS];
-                let span = block * PAIRS..(block + 1) * PAIRS;
-                for (weights, pair) in group.weights[span.clone()].iter().zip(&pairs[span]) {
-                    // The low half with its sign, and the high half.
-                    let (low, high) = (pair << 16 >> 16, pair >> 16);
-                    for (sum, weights) in partial.iter_mut().zip(weights.chunks_exact(2)) {
-                        *sum += i32::from(weights[0]) * low + i32::from(weights[1]) * high;
-                    }
-                }
-                for lane in 0..ROWS {
-                    sums[lane] += partial[lane] as f32 * weight_scales[lane] * scales[block];
+            for (block, scale) in row.scales.iter().enumerate() {
+                let quads = row.quads[block * LINES..][..LINES].as_flattened();
+                for (lane, sum) in sums.iter_mut().enumerate() {
+                    let products = (0..BLOCK).map(|column| {
+                        i32::from(group.tile.code(block, lane, column)) * i32::from(quads[column])
+                    });
+                    let (step, least) = group.tile.step(block, lane);
+                    *sum += products.sum::<i32>() as f32 * (step * scale)
+                        + row.sums[block] as f32 * (least * scale);
                 }
             }
             group.out[index * group.width..][..ROWS].copy_from_slice(&sums);
@@ -357,122 +474,7 @@ fn plain(piece: Piece<'_>) {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{__m128i, __m256i};
-
-    use super::{Group, NullaryFnOnce, PAIRS, Piece, ROWS};
-
-    pub(super) struct Wide<'a> {
-        pub(super) simd: pulp::x86::V4,
-        pub(super) piece: Piece<'a>,
-    }
-
-    impl NullaryFnOnce for Wide<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let simd = self.simd;
-            self.piece.each_group(
-                #[inline(always)]
-                |group| match group.size {
-                    8 => wide::<8>(simd, group),
-                    4 => wide::<4>(simd, group),
-                    2 => wide::<2>(simd, group),
-                    _ => wide::<1>(simd, group),
-                },
-            );
-        }
-    }
-
-    #[inline(always)]
-    fn wide<const N: usize>(simd: pulp::x86::V4, group: Group<'_>) {
-        let (f, bw) = (simd.avx512f, simd.avx512bw);
-        let rows: [_; N] = std::array::from_fn(|index| group.activations.row(group.row + index));
-        let mut sums = [f._mm512_setzero_ps(); N];
-        for (block, weight_scales) in group.scales.iter().enumerate() {
-            let weights = &group.weights[block * PAIRS..][..PAIRS];
-            let pairs: [&[i32]; N] =
-                std::array::from_fn(|index| &rows[index].0[block * PAIRS..][..PAIRS]);
-            let mut partial = [f._mm512_setzero_si512(); N];
-            for pair in 0..PAIRS {
-                let weights: __m256i = pulp::bytemuck::cast(weights[pair]);
-                let weights = bw._mm512_cvtepi8_epi16(weights);
-                for index in 0..N {
-                    let product =
-                        bw._mm512_madd_epi16(weights, f._mm512_set1_epi32(pairs[index][pair]));
-                    partial[index] = f._mm512_add_epi32(partial[index], product);
-                }
-            }
-            let weight_scales = pulp::bytemuck::cast(*weight_scales);
-            for index in 0..N {
-                let scale = f._mm512_mul_ps(weight_scales, f._mm512_set1_ps(rows[index].1[block]));
-                sums[index] =
-                    f._mm512_fmadd_ps(f._mm512_cvtepi32_ps(partial[index]), scale, sums[index]);
-            }
-        }
-        for (index, sum) in sums.into_iter().enumerate() {
-            let sum: [f32; ROWS] = pulp::bytemuck::cast(sum);
-            group.out[index * group.width..][..ROWS].copy_from_slice(&sum);
-        }
-    }
-
-    pub(super) struct Narrow<'a> {
-        pub(super) simd: pulp::x86::V3,
-        pub(super) piece: Piece<'a>,
-    }
-
-    impl NullaryFnOnce for Narrow<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let simd = self.simd;
-            self.piece.each_group(
-                #[inline(always)]
-                |group| {
-                    for index in 0..group.size {
-                        let sums = narrow(simd, &group, index);
-                        group.out[index * group.width..][..ROWS].copy_from_slice(&sums);
-                    }
-                },
-            );
-        }
-    }
-
-    #[inline(always)]
-    fn narrow(simd: pulp::x86::V3, group: &Group<'_>, index: usize) -> [f32; ROWS] {
-        let (avx, avx2, fma) = (simd.avx, simd.avx2, simd.fma);
-        let (pairs, scales) = group.activations.row(group.row + index);
-        let mut sums = [avx._mm256_setzero_ps(); 2];
-        for (block, weight_scales) in group.scales.iter().enumerate() {
-            let weights = &group.weights[block * PAIRS..][..PAIRS];
-            let pairs = &pairs[block * PAIRS..][..PAIRS];
-            let mut partial = [avx._mm256_setzero_si256(); 2];
-            for pair in 0..PAIRS {
-                let activation = avx._mm256_set1_epi32(pairs[pair]);
-                let halves: [__m128i; 2] = pulp::bytemuck::cast(weights[pair]);
-                for half in 0..2 {
-                    let weights = avx2._mm256_cvtepi8_epi16(halves[half]);
-                    let product = avx2._mm256_madd_epi16(weights, activation);
-                    partial[half] = avx2._mm256_add_epi32(partial[half], product);
-                }
-            }
-            let weight_scales: [[f32; 8]; 2] = pulp::bytemuck::cast(*weight_scales);
-            for half in 0..2 {
-                let scale = avx._mm256_mul_ps(
-                    pulp::bytemuck::cast(weight_scales[half]),
-                    avx._mm256_set1_ps(scales[block]),
-                );
-                sums[half] =
-                    fma._mm256_fmadd_ps(avx._mm256_cvtepi32_ps(partial[half]), scale, sums[half]);
-            }
-        }
-        pulp::bytemuck::cast(sums)
-    }
-}
-#[cfg(target_arch = "x86_64")]
-use x86::{Narrow, Wide};
+mod x86;
 
 #[cfg(test)]
 mod tests;

@@ -138,6 +138,16 @@ impl Tokens {
         self.end.contains(&token)
     }
 
+    /// The tokens that end a reply.
+    pub fn ends(&self) -> &[u32] {
+        &self.end
+    }
+
+    /// The bytes of every token, as [`Tokens::bytes`] has them.
+    pub fn all_bytes(&self) -> &[Vec<u8>] {
+        &self.bytes
+    }
+
     /// The written form of a token, for templates.
     pub fn name(&self, token: u32) -> &str {
         self.names.get(token as usize).map_or("", String::as_str)

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use qudao_plugin_api::manifest::public_key;
-use qudao_plugin_api::wire::{ChatMessage, ChatRequest, FinishReason, Role, Usage};
+use qudao_plugin_api::wire::{ChatMessage, ChatRequest, ErrorKind, FinishReason, Role, Usage};
 use qudao_plugin_host::{
     Call, CallError, Event, EventStream, HostSettings, InstanceSettings, ModelKind, ModelState,
     PluginHost, Sandbox, pack, probe, protections,
@@ -100,11 +100,19 @@ async fn ready() -> (TempDir, PluginHost) {
     (folder, host)
 }
 
-fn call(host: &PluginHost, question: &str, max_tokens: u32) -> EventStream {
+fn request(question: &str, max_tokens: u32) -> ChatRequest {
     let mut request = ChatRequest::new(MODEL, vec![ChatMessage::text(Role::User, question)]);
     request.params.max_tokens = Some(max_tokens);
     request.params.temperature = Some(0.0);
-    let payload = serde_json::to_vec(&request).unwrap();
+    request
+}
+
+fn call(host: &PluginHost, question: &str, max_tokens: u32) -> EventStream {
+    send(host, &request(question, max_tokens))
+}
+
+fn send(host: &PluginHost, request: &ChatRequest) -> EventStream {
+    let payload = serde_json::to_vec(request).unwrap();
     let timeout = Duration::from_secs(120);
     host.call(
         MODEL,
@@ -158,6 +166,53 @@ async fn an_answer_streams_and_two_callers_are_served_at_once() {
     assert!(short.text.contains("Paris"), "{}", short.text);
     assert_eq!(host.model(MODEL).unwrap().in_flight, 1, "the story is still being told");
     assert_eq!(read(long).await.finish.unwrap().1.output_tokens, 200);
+    host.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_is_kept_to_with_probabilities_and_a_wrong_one_is_a_bad_request() {
+    let (_folder, host) = ready().await;
+    let mut asked = request("Is the sky blue? Answer in JSON.", 60);
+    let format = |schema: Value| {
+        Some(json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": schema } }))
+    };
+    asked.response_format = format(json!({
+        "type": "object",
+        "properties": { "answer": { "enum": ["yes", "no"] } },
+        "required": ["answer"],
+        "additionalProperties": false,
+    }));
+    asked.params.logprobs = Some(true);
+    asked.params.top_logprobs = Some(2);
+    let (mut stream, mut text, mut told) = (send(&host, &asked), String::new(), Vec::new());
+    let finish = loop {
+        match stream.next().await.unwrap() {
+            Event::Token { text: token, logprob, .. } => {
+                assert!(logprob < 0.0);
+                text.push_str(&token);
+            }
+            Event::Data(data) => {
+                told.extend(data["logprobs"]["content"].as_array().unwrap().clone());
+            }
+            Event::End { finish_reason, .. } => break finish_reason,
+            Event::Error(error) => panic!("{error}"),
+            _ => {}
+        }
+    };
+    assert_eq!(finish, FinishReason::Stop);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert!(["yes", "no"].contains(&value["answer"].as_str().unwrap()), "{text}");
+    let tokens: String = told.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
+    assert_eq!(tokens, text);
+    assert!(told.iter().all(|entry| entry["top_logprobs"].as_array().unwrap().len() == 2));
+
+    asked.response_format = format(json!({ "type": "no such type" }));
+    match read(send(&host, &asked)).await.finish {
+        Err(CallError::Provider { kind: ErrorKind::BadRequest, message, .. }) => {
+            assert!(message.starts_with("response_format: "), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
     host.shutdown(Duration::from_secs(5)).await;
 }
 

@@ -5,7 +5,6 @@
 
 #![expect(clippy::print_stdout, reason = "the result of a benchmark goes to the terminal")]
 
-mod peer;
 mod turns;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use qudao_benches::llama::{self, Llama};
 use qudao_models::{Catalogue, Puller};
 use qudao_plugin_candle_llm::decoder::{Cache, Decoder, Span};
 use qudao_plugin_candle_llm::gguf::Gguf;
@@ -36,9 +36,9 @@ struct Args {
     /// Alternating rounds; the best of each engine counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// A ready `llama-bench`; default: built once under `--work`.
+    /// A folder with llama.cpp's programs; default: built once under `--work`.
     #[arg(long)]
-    llama_bench: Option<PathBuf>,
+    llama: Option<PathBuf>,
     /// Where the peer is kept.
     #[arg(long, default_value = "target/bench-chat")]
     work: PathBuf,
@@ -83,9 +83,9 @@ fn main() -> Result<()> {
         std::fs::create_dir_all(&args.work)?;
         let models =
             if args.model.is_empty() { default_models(&args)? } else { args.model.clone() };
-        let peer = match &args.llama_bench {
-            Some(path) => path.clone(),
-            None => peer::build(&args.work)?,
+        let peer = match &args.llama {
+            Some(folder) => Llama::at(folder),
+            None => llama::build(&args.work)?,
         };
         println!(
             "prompt of {PROMPT} tokens, reply of {REPLY}, best of {} alternating rounds, tokens/s",
@@ -102,14 +102,16 @@ fn main() -> Result<()> {
 }
 
 /// One model through both engines.
-fn compare(args: &Args, peer: &Path, model: &Path) -> Result<()> {
+fn compare(args: &Args, peer: &Llama, model: &Path) -> Result<()> {
     println!("\n{}", model.display());
     println!("{:>7} {:>9} {:>10} {:>10} {:>6}", "threads", "", "llama.cpp", "candle-llm", "ratio");
     for &threads in &args.threads {
         let ours = Ours::load(model, threads)?;
         let (mut theirs, mut own) = (Speed::default(), Speed::default());
         for _ in 0..args.rounds {
-            theirs = theirs.best(peer::measure(peer, model, threads)?);
+            let streamed = peer.stream(model, threads, PROMPT, REPLY)?;
+            let (prompt, reply) = (streamed.prompt, streamed.reply);
+            theirs = theirs.best(Speed { prompt, reply, side_by_side: 0.0 });
             own = own.best(ours.run());
         }
         let line = |what: &str, theirs: f64, own: f64| {

@@ -21,6 +21,7 @@ use super::{
     kept::{Ending, Keeping},
     parts::Parts,
     route::{RoutedCall, Served},
+    remark::{is_part, is_remark},
 };
 use crate::{
     Core, failpoint,
@@ -257,7 +258,7 @@ impl OpenCall {
                 }
                 Event::Error(error) => return Some(Err(self.break_off(error).await)),
             };
-            if !self.left {
+            if !self.left && is_part(&piece) {
                 self.counts.handed += 1;
             }
             if let (Some(routed), ApiEvent::Delta { text, reasoning: false }) =
@@ -417,6 +418,7 @@ impl std::fmt::Debug for ApiReply {
 impl Counts {
     fn count(&mut self, event: &Event) {
         match event {
+            Event::Data(delta) if is_remark(delta) => {}
             Event::Token { .. } | Event::Data(_) => self.made += 1,
             Event::Usage(usage) | Event::End { usage, .. } => self.usage = Some(*usage),
             Event::Progress(_) | Event::Error(_) => {}

@@ -240,6 +240,7 @@ impl Core {
         };
         holds.insert(rung.model.name.clone(), (hold, max_tokens));
         request.params.max_tokens = Some(max_tokens);
+        request.cache_salt = Some(turn.claim.tenant_id.to_string());
         let mut listener = match self.call_rung(turn, rung, &request, until) {
             Ok(listener) => listener,
             Err(error) => {

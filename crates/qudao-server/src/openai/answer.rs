@@ -83,6 +83,9 @@ pub(crate) struct Choice {
     finish_reason: &'static str,
 }
 
+/// How every suffix of a chunk begins.
+const NO_LOGPROBS: &[u8] = b",\"logprobs\":null";
+
 /// Writes the chunks of one stream.
 pub(crate) struct ChunkWriter {
     /// `data: {"id":…,"choices":[{"index":0,"delta":`.
@@ -126,12 +129,31 @@ impl ChunkWriter {
                 out.extend_from_slice(b"}");
                 out.extend_from_slice(self.suffix);
             }
-            ApiEvent::Data(delta) => {
-                out.extend_from_slice(&self.prefix);
+            ApiEvent::Data(delta) => self.data(delta, out),
+            ApiEvent::End { finish_reason, usage, .. } => self.end(*finish_reason, *usage, out),
+        }
+    }
+
+    /// A delta of the plugin. Probabilities stand in it, and beside the delta at OpenAI.
+    fn data(&self, delta: &Value, out: &mut BytesMut) {
+        out.extend_from_slice(&self.prefix);
+        match (delta, delta.get("logprobs")) {
+            (Value::Object(members), Some(logprobs)) => {
+                let rest: Map<String, Value> = members
+                    .iter()
+                    .filter(|(name, _)| *name != "logprobs")
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect();
+                write_json(&rest, out);
+                out.extend_from_slice(b",\"logprobs\":");
+                write_json(logprobs, out);
+                let suffix = self.suffix.strip_prefix(NO_LOGPROBS);
+                out.extend_from_slice(suffix.unwrap_or(self.suffix));
+            }
+            _ => {
                 write_json(delta, out);
                 out.extend_from_slice(self.suffix);
             }
-            ApiEvent::End { finish_reason, usage, .. } => self.end(*finish_reason, *usage, out),
         }
     }
 
@@ -194,6 +216,7 @@ pub(crate) struct Collector {
     reasoning: String,
     /// By the `index` of the deltas.
     tool_calls: Vec<Map<String, Value>>,
+    logprobs: Option<Value>,
     other: Map<String, Value>,
 }
 
@@ -215,7 +238,22 @@ impl Collector {
                 self.merge_call(call);
             }
         }
+        if let Some(Value::Object(told)) = delta.remove("logprobs") {
+            self.merge_logprobs(told);
+        }
         self.other.extend(delta);
+    }
+
+    /// The lists of all pieces, one after the other.
+    fn merge_logprobs(&mut self, told: Map<String, Value>) {
+        let known = self.logprobs.get_or_insert_with(|| Value::Object(Map::new()));
+        for (name, more) in told {
+            match (&mut known[name.as_str()], more) {
+                (Value::Array(list), Value::Array(more)) => list.extend(more),
+                (place, more) if place.is_null() => *place = more,
+                _ => {}
+            }
+        }
     }
 
     /// The first delta of a call names it, the later ones continue its arguments. Providers differ
@@ -267,7 +305,8 @@ impl Collector {
         }
         message.extend(self.other);
         let finish_reason = finish_text(reason);
-        let choice = Choice { index: 0, message, logprobs: None, finish_reason };
+        let logprobs = self.logprobs;
+        let choice = Choice { index: 0, message, logprobs, finish_reason };
         Completion {
             id: heading.id.clone(),
             object: "chat.completion",

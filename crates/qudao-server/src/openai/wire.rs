@@ -149,6 +149,8 @@ impl CompletionRequest {
             tool_choice: self.tool_choice,
             response_format: self.response_format,
             user: self.user,
+            // The core knows whose request it is.
+            cache_salt: None,
             stream,
         }))
     }

@@ -43,7 +43,26 @@ pub(crate) fn write_model(
     head: usize,
     kind: impl Into<Option<GgmlDType>>,
 ) {
-    let kind = kind.into();
+    let extent = Extent { vocabulary: VOCABULARY, context: 256 };
+    write_with(path, family, head, kind.into(), extent, &[]);
+}
+
+/// How large a model is beside its matrices.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) vocabulary: usize,
+    pub(crate) context: usize,
+}
+
+/// As [`write_model`], with more metadata.
+pub(crate) fn write_with(
+    path: &Path,
+    family: &str,
+    head: usize,
+    kind: Option<GgmlDType>,
+    extent: Extent,
+    extra: &[(&str, Value)],
+) {
     let mut random = Random(7919);
     let mut tensors: BTreeMap<String, QTensor> = BTreeMap::new();
     let mut matrix = |random: &mut Random, name: String, rows: usize, columns: usize| {
@@ -55,8 +74,8 @@ pub(crate) fn write_model(
         let stored = if kind.is_none() { full() } else { quantised };
         tensors.insert(name, stored);
     };
-    matrix(&mut random, "token_embd.weight".to_owned(), VOCABULARY, HIDDEN);
-    matrix(&mut random, "output.weight".to_owned(), VOCABULARY, HIDDEN);
+    matrix(&mut random, "token_embd.weight".to_owned(), extent.vocabulary, HIDDEN);
+    matrix(&mut random, "output.weight".to_owned(), extent.vocabulary, HIDDEN);
     for layer in 0..LAYERS {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         matrix(&mut random, name("attn_q"), HEADS * head, HIDDEN);
@@ -101,7 +120,7 @@ pub(crate) fn write_model(
         ("attention.value_length", number(head)),
         ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
         ("attention.sliding_window", number(512)),
-        ("context_length", number(256)),
+        ("context_length", number(extent.context)),
         ("rope.dimension_count", number(head)),
         ("rope.freq_base", Value::F32(10_000.0)),
     ];
@@ -111,6 +130,7 @@ pub(crate) fn write_model(
     let mut all: Vec<(&str, &Value)> =
         metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     all.push(("general.architecture", &architecture));
+    all.extend(extra.iter().map(|(key, value)| (*key, value)));
     let tensors: Vec<(&str, &QTensor)> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     write(&mut std::fs::File::create(path).unwrap(), &all, &tensors).unwrap();
@@ -182,8 +202,8 @@ fn every_family_computes_what_candle_computes() {
         let tokens = prompt(23);
         let ours = logits(&decoder, &pool, &mut Cache::default(), &tokens);
         let found = difference(&ours, &oracle(&path, family, &tokens));
-        // Activations in 14 bits here, and in full there.
-        assert!(found < 3e-3, "{family}: {found}");
+        // Activations in 8 bits here, and in full there.
+        assert!(found < 0.04, "{family}: {found}");
     }
 }
 
@@ -243,18 +263,41 @@ fn a_prompt_in_pieces_and_conversations_side_by_side_change_nothing() {
 }
 
 #[test]
-fn a_truncated_cache_is_as_good_as_a_new_one() {
+fn every_family_computes_what_candle_computes_with_the_same_rounding() {
     let home = tempfile::tempdir().unwrap();
-    let pool = Pool::new(1).unwrap();
-    let path = home.path().join("model.gguf");
-    write_model(&path, "qwen3", 32, GgmlDType::Q8_0);
-    let decoder = load(&path, &pool, |_| ());
-    let mut cache = Cache::default();
-    logits(&decoder, &pool, &mut cache, &prompt(30));
-    cache.truncate(10);
-    let again = logits(&decoder, &pool, &mut cache, &prompt(20)[10..]);
-    let fresh = logits(&decoder, &pool, &mut Cache::default(), &prompt(20));
-    assert!(difference(&again, &fresh) < 1e-4);
+    let pool = Pool::new(2).unwrap();
+    for (family, head) in FAMILIES {
+        let path = home.path().join(format!("{family}.gguf"));
+        write_model(&path, family, head, GgmlDType::Q8_0);
+        let decoder = load(&path, &pool, |shape| shape.activation = Activation::Silu);
+        let tokens = prompt(50);
+        let ours = logits(&decoder, &pool, &mut Cache::default(), &tokens);
+        let found = difference(&ours, &oracle(&path, family, &tokens));
+        // Both round activations to 8 bits; candle rounds their scales too.
+        assert!(found < 0.02, "{family}: {found}");
+    }
+}
+
+#[test]
+fn a_row_of_a_batch_is_the_same_to_the_bit() {
+    let home = tempfile::tempdir().unwrap();
+    let pool = Pool::new(2).unwrap();
+    for (family, head) in FAMILIES {
+        let path = home.path().join(format!("{family}.gguf"));
+        write_model(&path, family, head, GgmlDType::Q4_1);
+        let decoder = load(&path, &pool, |_| ());
+        let tokens = prompt(75);
+        let whole = logits(&decoder, &pool, &mut Cache::default(), &tokens);
+        let (mut cache, mut other) = (Cache::default(), Cache::default());
+        for piece in [0..40, 40..41, 41..66, 66..67] {
+            logits(&decoder, &pool, &mut cache, &tokens[piece]);
+        }
+        let mut spans = [
+            Span { tokens: &tokens[..33], cache: &mut other, logits: true },
+            Span { tokens: &tokens[67..], cache: &mut cache, logits: true },
+        ];
+        assert_eq!(decoder.forward(&pool, &mut spans).remove(1).unwrap(), whole, "{family}");
+    }
 }
 
 #[test]

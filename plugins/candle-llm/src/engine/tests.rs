@@ -29,8 +29,14 @@ fn shared() -> std::sync::MutexGuard<'static, Engine> {
         Mutex::new(load(&Config { context_tokens: Some(512), ..Config::new(weights()) }))
     });
     let mut engine = engine.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    engine.idle.clear();
+    forget(&mut engine);
     engine
+}
+
+/// Leaves nothing of earlier conversations.
+fn forget(engine: &mut Engine) {
+    let Backend::Cpu { decoder, .. } = &engine.backend else { panic!("on the processor") };
+    engine.store = Store::pages(decoder.shape(), engine.context, engine.places);
 }
 
 fn load(config: &Config) -> Engine {
@@ -55,24 +61,27 @@ fn ask(question: &str) -> Job {
         max_tokens: 40,
         stop: Vec::new(),
         settings: greedy(1),
+        form: None,
+        logprobs: None,
+        salt: String::new(),
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Reply {
+struct Answer {
     text: String,
     finish: Finish,
     input: usize,
     output: usize,
 }
 
-fn run(engine: &mut Engine, jobs: Vec<Job>) -> Vec<Reply> {
-    let mut replies: Vec<Option<Reply>> = jobs.iter().map(|_| None).collect();
+fn run(engine: &mut Engine, jobs: Vec<Job>) -> Vec<Answer> {
+    let mut replies: Vec<Option<Answer>> = jobs.iter().map(|_| None).collect();
     let mut texts = vec![String::new(); jobs.len()];
     for (id, job) in (0u64..).zip(jobs) {
         engine.admit(id, job).unwrap();
     }
-    while engine.running() > 0 {
+    while engine.has_work() {
         for (id, output) in engine.step().unwrap() {
             let index = usize::try_from(id).unwrap();
             assert!(replies[index].is_none(), "something came after the end");
@@ -81,15 +90,16 @@ fn run(engine: &mut Engine, jobs: Vec<Job>) -> Vec<Reply> {
                 Output::End { finish, input_tokens, output_tokens } => {
                     let text = texts[index].clone();
                     replies[index] =
-                        Some(Reply { text, finish, input: input_tokens, output: output_tokens });
+                        Some(Answer { text, finish, input: input_tokens, output: output_tokens });
                 }
+                other => panic!("{other:?} was not asked for"),
             }
         }
     }
     replies.into_iter().map(Option::unwrap).collect()
 }
 
-fn one(engine: &mut Engine, job: Job) -> Reply {
+fn one(engine: &mut Engine, job: Job) -> Answer {
     run(engine, vec![job]).remove(0)
 }
 
@@ -115,9 +125,9 @@ fn the_policy_in_the_prompt_is_read() {
 fn replies_side_by_side_are_the_same_as_one_after_the_other() {
     let mut engine = shared();
     let questions = ["What is the capital of France?", "Name a colour.", "What is 2+2?"];
-    let alone: Vec<Reply> =
+    let alone: Vec<Answer> =
         questions.iter().map(|question| one(&mut engine, ask(question))).collect();
-    engine.idle.clear();
+    forget(&mut engine);
     let together = run(&mut engine, questions.iter().map(|question| ask(question)).collect());
     assert_eq!(alone, together);
 }
@@ -127,11 +137,11 @@ fn both_of_two_replies_advance_in_every_step() {
     let mut engine = shared();
     engine.admit(1, ask("Tell me a story about a cat.")).unwrap();
     engine.admit(2, ask("Tell me a story about a dog.")).unwrap();
-    while engine.running.iter().any(|reply| reply.reply.is_empty()) {
+    while engine.running.len() < 2 || engine.running.iter().any(|reply| reply.said().is_empty()) {
         engine.step().unwrap();
     }
     let lengths =
-        |engine: &Engine| engine.running.iter().map(|reply| reply.reply.len()).collect::<Vec<_>>();
+        |engine: &Engine| engine.running.iter().map(|reply| reply.said().len()).collect::<Vec<_>>();
     let before = lengths(&engine);
     engine.step().unwrap();
     assert_eq!(lengths(&engine), before.iter().map(|length| length + 1).collect::<Vec<_>>());
@@ -169,6 +179,37 @@ fn a_stop_string_ends_the_reply_and_is_not_shown() {
 }
 
 #[test]
+fn a_real_model_answers_in_the_form_that_is_asked_for() {
+    let mut engine = shared();
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": {
+            "intent": { "enum": ["order_status", "refund", "other"] },
+            "order_id": { "type": "integer", "minimum": 0, "maximum": 999_999 },
+            "urgent": { "type": "boolean" },
+            "summary": { "type": "string", "maxLength": 40 },
+        },
+        "required": ["intent", "order_id", "urgent", "summary"],
+        "additionalProperties": false,
+    });
+    let mut job = ask("My order 4711 has not arrived. Where is it? Answer in JSON.");
+    job.form = Some(Form::Schema(schema));
+    job.max_tokens = 120;
+    job.settings.repeat_penalty = 1.0;
+    for (temperature, seed) in [(0.0, 1), (1.0, 2), (1.0, 3)] {
+        let settings = Settings { temperature, seed, ..job.settings.clone() };
+        let reply = one(&mut engine, Job { settings, ..job.clone() });
+        assert_eq!(reply.finish, Finish::Stop, "{reply:?}");
+        let value: serde_json::Value = serde_json::from_str(&reply.text).unwrap();
+        assert!(["order_status", "refund", "other"].contains(&value["intent"].as_str().unwrap()));
+        assert!(value["order_id"].as_i64().is_some_and(|id| (0..1_000_000).contains(&id)));
+        assert!(value["urgent"].is_boolean());
+        assert!(value["summary"].as_str().is_some_and(|text| text.chars().count() <= 40));
+        assert_eq!(value.as_object().unwrap().len(), 4);
+    }
+}
+
+#[test]
 fn the_limit_of_the_reply_is_kept_to_the_token() {
     let reply = one(&mut shared(), Job { max_tokens: 5, ..ask("Tell me a long story.") });
     assert_eq!((reply.finish, reply.output), (Finish::Length, 5));
@@ -185,10 +226,12 @@ fn the_next_question_of_a_conversation_computes_only_what_is_new() {
     ];
     let follow_up = Job { messages, ..ask("") };
     engine.admit(9, follow_up.clone()).unwrap();
-    assert!(engine.running[0].cache.len() >= first.input, "the first question was not reused");
+    engine.fill_places();
+    let page = crate::pages::PAGE;
+    assert!(engine.running[0].cache.len() >= first.input / page * page, "nothing was reused");
     engine.cancel(9);
     let warm = one(&mut engine, follow_up.clone());
-    engine.idle.clear();
+    forget(&mut engine);
     assert_eq!(warm, one(&mut engine, follow_up));
 }
 

@@ -44,7 +44,8 @@ fn every_family_computes_what_the_other_decoder_computes() {
         let path = home.path().join(format!("{family}.gguf"));
         write_model(&path, family, head, None);
         let found = compare(&open(&path, |_| ()), &load(&path, &pool, |_| ()), &pool);
-        assert!(found < 3e-3, "{family}: {found}");
+        // Activations in 8 bits there, and in full here.
+        assert!(found < 0.05, "{family}: {found}");
     }
 }
 
@@ -68,11 +69,11 @@ fn windows_and_partly_turned_heads_agree() {
     let path = home.path().join("gemma3.gguf");
     write_model(&path, "gemma3", 32, None);
     let narrow: fn(&mut Shape) = |shape| shape.window = 5;
-    assert!(compare(&open(&path, narrow), &load(&path, &pool, narrow), &pool) < 3e-3);
+    assert!(compare(&open(&path, narrow), &load(&path, &pool, narrow), &pool) < 0.05);
     let path = home.path().join("llama.gguf");
     write_model(&path, "llama", 32, None);
     let partly: fn(&mut Shape) = |shape| shape.rope.frequencies.truncate(8);
-    assert!(compare(&open(&path, partly), &load(&path, &pool, partly), &pool) < 3e-3);
+    assert!(compare(&open(&path, partly), &load(&path, &pool, partly), &pool) < 0.05);
 }
 
 #[test]

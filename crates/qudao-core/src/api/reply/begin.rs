@@ -117,8 +117,9 @@ impl OpenCall {
         max_tokens: u32,
     ) -> Result<Option<CallError>, ApiError> {
         // Changed in its place: a picture in it may have megabytes.
-        if let Some(tokens) = wanted_tokens(ask) {
-            *tokens = Some(max_tokens);
+        if let Ask::Chat(chat) = ask {
+            chat.params.max_tokens = Some(max_tokens);
+            chat.cache_salt = Some(self.lane.tenant_id.to_string());
         }
         self.parts = Parts::of(ask);
         ask.set_model(model.upstream.as_ref().unwrap_or(&model.name));

@@ -76,6 +76,29 @@ fn a_whole_answer_has_openais_shape() {
 }
 
 #[test]
+fn probabilities_stand_beside_the_answer() {
+    let told = |token: &str| {
+        let entry = json!({ "token": token, "logprob": -0.5, "bytes": null, "top_logprobs": [] });
+        ApiEvent::Data(json!({ "logprobs": { "content": [entry] } }))
+    };
+    let events = [delta("a"), told("a"), delta("b"), told("b"), end()];
+    let chunks = chunks(&events, false);
+    let choice = &chunks[2]["choices"][0];
+    assert_eq!(choice["delta"], json!({}));
+    assert_eq!(choice["logprobs"]["content"][0]["token"], "a");
+    assert_eq!(choice["finish_reason"], Value::Null);
+    assert!(chunks[1]["choices"][0]["logprobs"].is_null());
+    let mut collector = Collector::default();
+    let last = events.into_iter().find_map(|event| collector.push(event));
+    let (reason, usage) = last.unwrap();
+    let body = serde_json::to_value(collector.finish(&heading(), reason, usage)).unwrap();
+    let content = body["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let tokens: Vec<_> = content.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
+    assert_eq!(tokens, ["a", "b"]);
+    assert!(body["choices"][0]["message"].get("logprobs").is_none());
+}
+
+#[test]
 fn the_pieces_of_a_tool_call_are_joined() {
     let mut collector = Collector::default();
     let call = |value: Value| ApiEvent::Data(json!({ "tool_calls": [value] }));
