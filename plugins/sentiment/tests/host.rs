@@ -100,15 +100,17 @@ async fn clear_sentences_are_judged_in_both_languages() {
         "请问周六几点开门？",
     ];
     let labels = ["positive", "negative", "neutral", "positive", "negative", "neutral"];
-    let placement = Placement::Process;
-    let (_folder, host) = start(placement).await;
-    let (found, usage) = ask(&host, &request(&texts)).await;
-    let named: Vec<_> = found.iter().map(|one| one.label.as_deref().unwrap_or("none")).collect();
-    assert_eq!(named, labels, "{placement:?}");
-    assert!(found.iter().all(|one| {
-        (one.scores.iter().map(|score| score.probability).sum::<f32>() - 1.0).abs() < 1e-4
-    }));
-    assert!(50 < usage.input_tokens && usage.output_tokens == 0, "{usage:?}");
+    for placement in [Placement::Process, Placement::Inproc] {
+        let (_folder, host) = start(placement).await;
+        let (found, usage) = ask(&host, &request(&texts)).await;
+        let named: Vec<_> =
+            found.iter().map(|one| one.label.as_deref().unwrap_or("none")).collect();
+        assert_eq!(named, labels, "{placement:?}");
+        assert!(found.iter().all(|one| {
+            (one.scores.iter().map(|score| score.probability).sum::<f32>() - 1.0).abs() < 1e-4
+        }));
+        assert!(50 < usage.input_tokens && usage.output_tokens == 0, "{usage:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

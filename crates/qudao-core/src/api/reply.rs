@@ -20,8 +20,8 @@ use super::{
     credit::{Grant, Lane},
     kept::{Ending, Keeping},
     parts::Parts,
-    route::{RoutedCall, Served},
     remark::{is_part, is_remark},
+    route::{RoutedCall, Served},
 };
 use crate::{
     Core, failpoint,
