@@ -39,14 +39,16 @@ rust() {
         && cargo xtask check chaos --build \
         && cargo xtask plugins --dev --only echo,rogue,openai --out target/test-plugins \
         && target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test --workspace --exclude qudao-plugin-candle-llm \
-            --exclude qudao-plugin-vision --exclude qudao-encoder --exclude qudao-plugin-embedder --exclude qudao-plugin-sentiment"
+            --exclude qudao-plugin-vision --exclude qudao-encoder --exclude qudao-plugin-embedder --exclude qudao-plugin-sentiment \
+            --exclude qudao-quantize --exclude qudao-device"
 }
 
 # Real weights need optimised code; the folder is shared with the plugin that is laid out.
 model() {
     export RUSTFLAGS="-C target-cpu=native"
     # What the tests would build themselves, so that no test waits for a compiler.
-    local plugins=(-p qudao-plugin-candle-llm -p qudao-plugin-vision -p qudao-encoder -p qudao-plugin-embedder -p qudao-plugin-sentiment)
+    local plugins=(-p qudao-plugin-candle-llm -p qudao-plugin-vision -p qudao-encoder -p qudao-plugin-embedder -p qudao-plugin-sentiment
+        -p qudao-quantize -p qudao-device)
     cargo build --quiet --release --target-dir target/native "${plugins[@]}" -p qudao-plugin-host \
         && cargo_test --release --target-dir target/native "${plugins[@]}"
     local verdict=$?

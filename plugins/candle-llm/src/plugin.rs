@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use qudao_device::end_if_lost;
 use qudao_plugin_api::wire::{
     ChatParams, ChatRequest, Content, ErrorKind, FinishReason, Role, Usage,
 };
@@ -21,6 +22,7 @@ const DEFAULT_MAX_TOKENS: usize = 1024;
 
 /// A local model.
 pub struct CandleLlm {
+    host: Host,
     engine: Engine,
     waiting: VecDeque<(u64, Job)>,
     seed: Option<u64>,
@@ -33,7 +35,7 @@ impl BatchPlugin for CandleLlm {
         let mut progress = |text: &str| host.log(LogLevel::Info, text);
         let engine = Engine::load(&config, &mut progress)
             .map_err(|error| PluginError::new(ErrorKind::Unavailable, error.to_string()))?;
-        Ok(Self { engine, waiting: VecDeque::new(), seed: config.seed })
+        Ok(Self { host, engine, waiting: VecDeque::new(), seed: config.seed })
     }
 
     fn admit(&mut self, request: OwnedRequest) -> Result<(), PluginError> {
@@ -57,8 +59,7 @@ impl BatchPlugin for CandleLlm {
         if !self.engine.has_work() {
             return Ok(Step::Idle);
         }
-        let outputs =
-            self.engine.step().map_err(|error| PluginError::internal(error.to_string()))?;
+        let outputs = self.engine.step().map_err(|error| lost(self.host, &error.to_string()))?;
         for (id, output) in outputs {
             match output {
                 Output::Text { text, token } => sink.token(id, text, token, 0.0),
@@ -88,6 +89,12 @@ impl BatchPlugin for CandleLlm {
     fn park(&mut self, id: u64, parked: bool) {
         self.engine.park(id, parked);
     }
+}
+
+/// A failure of the replies that run, unless it is one of the process.
+fn lost(host: Host, said: &str) -> PluginError {
+    end_if_lost(said, |line| host.log(LogLevel::Error, line));
+    PluginError::internal(said)
 }
 
 fn count(tokens: usize) -> u32 {
