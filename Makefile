@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test build web setup plugins models test-rust test-model test-web test-e2e check clean
+.PHONY: help run test build web setup plugins cuda models test-rust test-model test-web test-e2e check clean
 
 # Node from a package, for machines whose own is missing or too old (scripts/setup.sh).
 export PATH := $(PATH):$(CURDIR)/target/tools/node/bin
@@ -31,6 +31,11 @@ build: setup web
 
 plugins:
 	@scripts/step.sh "building the plugins" $(BIN)/xtask plugins
+
+# The plugins' artifacts for GPUs, on any machine with room for 1.2 GB of NVIDIA's packages; takes a
+# quarter of an hour. `make plugins` lays them out with the others.
+cuda:
+	@scripts/step.sh "building the plugins for GPUs" scripts/cuda.sh
 
 models:
 	@$(BIN)/qudao model pull --default

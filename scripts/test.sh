@@ -40,7 +40,7 @@ rust() {
         && cargo xtask plugins --dev --only echo,rogue,openai --out target/test-plugins \
         && target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test --workspace --exclude qudao-plugin-candle-llm \
             --exclude qudao-plugin-vision --exclude qudao-encoder --exclude qudao-plugin-embedder --exclude qudao-plugin-sentiment \
-            --exclude qudao-plugin-speech"
+            --exclude qudao-plugin-speech --exclude qudao-quantize --exclude qudao-device"
 }
 
 # Real weights need optimised code; the folder is shared with the plugin that is laid out.
@@ -48,7 +48,7 @@ model() {
     export RUSTFLAGS="-C target-cpu=native"
     # What the tests would build themselves, so that no test waits for a compiler.
     local plugins=(-p qudao-plugin-candle-llm -p qudao-plugin-vision -p qudao-encoder -p qudao-plugin-embedder -p qudao-plugin-sentiment
-        -p qudao-plugin-speech)
+        -p qudao-plugin-speech -p qudao-quantize -p qudao-device)
     cargo build --quiet --release --target-dir target/native "${plugins[@]}" -p qudao-plugin-host \
         && cargo_test --release --target-dir target/native "${plugins[@]}"
     local verdict=$?

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{chaos, supply};
+use crate::{chaos, cuda, supply};
 
 /// `cargo xtask check`
 #[derive(clap::Args)]
@@ -16,6 +16,8 @@ enum What {
     /// The pipeline under faults: points, random, mutants, deps, cancel, plugin; all when none is
     /// named.
     Chaos(chaos::Args),
+    /// The types of every plugin's CUDA artifact, without a toolkit: a stand-in compiler.
+    Cuda,
     /// Whether tenants are apart: the rules of the catalogue and the faults that they find, every table
     /// probed, every operation of the API asked by whoever must not have it.
     Isolation,
@@ -28,6 +30,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         Some(What::Chaos(args)) => chaos::run(args),
+        Some(What::Cuda) => cuda::run(),
         Some(What::Isolation) => isolation(),
         Some(What::Plugins) => attempts(),
         Some(What::Supply(args)) => supply::run(args),
@@ -103,5 +106,6 @@ fn before_a_commit() -> Result<()> {
         "--",
         "--deny=warnings",
     ]))?;
+    cuda::run()?;
     crate::generate::run(&crate::generate::Args::checking())
 }

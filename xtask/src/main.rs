@@ -4,6 +4,7 @@
 mod bench;
 mod chaos;
 mod check;
+mod cuda;
 mod deps;
 mod generate;
 mod migrations;

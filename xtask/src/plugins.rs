@@ -14,17 +14,19 @@ struct Member {
     native: bool,
     /// Whether a platform that is not under test has a use for it.
     shipped: bool,
+    /// A program that is laid out beside it, as its package is called.
+    program: Option<&'static str>,
 }
 
 const MEMBERS: &[Member] = &[
-    Member { name: "candle-llm", native: true, shipped: true },
-    Member { name: "embedder", native: true, shipped: true },
-    Member { name: "sentiment", native: true, shipped: true },
-    Member { name: "speech", native: true, shipped: true },
-    Member { name: "echo", native: false, shipped: true },
-    Member { name: "openai", native: false, shipped: true },
-    Member { name: "rogue", native: false, shipped: false },
-    Member { name: "vision", native: true, shipped: true },
+    Member { name: "candle-llm", native: true, shipped: true, program: Some("qudao-quantize") },
+    Member { name: "embedder", native: true, shipped: true, program: None },
+    Member { name: "sentiment", native: true, shipped: true, program: None },
+    Member { name: "speech", native: true, shipped: true, program: None },
+    Member { name: "echo", native: false, shipped: true, program: None },
+    Member { name: "openai", native: false, shipped: true, program: None },
+    Member { name: "rogue", native: false, shipped: false, program: None },
+    Member { name: "vision", native: true, shipped: true, program: None },
 ];
 
 /// `cargo xtask plugins`
@@ -70,6 +72,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let template = crate::root().join("plugins").join(member.name).join("plugin.toml");
         let laid_out = pack(&template, folder, &out, &secret)
             .with_context(|| format!("laying out {}", member.name))?;
+        if let Some(program) = member.program {
+            let (from, to) = (folder.join(program), laid_out.join(program));
+            // Not over a program that runs.
+            let new = to.with_extension("new");
+            std::fs::copy(&from, &new)
+                .and_then(|_| std::fs::rename(&new, &to))
+                .with_context(|| format!("laying out {}", to.display()))?;
+        }
         eprintln!("{}", laid_out.display());
     }
     // The platform trusts who signed what lies beside this file.
@@ -105,6 +115,9 @@ fn build<'a>(members: &[&'a Member], args: &Args) -> Result<Vec<(&'a Member, Pat
         cargo.arg("build").arg("--target-dir").arg(&folder);
         for member in &part {
             cargo.arg("--package").arg(format!("qudao-plugin-{}", member.name));
+            if let Some(program) = member.program {
+                cargo.arg("--package").arg(program);
+            }
         }
         let release = native || !args.dev;
         if release {

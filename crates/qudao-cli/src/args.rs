@@ -4,6 +4,13 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod model;
+
+pub(crate) use model::{
+    AddOptions, BenchOptions, ExportOptions, ImportOptions, ModelCommand, PullOptions,
+    QuantizeOptions, RemoveOptions,
+};
+
 /// AI assistants for businesses: channels in front, models behind, every token accounted for.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 a program is not installed.
@@ -44,7 +51,7 @@ pub(crate) enum Command {
     /// Look at plugins and start new ones.
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Look at models and fetch them.
+    /// Look at models, fetch, compress, measure and remove them. 模型：查看、下载、压缩、测速、删除。
     #[command(subcommand)]
     Model(ModelCommand),
     /// The key of the admin API.
@@ -147,40 +154,6 @@ pub(crate) enum PluginCommand {
         /// Its id.
         plugin: String,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelCommand {
-    /// List the models of the catalogue, and which of them are here.
-    List,
-    /// Fetch a model, verify it and prepare it.
-    Pull(PullOptions),
-    /// Take a detector in ONNX that you have, verify it and prepare it.
-    Add(AddOptions),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AddOptions {
-    /// What it is called from now on; `yolox-nano` has a known checksum.
-    pub(crate) name: String,
-    /// The file.
-    pub(crate) file: std::path::PathBuf,
-    /// Take a file whose name has no known checksum.
-    #[arg(long)]
-    pub(crate) accept_unverified: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PullOptions {
-    /// Its name in the catalogue.
-    #[arg(required_unless_present = "default", conflicts_with = "default")]
-    pub(crate) name: Option<String>,
-    /// The first of the default models that can be had.
-    #[arg(long)]
-    pub(crate) default: bool,
-    /// Keep a file that no checksum of the catalogue vouches for.
-    #[arg(long)]
-    pub(crate) accept_unverified: bool,
 }
 
 #[derive(Debug, Subcommand)]

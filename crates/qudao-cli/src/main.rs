@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::{
-    args::{Cli, Command, ModelCommand, OperatorKeyCommand, PluginCommand},
+    args::{Cli, Command, OperatorKeyCommand, PluginCommand},
     commands::{
         audit, backup, check, completions, doctor, keys, migrate, model, plugin, print, restore,
     },
@@ -58,9 +58,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Backup(options) => backup::run(options, &context, json).await,
                 Command::Restore(options) => restore::run(options, &context, json).await,
                 Command::Plugin(command) => plugin::run(command, &context, json).await,
-                Command::Model(ModelCommand::List) => model::list(&context, json),
-                Command::Model(ModelCommand::Add(add)) => model::add(&add, &context, json),
-                Command::Model(ModelCommand::Pull(pull)) => model::pull(pull, &context, json).await,
+                Command::Model(command) => model::run(command, &context, json).await,
                 Command::OperatorKey(OperatorKeyCommand::Show) => operator_key::show(&context),
                 Command::Audit(command) => audit::run(command, &context, json).await,
                 Command::Keys(command) => keys::run(command, &context, json).await,

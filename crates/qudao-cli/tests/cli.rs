@@ -64,6 +64,11 @@ impl Serve {
     fn start(home: &Path, arguments: &[&str]) -> Self {
         let mut command = qudao(home);
         command.arg("serve").args(arguments);
+        Self::spawn(home, command)
+    }
+
+    /// Starts a command, `serve` and its options.
+    fn spawn(home: &Path, mut command: Command) -> Self {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = command.spawn().unwrap();
         let begun = Instant::now();
@@ -331,4 +336,141 @@ fn a_new_plugin_is_started_once() {
     assert!(home.path().join("my-plugin/src/lib.rs").is_file());
     assert_eq!(run(home.path(), &["plugin", "new", "my-plugin"]).status.code(), Some(1));
     assert_eq!(run(home.path(), &["plugin", "new", "My Plugin"]).status.code(), Some(1));
+}
+
+const WEIGHTS: &[u8] = b"GGUF, as far as a command needs to know";
+
+/// As [`qudao`], with a catalogue of one model; its file is there if wanted.
+fn with_model(home: &Path, here: bool) -> impl Fn(&[&str]) -> Output {
+    let sum = qudao_plugin_api::manifest::sha256_hex(WEIGHTS);
+    let catalogue = home.join("models.toml");
+    let text = format!(
+        "[[model]]\nname = \"tiny\"\ntitle = \"Tiny\"\nlanguages = [\"en\", \"zh\"]\nlicence = \"MIT\"\n\
+         family = \"llama\"\ncontext_tokens = 64\nparameters = 1048576\nweaknesses = [\"It knows nothing.\"]\n\
+         [[model.measured]]\nmachine = \"a toy, 1 core\"\ndate = \"2026-11-29\"\nthreads = 1\ntokens_per_s = 7.5\n\
+         [[model.source]]\nkind = \"huggingface\"\nrepository = \"a/b\"\nfile = \"f\"\nsha256 = \"{sum}\"\n"
+    );
+    fs::write(&catalogue, text).unwrap();
+    let dir = home.join("home/models");
+    fs::create_dir_all(&dir).unwrap();
+    if here {
+        fs::write(dir.join("tiny.gguf"), WEIGHTS).unwrap();
+    }
+    let home = home.to_owned();
+    move |arguments: &[&str]| {
+        let mut command = qudao(&home);
+        command.env("QUDAO__MODELS__CATALOGUE", &catalogue);
+        command.args(arguments).output().unwrap()
+    }
+}
+
+#[test]
+fn a_card_tells_what_is_known_of_a_model_for_people_and_for_programs() {
+    let home = home();
+    let run = with_model(home.path(), false);
+    let text = stdout(&run(&["model", "card", "tiny"]));
+    for said in ["MIT", "许可", "en, zh", "201 MiB", "7.5 tokens/s", "It knows nothing.", "a toy"]
+    {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let card = json(&run(&["model", "card", "tiny", "--json"]));
+    assert_eq!(card["measured"][0]["tokens_per_s"], 7.5);
+    assert_eq!((&card["path"], &card["memory_mib"]), (&Value::Null, &201.into()));
+    assert_eq!(run(&["model", "card", "nope"]).status.code(), Some(1));
+}
+
+#[test]
+fn models_are_carried_to_a_machine_without_a_way_out() {
+    let (here, there) = (home(), home());
+    let (from, to) = (with_model(here.path(), true), with_model(there.path(), false));
+    let tar = here.path().join("models.tar");
+    let tar = tar.to_str().unwrap();
+    let exported = from(&["model", "export", tar, "tiny", "--json"]);
+    assert_eq!(json(&exported)["models"][0]["bytes"], WEIGHTS.len());
+    assert_eq!(from(&["model", "export", tar, "absent"]).status.code(), Some(1));
+    let imported = to(&["model", "import", tar, "--json"]);
+    assert!(imported.status.success(), "{}", stderr(&imported));
+    assert_eq!(json(&imported)["models"][0]["verified"], true);
+    let card = json(&to(&["model", "card", "tiny", "--json"]));
+    assert_eq!((&card["verified"], &card["bytes"]), (&true.into(), &WEIGHTS.len().into()));
+    fs::write(tar, &fs::read(tar).unwrap()[..1600]).unwrap();
+    let cut = to(&["model", "import", tar]);
+    assert_eq!(cut.status.code(), Some(1));
+    assert!(stderr(&cut).contains("is not taken"), "{}", stderr(&cut));
+}
+
+#[tokio::test]
+async fn a_model_that_a_running_instance_serves_is_removed_only_by_force() {
+    let home = home();
+    let run = with_model(home.path(), true);
+    let db = TestDb::new().await;
+    let file = home.path().join("home/models/tiny.gguf");
+    let mut command = qudao(home.path());
+    command.env("QUDAO__MODELS__CATALOGUE", home.path().join("models.toml"));
+    command.env("DATABASE_URL", db.url()).arg("serve");
+    let serve = Serve::spawn(home.path(), command);
+    let refused = run(&["model", "rm", "tiny"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("--force"), "{}", stderr(&refused));
+    assert!(file.exists());
+    let forced = run(&["model", "rm", "tiny", "--force", "--json"]);
+    assert_eq!(json(&forced)["removed"][0]["bytes"], WEIGHTS.len());
+    assert!(!file.exists());
+    serve.terminate();
+    fs::write(&file, WEIGHTS).unwrap();
+    assert!(run(&["model", "rm", "tiny"]).status.success());
+    assert_eq!(run(&["model", "rm", "tiny"]).status.code(), Some(1));
+}
+
+#[test]
+fn without_its_program_nothing_is_quantized_and_a_file_is_not_written_over() {
+    let home = home();
+    let output = run(home.path(), &["model", "quantize", "weights", "made.gguf", "--kind", "q4_k"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("qudao-quantize") || said.contains("was not made"), "{said}");
+    fs::write(home.path().join("made.gguf"), "kept").unwrap();
+    let output = run(home.path(), &["model", "quantize", "weights", "made.gguf"]);
+    assert!(stderr(&output).contains("--force"), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(home.path().join("made.gguf")).unwrap(), "kept");
+}
+
+#[test]
+fn the_check_of_a_gpu_machine_says_what_it_would_do_and_what_is_missing() {
+    let tools = tempfile::tempdir().unwrap();
+    let check = |driver: Option<&str>| {
+        let smi = tools.path().join("nvidia-smi");
+        let _ = fs::remove_file(&smi);
+        if let Some(driver) = driver {
+            fs::write(&smi, format!("#!/bin/sh\necho 'NVIDIA L4, {driver}, 8.9, 23034'\n"))
+                .unwrap();
+            fs::set_permissions(&smi, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/gpu-check.sh");
+        let mut command = Command::new("bash");
+        // Nothing of this machine's own graphics is asked.
+        let path = format!("{}:/usr/bin:/bin", tools.path().display());
+        command.arg(script).args(["--dry-run", "smollm2-135m-instruct"]).env("PATH", path);
+        command.output().unwrap()
+    };
+    if !Path::new("/usr/bin/nvidia-smi").exists() {
+        let output = check(None);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(stderr(&output).contains("nvidia-smi is missing"));
+    }
+    let output = check(Some("570.11.02"));
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("580"), "{}", stderr(&output));
+    let output = check(Some("580.65.06"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stderr(&output);
+    for step in [
+        "scripts/cuda.sh",
+        "target/release/xtask plugins",
+        "cargo test --release --target-dir target/cuda -p qudao-plugin-candle-llm",
+        "model bench smollm2-135m-instruct --device cuda:0 --json",
+        "model bench smollm2-135m-instruct --device cpu --json",
+    ] {
+        assert!(said.contains(step), "{step}: {said}");
+    }
 }

@@ -37,9 +37,18 @@ pub struct Model {
     /// Length of the file, if known.
     #[serde(default)]
     pub bytes: Option<u64>,
+    /// Numbers in its weights, if known.
+    #[serde(default)]
+    pub parameters: Option<u64>,
     /// What one should know before choosing it.
     #[serde(default)]
     pub notes: String,
+    /// What it does badly, one sentence each.
+    #[serde(default)]
+    pub weaknesses: Vec<String>,
+    /// What was measured, each on a machine of its own. Nothing stands here that nobody has measured.
+    #[serde(default)]
+    pub measured: Vec<Measured>,
     /// A model to take where no source of this one can be reached.
     #[serde(default)]
     pub fallback: Option<String>,
@@ -49,6 +58,42 @@ pub struct Model {
     /// Where to get it, best first.
     #[serde(rename = "source")]
     pub sources: Vec<Source>,
+}
+
+/// A run of `qudao model bench`. Rates are those of one request at a time unless they say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// The processor or GPU, how much of it, and what else ran.
+    pub machine: String,
+    /// The day, as in 2026-11-29.
+    pub date: String,
+    /// Threads that computed.
+    pub threads: u32,
+    /// From the start of the process until it serves, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_s: Option<f64>,
+    /// The most memory that the process held, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Tokens of a prompt that are read in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_per_s: Option<f64>,
+    /// Tokens of a reply in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f64>,
+    /// Tokens in a second of four replies at once, together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s_of_four: Option<f64>,
+    /// Short texts in a second, one a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts_per_s: Option<f64>,
+    /// Short texts in a second, 32 a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts_per_s_of_32: Option<f64>,
+    /// Pictures in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures_per_s: Option<f64>,
 }
 
 /// How an encoder wants to be asked.
@@ -198,11 +243,7 @@ impl Catalogue {
         let fail = |reason: String| ModelsError::Catalogue { path: path.to_owned(), reason };
         let catalogue: Self = toml::from_str(text).map_err(|error| fail(error.to_string()))?;
         for (index, model) in catalogue.models.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            if model.name.is_empty()
-                || model.name.starts_with('.')
-                || !model.name.chars().all(plain)
-            {
+            if !is_plain(&model.name) {
                 return Err(fail(format!(
                     "`{}` is not a name: letters, digits, `.`, `_`, `-`",
                     model.name
@@ -249,7 +290,28 @@ impl Catalogue {
     }
 }
 
+/// Whether a model or its file may be called so: nothing in it leads to another folder or hides it.
+pub(crate) fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(plain)
+}
+
+/// Memory of a process beside weights and conversations, in MiB.
+const OVERHEAD_MIB: u64 = 200;
+
 impl Model {
+    /// The most that a process was seen to hold, in MiB, else what the plugin asks for before it loads
+    /// the weights: nine bits for each of eight, and a share for the rest. `None` if neither is known.
+    pub fn memory_mib(&self) -> Option<u64> {
+        let measured = self.measured.iter().filter_map(|run| run.memory_mib).max();
+        measured.or_else(|| Some((self.parameters? * 9 / 8 >> 20) + OVERHEAD_MIB))
+    }
+
+    /// The checksums that the catalogue vouches for.
+    pub fn known_sums(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().filter_map(|source| source.sha256.as_deref())
+    }
+
     /// Name of the file in the models' directory.
     pub fn file_name(&self) -> String {
         let ending = if self.chats() { "gguf" } else { "safetensors" };
@@ -282,6 +344,22 @@ mod tests {
         for model in &catalogue.models {
             if let Some(fallback) = &model.fallback {
                 catalogue.model(fallback).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn every_model_that_chats_or_reads_says_what_it_takes_and_what_it_does_badly() {
+        let catalogue = Catalogue::built_in().unwrap();
+        for model in
+            catalogue.models.iter().filter(|model| model.chats() || model.encoder.is_some())
+        {
+            assert!(model.memory_mib().is_some(), "{}", model.name);
+            assert!(!model.weaknesses.is_empty(), "{}", model.name);
+            for run in &model.measured {
+                let figures = [run.tokens_per_s, run.texts_per_s, run.pictures_per_s];
+                assert!(figures.iter().any(Option::is_some), "{}", model.name);
+                assert!(run.machine.contains("core") && run.date.len() == 10, "{run:?}");
             }
         }
     }

@@ -73,6 +73,22 @@ pub enum ModelsError {
         /// What is wrong.
         reason: String,
     },
+    /// Nothing of that name is here.
+    #[error("`{name}` is not among the models in {directory}")]
+    Absent {
+        /// As asked.
+        name: String,
+        /// Where it was looked for.
+        directory: PathBuf,
+    },
+    /// A bundle of models that is not one, or not whole.
+    #[error("{bundle} is not taken: {reason}")]
+    Bundle {
+        /// The file or directory.
+        bundle: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("{path}: {source}")]
     File {

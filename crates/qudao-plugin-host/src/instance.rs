@@ -362,7 +362,10 @@ impl Instance {
                 Ok(started)
             });
             match started {
-                Ok(started) => return Ok(started),
+                Ok(started) => {
+                    self.note_refusals(&refusals, &artifact.variant);
+                    return Ok(started);
+                }
                 Err(reason) => refusals.push(format!("{}: {reason}", artifact.variant)),
             }
         }
@@ -370,6 +373,20 @@ impl Instance {
             refusals.push(format!("none is for {TARGET}"));
         }
         Err(RefusalError::NoArtifact(refusals.join("; ")).to_string())
+    }
+
+    /// Tells in one line why an artifact runs although a better one is there.
+    fn note_refusals(&self, refusals: &[String], variant: &str) {
+        if refusals.is_empty() {
+            return;
+        }
+        let (instance, refused) = (&self.settings.name, refusals.join("; "));
+        tracing::warn!(
+            instance,
+            variant,
+            refused = %Redacted(&refused),
+            "a better artifact cannot be used here, and this one takes its place"
+        );
     }
 
     /// That this version has served here.
@@ -394,6 +411,9 @@ impl Instance {
             Placement::Inproc if self.ground.sandbox == Sandbox::Required => {
                 Err("plugins.sandbox is `required`, and `inproc` is not confined".to_owned())
             }
+            Placement::Inproc if sealed.gpu => Err(
+                "it computes on a GPU, whose failures only the end of its process mends: its placement has to be `process`".to_owned(),
+            ),
             Placement::Inproc => {
                 use std::os::fd::AsFd as _;
                 let api = load(sealed.memfd.as_fd()).map_err(|error| error.to_string())?;

@@ -1,5 +1,6 @@
 //! The engine as a plugin of the platform.
 
+use qudao_device::end_if_lost;
 use qudao_plugin_api::wire::{
     ChatParams, ChatRequest, Content, ErrorKind, FinishReason, Role, Usage,
 };
@@ -26,6 +27,7 @@ const DEFAULT_MAX_TOKENS: usize = 1024;
 
 /// A local model.
 pub struct CandleLlm {
+    host: Host,
     engine: Engine,
     seed: Option<u64>,
 }
@@ -37,7 +39,7 @@ impl BatchPlugin for CandleLlm {
         let mut progress = |text: &str| host.log(LogLevel::Info, text);
         let engine = Engine::load(&config, &mut progress)
             .map_err(|error| PluginError::new(ErrorKind::Unavailable, error.to_string()))?;
-        Ok(Self { engine, seed: config.seed })
+        Ok(Self { host, engine, seed: config.seed })
     }
 
     fn admit(&mut self, request: OwnedRequest) -> Result<(), PluginError> {
@@ -55,8 +57,7 @@ impl BatchPlugin for CandleLlm {
         if !self.engine.has_work() {
             return Ok(Step::Idle);
         }
-        let outputs =
-            self.engine.step().map_err(|error| PluginError::internal(error.to_string()))?;
+        let outputs = self.engine.step().map_err(|error| lost(self.host, &error.to_string()))?;
         for (id, output) in outputs {
             match output {
                 Output::Text { text, token, logprob } => sink.token(id, text, token, logprob),
@@ -118,6 +119,12 @@ fn logprobs(told: &[TokenLogprob], tokens: &Tokens) -> Value {
         entry
     });
     json!({ "logprobs": { "content": content.collect::<Vec<_>>() } })
+}
+
+/// A failure of the replies that run, unless it is one of the process.
+fn lost(host: Host, said: &str) -> PluginError {
+    end_if_lost(said, |line| host.log(LogLevel::Error, line));
+    PluginError::internal(said)
 }
 
 fn count(tokens: usize) -> u32 {

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use qudao_device::end_if_lost;
 use qudao_encoder::{BATCH_TOKENS, Encoder, EncoderError, Job, Queue};
 use qudao_plugin_api::{
     BatchPlugin, Completion, Host, LogLevel, OwnedRequest, PluginError, Step, StepSink,
@@ -27,11 +28,19 @@ const WAITING_MAX: usize = 256;
 pub struct Config {
     /// The encoder's file.
     pub path: PathBuf,
+    /// `cpu`, `cuda:0` and so on, or `auto`.
+    #[serde(default = "default_device")]
+    pub device: String,
+}
+
+fn default_device() -> String {
+    "auto".to_owned()
 }
 
 /// An encoder that serves.
 #[derive(Debug)]
 pub struct Embedder {
+    host: Host,
     encoder: Encoder,
     queue: Queue<()>,
 }
@@ -40,12 +49,12 @@ impl BatchPlugin for Embedder {
     type Config = Config;
 
     fn create(host: Host, config: Config) -> Result<Self, PluginError> {
-        let encoder = Encoder::load(&config.path)
+        let encoder = Encoder::load_on(&config.path, &config.device)
             .map_err(|error| PluginError::new(ErrorKind::Unavailable, error.to_string()))?;
         let network = encoder.network();
         let line = format!("{} layers of {} are ready", network.layers, network.hidden);
         host.log(LogLevel::Info, &line);
-        Ok(Self { encoder, queue: Queue::default() })
+        Ok(Self { host, encoder, queue: Queue::default() })
     }
 
     fn admit(&mut self, request: OwnedRequest) -> Result<(), PluginError> {
@@ -80,7 +89,7 @@ impl BatchPlugin for Embedder {
         let ids: Vec<&[u32]> = texts.iter().map(|text| text.ids.as_slice()).collect();
         let truncated: Vec<bool> = texts.iter().map(|text| text.truncated).collect();
         let last = self.encoder.network().layers;
-        let means = self.encoder.means(&ids, &[last]).map_err(failed)?;
+        let means = self.encoder.means(&ids, &[last]).map_err(|error| self.lost(error))?;
         for ((place, embedding), truncated) in places.iter().zip(means).zip(truncated) {
             let index = u32::try_from(place.index).unwrap_or(u32::MAX);
             let embedding = of_length_one(embedding);
@@ -100,6 +109,14 @@ impl BatchPlugin for Embedder {
 
     fn park(&mut self, id: u64, parked: bool) {
         self.queue.park(id, parked);
+    }
+}
+
+impl Embedder {
+    /// A failure of the requests of a batch, unless it is one of the process.
+    fn lost(&self, error: EncoderError) -> PluginError {
+        end_if_lost(&error.to_string(), |line| self.host.log(LogLevel::Error, line));
+        failed(error)
     }
 }
 

@@ -24,6 +24,9 @@ pub enum EncoderError {
     /// The tokenizer cannot be used.
     #[error("the tokenizer is not usable: {0}")]
     Tokenizer(String),
+    /// The device is not there, or too small.
+    #[error(transparent)]
+    Device(#[from] qudao_device::DeviceError),
     /// A computation failed.
     #[error("computing: {0}")]
     Compute(#[from] candle_core::Error),

@@ -32,6 +32,15 @@ pub struct Network {
     pub epsilon: f64,
 }
 
+impl Network {
+    /// Bytes of the layers' weights in single precision.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        let Self { layers, hidden, inner, .. } = *self;
+        let layer = 4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner;
+        (layers * layer * size_of::<f32>()) as u64
+    }
+}
+
 /// How the model card wants it to be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Card {

@@ -9,6 +9,7 @@ mod file;
 mod gradient;
 mod layer;
 mod model;
+mod placed;
 mod queue;
 mod slices;
 mod text;

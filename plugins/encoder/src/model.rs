@@ -4,10 +4,13 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+use qudao_device::Target;
+
 use crate::{
     error::EncoderError,
     file::{Card, File, Network, Rows, read},
     layer::{Group, Layer, Norm},
+    placed::{BATCH_BYTES, Placed},
     slices::{AddNorm, normalise},
     text::{Read, Reader},
 };
@@ -26,6 +29,8 @@ pub struct Encoder {
     places: Vec<f32>,
     first: Norm,
     pub(crate) layers: Vec<Layer>,
+    /// The layers once more, where they do not compute on the processor.
+    placed: Option<Placed>,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -56,7 +61,31 @@ impl Encoder {
         let reader = Reader::new(&file.tokenizer, &file.card, vocabulary)?;
         let layers = (0..layers).map(|at| Layer::read(&file, at)).collect::<Result<_, _>>()?;
         let first = Norm::read(&file, "embeddings.LayerNorm")?;
-        Ok(Self { network, card: file.card, reader, words, places, first, layers })
+        let placed = None;
+        Ok(Self { network, card: file.card, reader, words, places, first, layers, placed })
+    }
+
+    /// Reads a file, and puts its layers where the setting `device` says.
+    ///
+    /// # Errors
+    /// [`EncoderError`].
+    pub fn load_on(path: &Path, device: &str) -> Result<Self, EncoderError> {
+        let target = Target::parse(device)?;
+        let mut encoder = Self::load(path)?;
+        if target != Target::Cpu {
+            let device = target.open(encoder.network.weight_bytes() + BATCH_BYTES)?;
+            encoder.place(device)?;
+        }
+        Ok(encoder)
+    }
+
+    /// Puts the layers on a device, by the operations that every device knows.
+    ///
+    /// # Errors
+    /// [`EncoderError::Compute`].
+    pub fn place(&mut self, device: Device) -> Result<(), EncoderError> {
+        self.placed = Some(Placed::new(&self.layers, self.network.heads, device)?);
+        Ok(())
     }
 
     /// How it wants to be asked.
@@ -107,6 +136,10 @@ impl Encoder {
 
     /// As [`Self::means`], for texts in order of their length that fit into one batch.
     fn batch(&self, texts: &[&[u32]], taps: &[usize]) -> Result<Vec<Vec<f32>>, EncoderError> {
+        if let Some(placed) = &self.placed {
+            let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+            return Ok(placed.means(&self.first_rows(texts), &lengths, taps)?);
+        }
         let groups = groups(texts);
         let mut stream = self.first(texts)?;
         let mut means = vec![Vec::with_capacity(taps.len() * self.network.hidden); texts.len()];
@@ -121,6 +154,12 @@ impl Encoder {
 
     /// The stream before the first layer.
     pub(crate) fn first(&self, texts: &[&[u32]]) -> Result<Tensor, EncoderError> {
+        let rows = self.first_rows(texts);
+        let hidden = self.network.hidden;
+        Ok(Tensor::from_vec(rows, ((), hidden), &Device::Cpu)?)
+    }
+
+    fn first_rows(&self, texts: &[&[u32]]) -> Vec<f32> {
         let hidden = self.network.hidden;
         let tokens = texts.iter().map(|text| text.len()).sum::<usize>();
         let mut rows = vec![0.0; tokens * hidden];
@@ -136,7 +175,7 @@ impl Encoder {
             }
             normalise(row, &by);
         }
-        Ok(Tensor::from_vec(rows, (tokens, hidden), &Device::Cpu)?)
+        rows
     }
 
     fn pool(

@@ -68,6 +68,26 @@ fn all_minilm_l6_v2_agrees_with_onnx_runtime() {
 }
 
 #[test]
+fn the_operations_of_a_device_compute_the_same() {
+    for (name, known) in [
+        ("multilingual-e5-small", include_str!("vectors-multilingual-e5-small.json")),
+        ("all-minilm-l6-v2", include_str!("vectors-all-minilm-l6-v2.json")),
+    ] {
+        let mut encoder = Encoder::load(&pulled(name)).unwrap();
+        encoder.place(candle_core::Device::Cpu).unwrap();
+        compare(&encoder, known);
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_refused_and_the_processor_is_not() {
+    let path = pulled("all-minilm-l6-v2");
+    let refusal = Encoder::load_on(&path, "cuda:97").unwrap_err().to_string();
+    assert!(refusal.contains("cuda:97"), "{refusal}");
+    assert!(Encoder::load_on(&path, "cpu").is_ok());
+}
+
+#[test]
 fn words_stand_where_they_are_in_the_text() {
     let text = "It's  great — 我很满意，thanks!";
     let read = e5().read("query: ", text).unwrap();

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use qudao_device::end_if_lost;
 use qudao_encoder::{BATCH_TOKENS, EncoderError, Job, Queue, Read};
 use qudao_plugin_api::{
     BatchPlugin, Completion, Host, LogLevel, OwnedRequest, PluginError, Step, StepSink,
@@ -37,6 +38,13 @@ pub struct Config {
     /// The least probability of a class that is named; the head's own if absent.
     #[serde(default)]
     pub abstain_below: Option<f32>,
+    /// `cpu`, `cuda:0` and so on, or `auto`.
+    #[serde(default = "default_device")]
+    pub device: String,
+}
+
+fn default_device() -> String {
+    "auto".to_owned()
 }
 
 /// What a request asks beside the classes.
@@ -49,6 +57,7 @@ struct Wish {
 /// A classifier that serves.
 #[derive(Debug)]
 pub struct Sentiment {
+    host: Host,
     model: Model,
     abstain_below: f32,
     queue: Queue<Wish>,
@@ -58,14 +67,14 @@ impl BatchPlugin for Sentiment {
     type Config = Config;
 
     fn create(host: Host, config: Config) -> Result<Self, PluginError> {
-        let model = Model::load(&config.path)
+        let model = Model::load_on(&config.path, &config.device)
             .map_err(|error| PluginError::new(ErrorKind::Unavailable, error))?;
         let abstain_below = config.abstain_below.unwrap_or(model.head().abstain_below);
         if !(0.0..=1.0).contains(&abstain_below) {
             return Err(PluginError::bad_request("abstain_below has to be from 0 to 1"));
         }
         host.log(LogLevel::Info, &format!("classes: {}", model.head().labels.join(", ")));
-        Ok(Self { model, abstain_below, queue: Queue::default() })
+        Ok(Self { host, model, abstain_below, queue: Queue::default() })
     }
 
     fn admit(&mut self, request: OwnedRequest) -> Result<(), PluginError> {
@@ -102,13 +111,13 @@ impl BatchPlugin for Sentiment {
             })
             .collect();
         let ids: Vec<&[u32]> = texts.iter().map(|(text, _)| text.ids.as_slice()).collect();
-        let judged = self.model.judge(&ids).map_err(failed)?;
+        let judged = self.model.judge(&ids).map_err(|error| self.lost(error))?;
         for ((place, (text, explain)), judged) in places.iter().zip(&texts).zip(&judged) {
             let index = u32::try_from(place.index).unwrap_or(u32::MAX);
             let mut answer = self.answer(index, text, judged);
             if *explain {
-                let weights = self.model.explain(text, judged, SERVED).map_err(failed)?;
-                answer.words = words(text, &weights);
+                let explained = self.model.explain(text, judged, SERVED);
+                answer.words = words(text, &explained.map_err(|error| self.lost(error))?);
             }
             sink.data(place.id, &serde_json::json!(answer));
             if let Some(job) = self.queue.finish(place.id) {
@@ -160,6 +169,14 @@ fn words(text: &Read, weights: &[f32]) -> Vec<Word> {
             weight: *weight,
         })
         .collect()
+}
+
+impl Sentiment {
+    /// A failure of the requests of a batch, unless it is one of the process.
+    fn lost(&self, error: EncoderError) -> PluginError {
+        end_if_lost(&error.to_string(), |line| self.host.log(LogLevel::Error, line));
+        failed(error)
+    }
 }
 
 fn failed(error: EncoderError) -> PluginError {

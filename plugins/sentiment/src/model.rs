@@ -42,7 +42,15 @@ impl Model {
     /// # Errors
     /// Why the file or the head is refused.
     pub fn load(path: &Path) -> Result<Self, String> {
-        let encoder = Encoder::load(path).map_err(|error| error.to_string())?;
+        Self::load_on(path, "cpu")
+    }
+
+    /// Reads the encoder's file, and puts its layers where the setting `device` says.
+    ///
+    /// # Errors
+    /// Why the file, the head or the device is refused.
+    pub fn load_on(path: &Path, device: &str) -> Result<Self, String> {
+        let encoder = Encoder::load_on(path, device).map_err(|error| error.to_string())?;
         let head = Head::trained(encoder.network().hidden)?;
         if head.taps.iter().any(|tap| encoder.network().layers < *tap) {
             return Err("the head reads layers that the encoder does not have".to_owned());

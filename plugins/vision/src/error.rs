@@ -37,14 +37,9 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The configured device does not exist in this build or on this machine.
-    #[error("device `{device}` is not available: {reason}")]
-    Device {
-        /// As configured.
-        device: String,
-        /// Why not.
-        reason: String,
-    },
+    /// The configured device is not there, or too small.
+    #[error(transparent)]
+    Device(#[from] qudao_device::DeviceError),
     /// A computation on the weights failed.
     #[error("cannot load the weights: {0}")]
     Weights(#[from] candle_core::Error),

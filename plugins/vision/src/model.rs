@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 use image::RgbImage;
+use qudao_device::Target;
 
 use crate::config::Config;
 use crate::error::{LoadError, PictureError};
@@ -17,6 +18,9 @@ use crate::yolox::Yolox;
 
 /// The most findings of a picture.
 const MOST: usize = 100;
+
+/// Side of the square that the larger family looks at where nobody says otherwise.
+const LARGEST_DEFAULT: usize = 640;
 
 /// A network with what computes it.
 enum Engine {
@@ -61,7 +65,7 @@ impl Model {
     pub fn load(config: &Config) -> Result<Self, LoadError> {
         config.check()?;
         let weights = Weights::read(&config.path)?;
-        let (engine, default_side) = match device(&config.device)? {
+        let (engine, default_side) = match device(config, &weights)? {
             None => {
                 let maps = Maps::new(config.threads())?;
                 let (network, side) = network(&maps, &weights)?;
@@ -205,24 +209,20 @@ fn stated_names(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Bytes of the largest maps between two layers, in single precision, for each pixel of the square that
+/// the network looks at; with room for the unfolded windows of a convolution.
+const BYTES_PER_PIXEL: u64 = 4 * 64 * 10;
+
 /// The device to compute on, or nothing for the processor's own kernels.
-fn device(wanted: &str) -> Result<Option<Device>, LoadError> {
-    let fail = |reason: &str| {
-        Err(LoadError::Device { device: wanted.to_owned(), reason: reason.to_owned() })
-    };
-    match wanted {
-        "cpu" => Ok(None),
-        "auto" => Ok(if cfg!(feature = "cuda") { Device::new_cuda(0).ok() } else { None }),
-        // The plain path, for comparison.
-        "tensors" => Ok(Some(Device::Cpu)),
-        other => match other.strip_prefix("cuda:").and_then(|number| number.parse().ok()) {
-            None => fail("must be `cpu`, `auto` or `cuda:NUMBER`"),
-            Some(number) => match Device::new_cuda(number) {
-                Ok(device) => Ok(Some(device)),
-                Err(error) => fail(&error.to_string()),
-            },
-        },
+fn device(config: &Config, weights: &Weights) -> Result<Option<Device>, LoadError> {
+    // The plain path, for comparison.
+    if config.device == "tensors" {
+        return Ok(Some(Device::Cpu));
     }
+    let target = Target::parse(&config.device)?;
+    let side = config.side.or_else(|| stated_side(weights)).unwrap_or(LARGEST_DEFAULT) as u64;
+    let device = target.open(weights.bytes() + side * side * BYTES_PER_PIXEL)?;
+    Ok((target != Target::Cpu).then_some(device))
 }
 
 /// What COCO's 80 classes are called, in the order of the models that are trained on it.

@@ -1,6 +1,7 @@
 //! The detector as a plugin of the platform.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use qudao_device::end_if_lost;
 use qudao_plugin_api::wire::{DetectRequest, Detected, ErrorKind, Object, PicturePart, Usage};
 use qudao_plugin_api::{Completion, Host, LogLevel, ModelPlugin, PluginError, Sink};
 
@@ -16,6 +17,7 @@ const TOKENS: u32 = 1;
 
 /// A detector.
 pub struct Vision {
+    host: Host,
     model: Model,
 }
 
@@ -27,7 +29,7 @@ impl ModelPlugin for Vision {
             .map_err(|error| PluginError::new(ErrorKind::Unavailable, error.to_string()))?;
         let (classes, side) = (model.labels().len(), model.side());
         host.log(LogLevel::Info, &format!("{classes} classes, pictures of {side} × {side}"));
-        Ok(Self { model })
+        Ok(Self { host, model })
     }
 
     fn detect(&self, request: DetectRequest, sink: &Sink<'_>) -> Result<Completion, PluginError> {
@@ -37,7 +39,11 @@ impl ModelPlugin for Vision {
         let seen =
             self.model.look(&bytes, request.threshold, None).map_err(|error| match error {
                 LookError::Picture(error) => PluginError::bad_request(error.to_string()),
-                LookError::Device(error) => PluginError::internal(error.to_string()),
+                LookError::Device(error) => {
+                    let said = error.to_string();
+                    end_if_lost(&said, |line| self.host.log(LogLevel::Error, line));
+                    PluginError::internal(said)
+                }
             })?;
         sink.data(&self.detected(&seen))?;
         if request.annotate {

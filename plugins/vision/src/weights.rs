@@ -32,6 +32,11 @@ impl Weights {
         Ok(Self { tensors, metadata })
     }
 
+    /// Bytes of all tensors in single precision.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| 4 * tensor.elem_count() as u64).sum()
+    }
+
     /// Whether a tensor is there.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

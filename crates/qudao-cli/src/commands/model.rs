@@ -1,4 +1,9 @@
-//! `qudao model list`, `qudao model pull` and `qudao model add`.
+//! `qudao model …`: what is done with model files.
+
+mod bench;
+mod card;
+mod quantize;
+mod shelf;
 
 use std::{
     io::Write as _,
@@ -8,17 +13,38 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use qudao_models::{Choice, Pulled, Puller, add_detector, default_models};
+use qudao_models::{Choice, HuggingFace, Pulled, Puller, add_detector, default_models};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{AddOptions, PullOptions},
-    context::Context,
+    args::{AddOptions, ModelCommand, PullOptions},
+    context::{Context, variable},
     instances::catalogue,
     terminal,
 };
 
-pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
+/// Another site than the publisher's, as with Hugging Face's own tools.
+const HF_ENDPOINT: &str = "HF_ENDPOINT";
+
+pub(crate) async fn run(
+    command: ModelCommand,
+    context: &Context,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    match command {
+        ModelCommand::List => list(context, json),
+        ModelCommand::Card { name } => card::show(&name, context, json),
+        ModelCommand::Pull(options) => pull(options, context, json).await,
+        ModelCommand::Add(options) => add(&options, context, json),
+        ModelCommand::Rm(options) => shelf::remove(&options, context, json),
+        ModelCommand::Export(options) => shelf::export(&options, context, json),
+        ModelCommand::Import(options) => shelf::import(&options, context, json),
+        ModelCommand::Quantize(options) => quantize::run(&options, context, json).await,
+        ModelCommand::Bench(options) => bench::run(options, context, json).await,
+    }
+}
+
+fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
     let catalogue = catalogue(context)?;
     let dir = context.models_dir();
     let rows: Vec<Value> = catalogue
@@ -33,6 +59,7 @@ pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
                 "licence": model.licence,
                 "context_tokens": model.context_tokens,
                 "bytes": model.bytes,
+                "memory_mib": model.memory_mib(),
                 "notes": model.notes,
                 "path": path.is_file().then_some(path),
             })
@@ -46,8 +73,9 @@ pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
         let here = if row["path"].is_null() { "-" } else { "here" };
         let size =
             model.bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000));
+        let memory = model.memory_mib().map_or_else(|| "?".to_owned(), |mib| format!("{mib} MiB"));
         terminal::print(&format!(
-            "{:<30} {here:<5} {size:>8}  {:<8} {}",
+            "{:<30} {here:<5} {size:>8} {memory:>9}  {:<8} {}",
             model.name,
             model.languages.join(","),
             model.licence
@@ -59,7 +87,7 @@ pub(crate) fn list(context: &Context, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn add(options: &AddOptions, context: &Context, json: bool) -> anyhow::Result<ExitCode> {
+fn add(options: &AddOptions, context: &Context, json: bool) -> anyhow::Result<ExitCode> {
     let AddOptions { name, file, accept_unverified } = options;
     let path = add_detector(name, file, &context.models_dir(), *accept_unverified)?;
     if json {
@@ -70,13 +98,12 @@ pub(crate) fn add(options: &AddOptions, context: &Context, json: bool) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn pull(
-    options: PullOptions,
-    context: &Context,
-    json: bool,
-) -> anyhow::Result<ExitCode> {
+async fn pull(options: PullOptions, context: &Context, json: bool) -> anyhow::Result<ExitCode> {
     let mut puller = Puller::new(catalogue(context)?);
     puller.accept_unverified = options.accept_unverified;
+    if let Some(site) = variable(HF_ENDPOINT) {
+        puller.huggingface = HuggingFace::at(&site);
+    }
     let (name, pulled) = match options.name {
         Some(name) => {
             let pulled = pull_one(&puller, &name, context).await?;
@@ -126,10 +153,19 @@ async fn pull_default(puller: &Puller, context: &Context) -> anyhow::Result<(Str
 }
 
 async fn pull_one(puller: &Puller, name: &str, context: &Context) -> anyhow::Result<Pulled> {
+    let progress = progress();
+    let dir = context.models_dir();
+    let pulled = puller.pull(name, &dir, &progress).await;
+    clear();
+    pulled.with_context(|| format!("pulling {name}"))
+}
+
+/// Tells how far something is, now and then.
+fn progress() -> impl Fn(&str, u64, Option<u64>) + Send + Sync {
     let begun = Instant::now();
     let last = Mutex::new(None::<Instant>);
     let watched = terminal::is_watched();
-    let progress = move |what: &str, done: u64, total: Option<u64>| {
+    move |what: &str, done: u64, total: Option<u64>| {
         let pause = if watched { Duration::from_millis(200) } else { Duration::from_secs(10) };
         let Ok(mut last) = last.lock() else { return };
         if last.is_some_and(|at| at.elapsed() < pause) && Some(done) != total {
@@ -137,13 +173,14 @@ async fn pull_one(puller: &Puller, name: &str, context: &Context) -> anyhow::Res
         }
         *last = Some(Instant::now());
         report(what, done, total, begun.elapsed(), watched);
-    };
-    let dir = context.models_dir();
-    let pulled = puller.pull(name, &dir, &progress).await;
-    if watched {
+    }
+}
+
+/// Takes the line of progress away.
+fn clear() {
+    if terminal::is_watched() {
         let _ = write!(std::io::stderr(), "\r\x1b[K");
     }
-    pulled.with_context(|| format!("pulling {name}"))
 }
 
 /// Bytes from a site, or parts of an archive.

@@ -24,7 +24,10 @@ fn model(sources: Vec<Source>) -> Catalogue {
         encoder: None,
         context_tokens: 1,
         bytes: None,
+        parameters: None,
         notes: String::new(),
+        weaknesses: Vec::new(),
+        measured: Vec::new(),
         fallback: None,
         sources,
     };
@@ -41,7 +44,11 @@ async fn site() -> MockServer {
     Mock::given(method("GET"))
         .and(path("/a/b/resolve/main/f.gguf"))
         .and(header("range", "bytes=5-"))
-        .respond_with(ResponseTemplate::new(206).set_body_bytes(&CONTENT[5..]))
+        .respond_with(
+            ResponseTemplate::new(206)
+                .insert_header("content-range", "bytes 5-18/19")
+                .set_body_bytes(&CONTENT[5..]),
+        )
         .with_priority(1)
         .mount(&server)
         .await;
@@ -230,4 +237,120 @@ fn the_first_choice_of_a_first_start_is_bilingual_and_the_last_says_it_is_not() 
     let last = choices.last().unwrap();
     assert!(!languages(&last.name).contains(&"zh".to_owned()));
     assert!(last.remark.0.contains("Chinese will be poor") && last.remark.1.contains("中文"));
+}
+
+/// A site that speaks as told: an answer per connection, each perhaps cut off by hanging up. Keeps the
+/// heads of the requests.
+struct Rude {
+    address: String,
+    heads: std::sync::Arc<Mutex<Vec<String>>>,
+}
+
+/// A status line with headers, and the bytes that are sent before the connection ends.
+type Said = (String, Vec<u8>);
+
+fn rude(answers: Vec<Said>) -> Rude {
+    use std::io::Read as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let heads = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let kept = std::sync::Arc::clone(&heads);
+    std::thread::spawn(move || {
+        for (head, body) in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut byte = [0];
+            while !asked.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+                asked.push(byte[0]);
+            }
+            kept.lock().unwrap().push(String::from_utf8(asked).unwrap().to_ascii_lowercase());
+            stream.write_all(format!("{head}\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+            stream.write_all(&body).unwrap();
+        }
+    });
+    Rude { address, heads }
+}
+
+fn whole(tag: &str, content: &[u8], sent: usize) -> Said {
+    let length = content.len();
+    (format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{tag}"), content[..sent].to_vec())
+}
+
+fn rest(from: usize, content: &[u8]) -> Said {
+    let (rest, last, length) = (content.len() - from, content.len() - 1, content.len());
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\ncontent-length: {rest}\r\ncontent-range: bytes {from}-{last}/{length}"
+    );
+    (head, content[from..].to_vec())
+}
+
+async fn pull_from(rude: &Rude, home: &Path) -> Result<Pulled, ModelsError> {
+    puller(model(vec![site_source(Some(sum(CONTENT)))]), &rude.address)
+        .pull("m", home, &silent)
+        .await
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_midway_is_asked_for_the_rest_of_the_same_file() {
+    let home = tempfile::tempdir().unwrap();
+    let rude = rude(vec![
+        whole("etag: \"v1\"", CONTENT, 7),
+        {
+            let (head, body) = rest(7, CONTENT);
+            (head, body[..4].to_vec())
+        },
+        rest(11, CONTENT),
+    ]);
+    let pulled = pull_from(&rude, home.path()).await.unwrap();
+    assert_eq!(std::fs::read(pulled.path).unwrap(), CONTENT);
+    let heads = rude.heads.lock().unwrap().clone();
+    assert!(!heads[0].contains("range"), "{heads:?}");
+    assert!(heads[1].contains("range: bytes=7-\r\n") && heads[1].contains("if-range: \"v1\""));
+    assert!(heads[2].contains("range: bytes=11-\r\n"), "{heads:?}");
+    let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().flatten().collect();
+    assert!(!left.iter().any(|entry| entry.file_name().to_string_lossy().contains("part")));
+}
+
+#[tokio::test]
+async fn a_file_that_was_replaced_meanwhile_is_fetched_from_its_beginning() {
+    let home = tempfile::tempdir().unwrap();
+    let old = b"GGUF, an older one than that is";
+    // The tag does not hold any more, so the whole file comes although a part was asked for.
+    let rude =
+        rude(vec![whole("etag: \"old\"", old, 9), whole("etag: \"new\"", CONTENT, CONTENT.len())]);
+    let pulled = pull_from(&rude, home.path()).await.unwrap();
+    assert_eq!(std::fs::read(pulled.path).unwrap(), CONTENT);
+    assert!(rude.heads.lock().unwrap()[1].contains("if-range: \"old\""));
+}
+
+#[tokio::test]
+async fn a_part_of_another_file_is_found_out_by_its_checksum_and_fetched_anew() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join(".m.gguf.part"), b"other").unwrap();
+    let rude = rude(vec![rest(5, CONTENT), whole("", CONTENT, CONTENT.len())]);
+    let pulled = pull_from(&rude, home.path()).await.unwrap();
+    assert_eq!(std::fs::read(pulled.path).unwrap(), CONTENT);
+    let heads = rude.heads.lock().unwrap();
+    assert!(heads[0].contains("range: bytes=5-") && !heads[1].contains("range:"), "{heads:?}");
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_refused_and_a_server_that_sends_nothing_is_given_up() {
+    let home = tempfile::tempdir().unwrap();
+    let wrong = CONTENT.to_ascii_uppercase();
+    let server = rude(vec![whole("etag: \"v1\"", &wrong, wrong.len())]);
+    let error = pull_from(&server, home.path()).await.unwrap_err().to_string();
+    assert!(error.contains(&sum(&wrong)) && error.contains(&sum(CONTENT)), "{error}");
+    assert!(!home.path().join("m.gguf").exists() && !home.path().join(".m.gguf.part").exists());
+    // What is here stays for another day, and nobody asks again and again.
+    std::fs::write(home.path().join(".m.gguf.part"), &CONTENT[..5]).unwrap();
+    let (head, _) = rest(5, CONTENT);
+    let server = rude(vec![(head, Vec::new())]);
+    assert!(pull_from(&server, home.path()).await.is_err());
+    assert_eq!(server.heads.lock().unwrap().len(), 1);
+    assert_eq!(std::fs::read(home.path().join(".m.gguf.part")).unwrap(), &CONTENT[..5]);
+    // Another part than asked is not taken for it.
+    let server = rude(vec![rest(3, CONTENT)]);
+    let error = pull_from(&server, home.path()).await.unwrap_err().to_string();
+    assert!(error.contains("another part"), "{error}");
 }

@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod artifacts;
 mod confinement;
 mod flavours;
 mod loading;
