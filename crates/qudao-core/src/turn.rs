@@ -192,11 +192,12 @@ impl Core {
                 counter!("qudao_leases_lost_total").increment(1);
                 return Ok(TurnOutcome::Lost);
             }
-            generated = async {
+            // Boxed: it is most of a turn, and a turn is a part of many futures.
+            generated = Box::pin(async {
                 self.look(&mut turn).await;
                 self.listen(&mut turn).await;
                 self.generate(&turn).await
-            } => generated?,
+            }) => generated?,
         };
         let (generated, routed) = generated;
         self.finish(turn, generated, routed).await

@@ -304,7 +304,7 @@ impl Model {
     /// the weights: nine bits for each of eight, and a share for the rest. `None` if neither is known.
     pub fn memory_mib(&self) -> Option<u64> {
         let measured = self.measured.iter().filter_map(|run| run.memory_mib).max();
-        measured.or_else(|| Some((self.parameters? * 9 / 8 >> 20) + OVERHEAD_MIB))
+        measured.or_else(|| Some(((self.parameters? * 9 / 8) >> 20) + OVERHEAD_MIB))
     }
 
     /// The checksums that the catalogue vouches for.

@@ -1,7 +1,7 @@
 //! Small random models of every family, written as they are published, converted, and computed by
 //! candle's implementations of both forms.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

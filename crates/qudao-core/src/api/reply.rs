@@ -409,12 +409,6 @@ impl ApiReply {
     }
 }
 
-impl std::fmt::Debug for ApiReply {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiReply").field("turn_id", &self.call.turn_id).finish_non_exhaustive()
-    }
-}
-
 impl Counts {
     fn count(&mut self, event: &Event) {
         match event {

@@ -172,7 +172,8 @@ fn nothing_in_a_bundle_leads_out_of_the_models_directory() {
     let machines = Machines::new();
     let link = tar::EntryType::Symlink;
     let honest = list(&[("one", "one.gguf", ONE)]);
-    let cases: [(&str, Vec<(&str, &[u8], tar::EntryType)>); 8] = [
+    type Entry<'a> = (&'a str, &'a [u8], tar::EntryType);
+    let cases: [(&str, Vec<Entry<'_>>); 8] = [
         ("a member above", vec![(MANIFEST, &honest, FILE), ("../one.gguf", ONE, FILE)]),
         ("a member elsewhere", vec![(MANIFEST, &honest, FILE), ("/tmp/one.gguf", ONE, FILE)]),
         ("a link", vec![(MANIFEST, &honest, FILE), ("one.gguf", b"", link)]),

@@ -2,7 +2,7 @@
 
 use qudao_domain::state::EndReason;
 
-use super::OpenCall;
+use super::{ApiReply, OpenCall};
 use crate::{api::Served, routing::ANSWERED};
 
 impl OpenCall {
@@ -21,5 +21,11 @@ impl OpenCall {
         let model = answered.then_some(self.bill.model.as_str());
         let ask = self.trial_ask.take();
         routed.close(&self.core, model, end.as_str(), whole, ask);
+    }
+}
+
+impl std::fmt::Debug for ApiReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiReply").field("turn_id", &self.call.turn_id).finish_non_exhaustive()
     }
 }
