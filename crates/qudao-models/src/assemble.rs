@@ -67,14 +67,20 @@ pub(crate) fn assemble(
     };
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let tokenizer = std::str::from_utf8(pieces.tokenizer).map_err(|e| failed(e.to_string()))?;
-    let describe = |value: Value| value.to_string();
     let metadata: BTreeMap<&str, String> = BTreeMap::from([
         ("format", "pt".to_owned()),
-        ("qudao.network", describe(json!(network))),
-        ("qudao.card", describe(json!(card))),
+        ("qudao.network", ordered(json!(network))),
+        ("qudao.card", ordered(json!(card))),
         ("qudao.tokenizer", tokenizer.to_owned()),
     ]);
     write(&metadata, &tensors, to)
+}
+
+/// JSON whose keys stand in their order, also where another part of the program makes `serde_json` keep
+/// them as they came: a file's checksum is the same everywhere.
+pub(crate) fn ordered(mut value: Value) -> String {
+    value.sort_all_objects();
+    value.to_string()
 }
 
 /// Writes safetensors: the metadata, then the tensors in this order.
@@ -97,7 +103,7 @@ pub(crate) fn write(
         header.insert(tensor.name.clone(), entry);
         at = end;
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
+    let mut header = ordered(Value::Object(header)).into_bytes();
     // The numbers begin at a multiple of eight.
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut out = BufWriter::new(File::create(to).map_err(io)?);

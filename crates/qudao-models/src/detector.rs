@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::assemble::ordered;
 use crate::error::ModelsError;
 use crate::onnx::{Array, Onnx};
 use crate::package::sha256;
@@ -270,7 +271,7 @@ fn write(
         header.insert(name.clone(), entry);
         at = end;
     }
-    let mut header = Value::Object(header).to_string();
+    let mut header = ordered(Value::Object(header));
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }

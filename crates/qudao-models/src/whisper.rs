@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    assemble::{Tensor, write},
+    assemble::{Tensor, ordered, write},
     ct2::{self, Numbers, Variable},
     error::ModelsError,
 };
@@ -53,8 +53,8 @@ pub(crate) fn assemble(pieces: &Pieces<'_>, to: &Path) -> Result<(), ModelsError
     });
     let metadata: BTreeMap<&str, String> = BTreeMap::from([
         ("format", "pt".to_owned()),
-        ("qudao.network", json!(network).to_string()),
-        ("qudao.card", card.to_string()),
+        ("qudao.network", ordered(json!(network))),
+        ("qudao.card", ordered(card)),
         ("qudao.tokenizer", tokenizer.to_owned()),
     ]);
     write(&metadata, &tensors, to)

@@ -327,7 +327,7 @@ async fn a_file_that_was_replaced_meanwhile_is_fetched_from_its_beginning() {
 async fn a_part_of_another_file_is_found_out_by_its_checksum_and_fetched_anew() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join(".m.gguf.part"), b"other").unwrap();
-    let rude = rude(vec![rest(5, CONTENT), whole("", CONTENT, CONTENT.len())]);
+    let rude = rude(vec![rest(5, CONTENT), whole("server: rude", CONTENT, CONTENT.len())]);
     let pulled = pull_from(&rude, home.path()).await.unwrap();
     assert_eq!(std::fs::read(pulled.path).unwrap(), CONTENT);
     let heads = rude.heads.lock().unwrap();

