@@ -44,6 +44,7 @@ const VISITED: &[&str] = &[
     "model_attempts",
     "outbox",
     "ratings",
+    "route_decisions",
     "usage_events",
     "wallets",
 ];

@@ -202,18 +202,27 @@ impl Breakers {
                 Health::HalfOpen => 1.0,
                 Health::Open => 2.0,
             };
+            // A model that never failed has its series all the same.
+            for to in [Health::Closed, Health::HalfOpen, Health::Open] {
+                count_turns(&model, to, "here", 0);
+                count_turns(&model, to, "elsewhere", 0);
+            }
             gauge!("qudao_breaker_state", "model" => model).set(state);
         }
     }
 }
 
 fn count_turn(model: &str, health: Health, found: &'static str) {
+    count_turns(model, health, found, 1);
+}
+
+fn count_turns(model: &str, health: Health, found: &'static str, turns: u64) {
     let labels = [
         ("model", model.to_owned()),
         ("to", health.as_str().to_owned()),
         ("found", found.to_owned()),
     ];
-    counter!("qudao_breaker_turns_total", &labels).increment(1);
+    counter!("qudao_breaker_turns_total", &labels).increment(turns);
 }
 
 impl Permit {
