@@ -127,6 +127,7 @@ impl Core {
                 })
             }
         };
+        tracing::debug!(conversation = %claim.conversation_id, ?outcome, "turn");
         counter!("qudao_turns_total", "outcome" => outcome.as_str()).increment(1);
         histogram!("qudao_turn_seconds").record(began.elapsed());
         outcome

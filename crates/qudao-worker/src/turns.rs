@@ -75,9 +75,7 @@ async fn turn(shared: Arc<Shared>, claim: Claim, _slot: OwnedSemaphorePermit, _s
     let in_flight = gauge!("qudao_turns_in_flight");
     in_flight.increment(1);
     tokio::select! {
-        outcome = shared.core.run_turn(claim) => {
-            tracing::debug!(conversation = %claim.conversation_id, ?outcome, "turn");
-        }
+        _outcome = shared.core.run_turn(claim) => {}
         () = shared.abandon.cancelled() => shared.core.abandon_turn(&claim).await,
     }
     in_flight.decrement(1);

@@ -274,11 +274,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exponential_is_right_to_six_places() {
+    fn the_exponential_is_right_to_five_places() {
         for at in 0..=1_000_u16 {
             let x = -f32::from(at) / 12.0;
             let (found, expected) = (exp(x), x.exp());
-            assert!((found - expected).abs() <= 1e-6 * expected + 1e-37, "{x}: {found} {expected}");
+            assert!((found - expected).abs() <= 5e-6 * expected + 1e-37, "{x}: {found} {expected}");
         }
         assert!(exp(-1e30) < 1e-37);
     }
