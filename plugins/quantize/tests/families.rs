@@ -148,7 +148,9 @@ fn pieces() -> Value {
         ],
         "normalizer": { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
         "post_processor": { "type": "TemplateProcessing", "single": [
-            { "SpecialToken": { "id": "<bos>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }] },
+            { "SpecialToken": { "id": "<bos>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+            "special_tokens": { "<bos>": { "id": "<bos>", "ids": [1], "tokens": ["<bos>"] } } },
         "model": { "type": "BPE", "byte_fallback": true, "unk_token": "<unk>",
             "vocab": { "<unk>": 0, "<0xE4>": 3, "<0xBD>": 4, "<0xA0>": 5, "a": 6, "b": 7, "▁": 8, "ab": 9, "▁ab": 10 },
             "merges": [["a", "b"], ["▁", "ab"]] },
