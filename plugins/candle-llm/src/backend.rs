@@ -22,7 +22,7 @@ pub enum Backend {
         pool: Pool,
     },
     /// On a device with memory of its own.
-    Device(TensorDecoder),
+    Device(Box<TensorDecoder>),
 }
 
 impl Backend {
@@ -51,7 +51,8 @@ impl Backend {
                 let needed =
                     crate::config::device_memory(gguf, &shape, context, config.max_sequences);
                 check_room(free, needed)?;
-                TensorDecoder::load(gguf, shape, context, device, progress).map(Self::Device)
+                let decoder = TensorDecoder::load(gguf, shape, context, device, progress)?;
+                Ok(Self::Device(Box::new(decoder)))
             }
         }
     }
