@@ -48,6 +48,12 @@ pub(super) fn parameter(
         "turn_id" => {
             ObjectBuilder::new().schema_type(Type::String).pattern(Some("^trn_[0-9a-f]{32}$"))
         }
+        "route_id" => {
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^rte_[0-9a-f]{32}$"))
+        }
+        "conversation_id" => {
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^cnv_[0-9a-f]{32}$"))
+        }
         "status" => ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some("^(ready|sending|done|dead|expired)$")),

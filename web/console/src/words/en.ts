@@ -255,6 +255,7 @@ export const en = {
     'role.delete': 'deleted a role',
     'role.update': 'changed a role',
     'route.create': 'made a route',
+    'route.update': 'changed a route',
     'session.end': 'ended a session',
     'tenant.create': 'made the business',
     'tenant.update': 'changed the settings of the business',

@@ -255,6 +255,7 @@ export const zh: Words = {
     'role.delete': '删除了角色',
     'role.update': '修改了角色',
     'route.create': '创建了路由',
+    'route.update': '更改了路由',
     'session.end': '结束了一个登录',
     'tenant.create': '创建了企业',
     'tenant.update': '更改了企业设置',

@@ -13,16 +13,16 @@ pub(crate) struct RouteRule {
     #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
     name: String,
     /// All of them have to hold; without any it always matches.
-    #[schema(max_items = 16, default = json!([]))]
+    #[schema(max_items = 16, required = false, default = json!([]))]
     when: Vec<RouteCondition>,
     /// Who answers then, and nobody else.
     #[schema(min_items = 1, max_items = 20)]
     targets: Vec<RouteTarget>,
     /// Models to which words leave the machine are passed over.
-    #[schema(default = false)]
+    #[schema(required = false, default = false)]
     local_only: bool,
     /// Whether the route's canary may take part in what this rule matches.
-    #[schema(default = false)]
+    #[schema(required = false, default = false)]
     canary: bool,
 }
 
@@ -160,7 +160,7 @@ pub(crate) struct RouteCanary {
     #[schema(minimum = 1, maximum = 100)]
     percent: u32,
     /// Who pays for the calls of a shadow; only the operator can have the operator pay.
-    #[schema(inline, default = "tenant")]
+    #[schema(inline, required = false, default = "tenant")]
     paid_by: PayerKind,
     /// How answers of a shadow are compared with those that were given.
     agreement: Option<AgreementKind>,
@@ -168,7 +168,7 @@ pub(crate) struct RouteCanary {
     #[schema(inline)]
     rollback: RollbackRules,
     /// `rolled_back` once it was taken back; `running` begins anew.
-    #[schema(inline, default = "running")]
+    #[schema(inline, required = false, default = "running")]
     state: CanaryStanding,
 }
 
@@ -210,19 +210,19 @@ pub(crate) enum AgreementKind {
 #[derive(ToSchema)]
 pub(crate) struct RollbackRules {
     /// Over how many minutes is compared.
-    #[schema(minimum = 1, maximum = 10_080, default = 60)]
+    #[schema(minimum = 1, maximum = 10_080, required = false, default = 60)]
     window_minutes: u32,
     /// Not before the canary had so many calls.
-    #[schema(minimum = 1, maximum = 100_000, default = 20)]
+    #[schema(minimum = 1, maximum = 100_000, required = false, default = 20)]
     min_calls: u32,
     /// When its share of failed calls is higher than that of the others by more than this.
-    #[schema(minimum = 0, maximum = 1, default = 0.05)]
+    #[schema(minimum = 0, maximum = 1, required = false, default = 0.05)]
     error_rate_above: f64,
     /// When it takes more than so many times as long as the others, on average.
-    #[schema(minimum = 1, maximum = 1000, default = 2.0)]
+    #[schema(minimum = 1, maximum = 1000, required = false, default = 2.0)]
     latency_ratio_above: f64,
     /// When its answers agree less than this on average.
-    #[schema(minimum = 0, maximum = 1, default = 0.0)]
+    #[schema(minimum = 0, maximum = 1, required = false, default = 0.0)]
     agreement_below: f64,
 }
 
