@@ -8,6 +8,7 @@ use super::ModelName;
 
 /// Who answers, if all conditions hold.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RouteRule {
     /// What it is called in decision records.
     #[schema(min_length = 1, max_length = 120, pattern = r"^[^\x00]*[^\s\x00\x85][^\x00]*$")]
@@ -28,6 +29,7 @@ pub(crate) struct RouteRule {
 
 /// A model that may answer.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RouteTarget {
     #[schema(value_type = ModelName)]
     model: String,
@@ -152,6 +154,7 @@ pub(crate) enum HealthState {
 
 /// A model that is tried on a part of the traffic.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RouteCanary {
     #[schema(value_type = ModelName)]
     model: String,
@@ -159,16 +162,13 @@ pub(crate) struct RouteCanary {
     /// How much of the traffic it sees, of a hundred conversations.
     #[schema(minimum = 1, maximum = 100)]
     percent: u32,
-    /// Who pays for the calls of a shadow; only the operator can have the operator pay.
-    #[schema(inline, required = false, default = "tenant")]
+    #[schema(required = false)]
     paid_by: PayerKind,
     /// How answers of a shadow are compared with those that were given.
     agreement: Option<AgreementKind>,
-    /// When it is taken back.
-    #[schema(inline)]
+    #[schema(required = false)]
     rollback: RollbackRules,
-    /// `rolled_back` once it was taken back; `running` begins anew.
-    #[schema(inline, required = false, default = "running")]
+    #[schema(required = false)]
     state: CanaryStanding,
 }
 
@@ -180,7 +180,7 @@ pub(crate) enum CanaryKind {
     Shadow,
 }
 
-/// Who pays.
+/// Who pays for the calls of a shadow, the tenant if left out; only the operator can have the operator pay.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(crate) enum PayerKind {
@@ -208,6 +208,7 @@ pub(crate) enum AgreementKind {
 
 /// When a model on trial is taken back.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RollbackRules {
     /// Over how many minutes is compared.
     #[schema(minimum = 1, maximum = 10_080, required = false, default = 60)]
@@ -226,7 +227,7 @@ pub(crate) struct RollbackRules {
     agreement_below: f64,
 }
 
-/// Whether a canary runs.
+/// Whether a canary runs: `rolled_back` once it was taken back; `running` begins anew.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(crate) enum CanaryStanding {
