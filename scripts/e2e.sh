@@ -30,8 +30,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'failed="line $LINENO: $BASH_COMMAND"' ERR
 
-cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host
-cargo xtask plugins --dev --only echo,candle-llm --out target/e2e-plugins
+scripts/build-tests.sh
+target/debug/xtask plugins --dev --built --only echo,candle-llm --out target/e2e-plugins
 
 # Where a test puts an identity provider; the platform may ask it, though it is on this machine.
 QUDAO_OIDC_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

@@ -3,6 +3,7 @@
 # Words name parts to run alone: scripts/test.sh [web] [rust] [model] [e2e] [peers] [lint]
 set -uo pipefail
 cd "$(dirname "$0")/.."
+. scripts/selection.sh
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(web lint rust model e2e peers)
 results=()
@@ -31,26 +32,21 @@ web() {
         && (cd web/widget && npm run --silent size && npm test --silent)
 }
 
-lint() { cargo xtask check; }
+lint() { scripts/build-tests.sh && QUDAO_BIN=$PWD/target/debug/qudao target/debug/xtask check; }
 
 rust() {
-    # Programs and libraries that the system tests start.
-    cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host -p qudao-testkit -p qudao-benches \
-        && cargo xtask check chaos --build \
-        && cargo xtask plugins --dev --only echo,rogue,openai --out target/test-plugins \
-        && target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test --workspace --exclude qudao-plugin-candle-llm \
-            --exclude qudao-plugin-vision --exclude qudao-encoder --exclude qudao-plugin-embedder --exclude qudao-plugin-sentiment \
-            --exclude qudao-plugin-speech --exclude qudao-quantize --exclude qudao-device"
+    # What the system tests start and load comes first.
+    scripts/build-tests.sh \
+        && target/debug/xtask plugins --dev --built --only echo,rogue,openai --out target/test-plugins \
+        && QUDAO_BUILT=1 target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test ${unoptimised[*]}"
 }
 
 # Real weights need optimised code; the folder is shared with the plugin that is laid out.
 model() {
     export RUSTFLAGS="-C target-cpu=native"
     # What the tests would build themselves, so that no test waits for a compiler.
-    local plugins=(-p qudao-plugin-candle-llm -p qudao-plugin-vision -p qudao-encoder -p qudao-plugin-embedder -p qudao-plugin-sentiment
-        -p qudao-plugin-speech -p qudao-quantize -p qudao-device)
-    cargo build --quiet --release --target-dir target/native "${plugins[@]}" -p qudao-plugin-host \
-        && cargo_test --release --target-dir target/native "${plugins[@]}"
+    cargo build --quiet --release --target-dir target/native "${optimised[@]}" -p qudao-plugin-host \
+        && QUDAO_BUILT=1 cargo_test --release --target-dir target/native "${optimised[@]}"
     local verdict=$?
     unset RUSTFLAGS
     return $verdict

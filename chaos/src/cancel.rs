@@ -10,6 +10,7 @@ use tokio::{task::JoinSet, time};
 use crate::{
     platform::{Platform, Visitor},
     record::{Record, Seen},
+    socket::{self, Returned},
     stage::Stage,
     verdict::{self, Bounds, Line, Verdict},
 };
@@ -27,10 +28,12 @@ pub async fn run(seed: u64, clients: usize) -> anyhow::Result<Verdict> {
     let stage = Stage::set(false).await?;
     let tenant = stage.tenant(1_000_000_000, &["fake"]).await;
     let node = stage.node().await?;
-    let mut open = JoinSet::new();
+    let (mut open, mut returned) = (JoinSet::new(), Vec::new());
     for n in 0..clients {
-        if AT_ONCE <= open.len() {
-            open.join_next().await;
+        if AT_ONCE <= open.len()
+            && let Some(gone) = open.join_next().await
+        {
+            returned.extend(gone??);
         }
         let own = StdRng::seed_from_u64(random.random());
         open.spawn(come_and_go(
@@ -42,7 +45,7 @@ pub async fn run(seed: u64, clients: usize) -> anyhow::Result<Verdict> {
         ));
     }
     while let Some(gone) = open.join_next().await {
-        gone??;
+        returned.extend(gone??);
     }
     stage.drain(DRAIN).await?;
     // A connection that went back to the pool with a transaction open would be here still.
@@ -59,27 +62,39 @@ pub async fn run(seed: u64, clients: usize) -> anyhow::Result<Verdict> {
         violations: stuck.parse().unwrap_or(usize::MAX),
         sample: None,
     });
+    let wrong = |it: &&Returned| it.questions != 1 || it.answers != 1;
+    verdict.lines.push(Line {
+        id: "P7",
+        title: "whoever came back on a socket found their message once, with one answer".to_owned(),
+        examined: returned.len(),
+        violations: returned.iter().filter(wrong).count(),
+        sample: returned.iter().find(wrong).map(|it| format!("{it:?}")),
+    });
     drop(node);
     Ok(verdict)
 }
 
-/// Every second client calls the API, the others write on the web chat. Each leaves before the
-/// answer, in the middle of it, or after it.
+/// Clients call the API, write on the web chat by requests, or by a socket, in turns. Each leaves
+/// before the answer, in the middle of it, or after it; who wrote by a socket comes back.
 async fn come_and_go(
     platform: Platform,
     record: Record,
     tenant: TestTenant,
     n: usize,
     mut random: StdRng,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Returned>> {
     let patience = Duration::from_micros(random.random_range(100..900_000));
-    if n.is_multiple_of(2) {
-        let visitor = Visitor::of(&tenant);
-        let id = format!("gone{n}");
+    let (visitor, id) = (Visitor::of(&tenant), format!("gone{n}"));
+    if n % 3 == 1 {
+        let returned = socket::leave_and_return(&platform, &visitor, &id, patience).await?;
+        record.add(Seen::Acknowledged { id })?;
+        return Ok(Some(returned));
+    }
+    if n.is_multiple_of(3) {
         let send = platform.deliver(&visitor, &id, "hello and goodbye", Duration::from_secs(1));
         // Whether it was accepted is not known to somebody who left.
         let _ = time::timeout(patience / 20, send).await;
-        return Ok(());
+        return Ok(None);
     }
     let name = tenant.id.as_uuid().to_string();
     record.add(Seen::Called { tenant: name.clone() })?;
@@ -95,5 +110,5 @@ async fn come_and_go(
     if let Ok(Some(())) = time::timeout(patience, call).await {
         record.add(Seen::Confirmed { tenant: name })?;
     }
-    Ok(())
+    Ok(None)
 }

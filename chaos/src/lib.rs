@@ -17,6 +17,7 @@ pub mod plugins;
 pub mod points;
 pub mod record;
 pub mod remote;
+pub mod socket;
 pub mod stage;
 pub mod storm;
 pub mod verdict;

@@ -49,6 +49,16 @@ impl Visitor {
     pub fn of(tenant: &TestTenant) -> Self {
         Self { token: format!("vt_{}", random_secret()), public_key: tenant.public_key.clone() }
     }
+
+    /// What the chat page keeps of them.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The chat that they write on.
+    pub(crate) fn public_key(&self) -> &str {
+        &self.public_key
+    }
 }
 
 /// What became of a message.
@@ -213,7 +223,8 @@ impl Platform {
         let _ = self.http.post(path).bearer_auth(OPERATOR).send().await;
     }
 
-    fn door(&self) -> Option<SocketAddr> {
+    /// The next node that serves.
+    pub(crate) fn door(&self) -> Option<SocketAddr> {
         self.doors.pick(self.turn.fetch_add(1, Ordering::Relaxed))
     }
 }

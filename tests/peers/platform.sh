@@ -23,8 +23,8 @@ start_platform() {
     # The private Postgres is another user when this one is root.
     chmod 755 "$work"
     trap stop_platform EXIT
-    cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host
-    cargo xtask plugins --dev --only echo --out target/e2e-plugins
+    scripts/build-tests.sh
+    target/debug/xtask plugins --dev --built --only echo --out target/e2e-plugins
     export QUDAO_HOME=$work/home QUDAO_CONFIG=$work/qudao.toml QUDAO_BIND=127.0.0.1:$(free_port)
     cat >"$QUDAO_CONFIG" <<TOML
 [server]

@@ -20,7 +20,7 @@ enum Subject {
     Chat,
     /// The OpenAI-compatible door beside the bare upstream and a plain proxy.
     Gateway,
-    /// The local engine beside llama.cpp, figure by figure, with what each should reach.
+    /// Local models beside llama.cpp and ONNX Runtime, figure by figure, with what each should reach.
     Models,
     /// The pipeline from the acknowledgement to the delivery, beside pgbench on the same Postgres.
     Pipeline,
@@ -42,6 +42,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if matches!(args.subject, Subject::Chat | Subject::Models) {
         // Nobody waits for the engine to be compiled who does not measure it.
         cargo.args(["--features", "engine"]);
+    }
+    if matches!(args.subject, Subject::Models) {
+        // As the plugins are built that `make plugins` lays out; llama.cpp is, too.
+        cargo.env("RUSTFLAGS", "-C target-cpu=native").args(["--target-dir", "target/native"]);
     }
     crate::run(cargo.arg("--").args(&args.rest))
 }

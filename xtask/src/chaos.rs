@@ -7,26 +7,13 @@ use anyhow::Result;
 /// `cargo xtask check chaos`
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only build the programs, for tests that start them.
-    #[arg(long)]
-    build: bool,
     /// Handed to the check; `help` lists the modes.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     mode: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    crate::run(crate::cargo().args([
-        "build",
-        "--quiet",
-        "--package=qudao-chaos",
-        "--features=failpoints",
-        "--bins",
-    ]))?;
-    if args.build {
-        return Ok(());
-    }
-    crate::run(crate::cargo().args(["build", "--quiet", "--package=qudao-plugin-host", "--bins"]))?;
+    crate::run(&mut Command::new("scripts/build-tests.sh"))?;
     crate::plugins::run(&crate::plugins::Args::for_tests())?;
     crate::run(Command::new(crate::root().join("target/debug/chaos")).args(&args.mode))
 }

@@ -97,12 +97,15 @@ fn before_a_commit() -> Result<()> {
         "--",
         "--deny=warnings",
     ]))?;
-    // The checks under faults are compiled with a feature that nothing else is.
+    // The checks under faults are compiled with a feature that nothing else is. Out of the whole
+    // workspace and with a test beside them, so that other people's libraries are those of above.
     crate::run(crate::cargo().args([
         "clippy",
-        "--package=qudao-chaos",
-        "--all-targets",
-        "--features=failpoints",
+        "--workspace",
+        "--features=qudao-benches/engine,qudao-chaos/failpoints",
+        "--bin=chaos",
+        "--bin=chaos-node",
+        "--test=header",
         "--",
         "--deny=warnings",
     ]))?;

@@ -101,11 +101,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("qudao-plugin-echo", &["qudao-plugin-api"]),
     ("qudao-plugin-rogue", &["qudao-plugin-api"]),
-    ("qudao-device", &[]),
-    ("qudao-quantize", &[]),
+    // Without code: it makes all selections of those below ask for the same features.
+    ("qudao-workspace-hack", &["qudao-plugin-api"]),
+    ("qudao-device", &["qudao-workspace-hack"]),
+    ("qudao-quantize", &["qudao-workspace-hack"]),
     ("qudao-plugin-candle-llm", &["qudao-plugin-api", "qudao-device"]),
     ("qudao-plugin-vision", &["qudao-plugin-api", "qudao-device"]),
-    ("qudao-plugin-speech", &["qudao-plugin-api"]),
+    ("qudao-plugin-speech", &["qudao-plugin-api", "qudao-workspace-hack"]),
     ("qudao-encoder", &["qudao-device"]),
     ("qudao-plugin-embedder", &["qudao-plugin-api", "qudao-encoder", "qudao-device"]),
     ("qudao-plugin-sentiment", &["qudao-plugin-api", "qudao-encoder", "qudao-device"]),
@@ -138,8 +140,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "qudao-plugin-api",
             "qudao-plugin-host",
             "qudao-models",
-            // The chat bench calls the engine itself, beside its peer.
+            // Those of models call the engines themselves, beside their peers.
             "qudao-plugin-candle-llm",
+            "qudao-encoder",
             "qudao-plugin-echo",
         ],
     ),

@@ -24,8 +24,9 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// Compares, with the binary of `QUDAO_BIN` where that is set.
     pub(crate) fn checking() -> Self {
-        Self { check: true, binary: None }
+        Self { check: true, binary: std::env::var_os("QUDAO_BIN").map(Into::into) }
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Unoptimised, for tests. Language models are optimised all the same.
     #[arg(long)]
     dev: bool,
+    /// Those that need no optimised code were built by `scripts/build-tests.sh`.
+    #[arg(long, requires = "dev")]
+    built: bool,
     /// Where to lay them out.
     #[arg(long, default_value = "dist/plugins")]
     out: PathBuf,
@@ -55,6 +58,7 @@ impl Args {
         Self {
             only: vec!["rogue".to_owned()],
             dev: true,
+            built: true,
             out: "target/chaos-plugins".into(),
             key: "dist/signing.key".into(),
             portable: false,
@@ -111,6 +115,12 @@ fn build<'a>(members: &[&'a Member], args: &Args) -> Result<Vec<(&'a Member, Pat
             continue;
         }
         let folder = if native { target.join("native") } else { target.clone() };
+        let release = native || !args.dev;
+        let libraries = folder.join(if release { "release" } else { "debug" });
+        built.extend(part.iter().map(|member| (*member, libraries.clone())));
+        if args.built && !release {
+            continue;
+        }
         let mut cargo = crate::cargo();
         cargo.arg("build").arg("--target-dir").arg(&folder);
         for member in &part {
@@ -119,7 +129,6 @@ fn build<'a>(members: &[&'a Member], args: &Args) -> Result<Vec<(&'a Member, Pat
                 cargo.arg("--package").arg(program);
             }
         }
-        let release = native || !args.dev;
         if release {
             cargo.arg("--release");
         }
@@ -128,8 +137,6 @@ fn build<'a>(members: &[&'a Member], args: &Args) -> Result<Vec<(&'a Member, Pat
             cargo.env("RUSTFLAGS", format!("-C target-cpu={processor}"));
         }
         crate::run(&mut cargo)?;
-        let libraries = folder.join(if release { "release" } else { "debug" });
-        built.extend(part.into_iter().map(|member| (member, libraries.clone())));
     }
     Ok(built)
 }

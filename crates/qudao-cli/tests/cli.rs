@@ -289,6 +289,19 @@ fn doctor_names_a_bad_setting() {
 }
 
 #[test]
+fn doctor_names_an_instance_that_no_plugin_serves() {
+    let home = home();
+    let file = home.path().join("qudao.toml");
+    let text = "[[instances]]\nname = \"tea\"\nplugin = \"teapot\"\n[[instances.models]]\nname = \"tea\"\n";
+    fs::write(&file, text).unwrap();
+    let output = qudao(home.path()).env("QUDAO_CONFIG", &file).args(["doctor", "--json"]).output();
+    let checks = json(&output.unwrap())["checks"].as_array().unwrap().clone();
+    let check = checks.iter().find(|check| check["name"] == "instances").unwrap();
+    assert_eq!(check["state"], "warning");
+    assert_eq!(check["evidence"], "tea: there is no plugin teapot");
+}
+
+#[test]
 fn the_operator_key_is_made_once_and_is_its_owners_alone() {
     let home = home();
     let first = stdout(&run(home.path(), &["operator-key", "show"]));

@@ -127,6 +127,17 @@ pub enum RefusalError {
     /// A shared library that this machine does not have.
     #[error("the required library {0} is missing")]
     MissingLibrary(String),
+    /// The plugin's schema of its settings is none.
+    #[error("{path} is no schema of settings: {reason}")]
+    Schema {
+        /// Which file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Settings that the plugin's schema does not allow.
+    #[error("the instance's settings do not fit the plugin: {0}")]
+    Config(String),
     /// No artifact for this machine loads.
     #[error("no artifact can be used: {0}")]
     NoArtifact(String),

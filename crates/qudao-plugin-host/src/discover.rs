@@ -10,11 +10,11 @@ use qudao_plugin_api::manifest::MANIFEST_FILE;
 
 use crate::{
     artifact::{RefusalError, VerifiedPlugin, verify_plugin},
-    crash,
+    config, crash,
     generation::Generation,
     instance::{Ground, Instance},
     report::{PluginReport, PluginState},
-    settings::HostSettings,
+    settings::{HostSettings, InstanceSettings},
 };
 
 /// A folder with a manifest.
@@ -48,6 +48,23 @@ pub(crate) fn discover(settings: &HostSettings) -> Vec<Known> {
         found.push(Known { id, folder, verified });
     }
     found
+}
+
+/// Why instances would not start, by their names: no plugin, or settings that it does not take. Runs
+/// no plugin's code.
+#[must_use]
+pub fn misfits(settings: &HostSettings) -> Vec<(String, String)> {
+    let found = discover(settings);
+    let misfit = |instance: &InstanceSettings| {
+        let plugin = found.iter().find(|known| known.id == instance.plugin);
+        let reason = match plugin.map(|known| &known.verified) {
+            None => format!("there is no plugin {}", instance.plugin),
+            Some(Err(reason)) => format!("the plugin {} is refused: {reason}", instance.plugin),
+            Some(Ok(plugin)) => config::check(plugin, &instance.config).err()?.to_string(),
+        };
+        Some((instance.name.clone(), reason))
+    };
+    settings.instances.iter().filter_map(misfit).collect()
 }
 
 fn folders(dir: &Path) -> Vec<PathBuf> {

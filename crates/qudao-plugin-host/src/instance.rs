@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     artifact::{RefusalError, SealedArtifact, VerifiedPlugin},
     child::Create,
+    config,
     confine::{Confinement, Sandbox},
     crash::{self, CrashHistory, Verdict},
     engine::{Engine, Outlet},
@@ -353,6 +354,7 @@ impl Instance {
             Source::Absent => return Err("there is no code to start".to_owned()),
             Source::Folder(plugin) => plugin,
         };
+        config::check(plugin, &self.settings.config).map_err(|error| error.to_string())?;
         let mut refusals = Vec::new();
         for artifact in plugin.manifest.candidates(TARGET) {
             let sealed = terms.seal(plugin, artifact).map_err(|error| error.to_string());

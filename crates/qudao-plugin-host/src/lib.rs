@@ -8,6 +8,7 @@
 
 mod artifact;
 pub mod child;
+mod config;
 mod confine;
 mod crash;
 mod credit;
@@ -40,6 +41,7 @@ mod watch;
 
 pub use artifact::RefusalError;
 pub use confine::{Sandbox, protections};
+pub use discover::misfits;
 pub use disk::guarded;
 pub use event::{Call, CallError, Event, EventStream, TimeoutKind};
 pub use host::{HostError, PluginHost};

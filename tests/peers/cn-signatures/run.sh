@@ -12,5 +12,5 @@ python_env "$venv" "$here/requirements.txt"
 mkdir -p $node
 cp $here/package.json $here/package-lock.json $here/oracle.cjs $node/
 (cd $node && npm ci --silent --no-audit --no-fund --ignore-scripts)
-cargo build --quiet -p qudao-channels --example adapter
+scripts/build-tests.sh
 exec $venv/bin/python $here/check.py target/debug/examples/adapter $node/oracle.cjs

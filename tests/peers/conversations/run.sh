@@ -20,7 +20,7 @@ done
 export QUDAO_MATRIX_PORT=${QUDAO_MATRIX_PORT:-$(free_port)}
 export QUDAO_PARTNER_PORT=${QUDAO_PARTNER_PORT:-$(free_port)} QUDAO_KIT_PORT=${QUDAO_KIT_PORT:-$(free_port)}
 start_platform "$QUDAO_MATRIX_PORT" "$QUDAO_PARTNER_PORT"
-cargo build --quiet -p qudao-conform --bins
+scripts/build-tests.sh
 
 target/tools/mail/bin/python $here/mail.py
 target/tools/matrix/bin/python $here/rooms.py

@@ -8,5 +8,5 @@ here=tests/peers/mail
 venv=target/tools/mail
 
 python_env "$venv" "$here/requirements.txt"
-cargo build --quiet -p qudao-channels --example mailbox
+scripts/build-tests.sh
 exec $venv/bin/python $here/check.py target/debug/examples/mailbox

@@ -7,5 +7,5 @@ here=tests/peers/matrix
 venv=target/tools/matrix
 
 python_env "$venv" "$here/requirements.txt"
-cargo build --quiet -p qudao-channels --example adapter
+scripts/build-tests.sh
 exec $venv/bin/python $here/check.py target/debug/examples/adapter

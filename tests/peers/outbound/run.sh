@@ -14,6 +14,6 @@ cp "$here/package.json" "$here/package-lock.json" "$tools/node/"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/qudao-outbound.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-cargo build --quiet -p qudao-channels --example adapter
+scripts/build-tests.sh
 "$venv/bin/python" "$here/check.py" "$PWD/${CARGO_TARGET_DIR:-target}/debug/examples/adapter" \
     "$tools/node" "$venv/bin/mockpost" "$work"

@@ -16,7 +16,7 @@ cp $here/package.json $here/package-lock.json $here/*.mjs "$tools/"
 PYTHONPATH=sdk/python "$tools/venv/bin/python" $here/oracle.py
 (cd "$tools" && node --test oracle.test.mjs >"$tools/node.log" 2>&1) || { cat "$tools/node.log" >&2; exit 1; }
 
-cargo build --quiet -p qudao-conform --bins --examples
+scripts/build-tests.sh
 eval "$(target/debug/qudao-conform keys)"
 try() {
     "$@" >"$tools/adapter.log" 2>&1 &
@@ -29,5 +29,5 @@ try() {
 }
 try env PYTHONPATH=sdk/python "$tools/venv/bin/python" examples/partner/echo_channel.py
 try node "$tools/echo.mjs"
-try target/debug/examples/adapter
+try target/debug/examples/echo_adapter
 echo "pcp-sdk: Python and TypeScript agree with standardwebhooks; the adapters in Python, TypeScript and Rust conform"

