@@ -113,11 +113,6 @@ impl Breakers {
         }
     }
 
-    /// For a call that has no other model to go to: it is made, and counts.
-    pub(crate) fn watch(&self, model: &str) -> Permit {
-        self.permit(model, false)
-    }
-
     fn permit(&self, model: &str, probe: bool) -> Permit {
         Permit { breakers: self.clone(), model: model.to_owned(), probe, over: false }
     }
@@ -383,15 +378,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_without_another_model_is_made_and_counts() {
+    async fn operators_see_what_was_counted_and_how_long_it_is_left_alone() {
         let breakers = Breakers::new(BreakerSettings::default());
-        for _ in 0..12 {
-            breakers.watch("m").report(false);
-        }
-        assert_eq!(breakers.health("m"), Health::Open);
+        fail(&breakers, 10);
+        advance(Duration::from_secs(5)).await;
         let report = &breakers.reports()[0];
-        assert_eq!((report.calls, report.failures), (12, 12));
-        assert_eq!(report.open_for, Some(Duration::from_secs(15)));
+        assert_eq!((report.calls, report.failures), (10, 10));
+        assert_eq!(report.open_for, Some(Duration::from_secs(10)));
     }
 
     #[test]
