@@ -60,7 +60,7 @@ pub use bus::{Bus, BusEvent, OpenBreaker, Subscription, Topic};
 pub use channel::{AnsweredMessage, ChannelEvent, Poll, SentPiece};
 pub use check::{Finding, Scope, UNCHECKED, Unchecked};
 pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, TurnContext};
-pub use decisions::{DecisionFilter, DecisionRecord, NewDecision, ShadowRun};
+pub use decisions::{DecisionFilter, DecisionRecord, NewDecision, Outcome, ShadowRun};
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};

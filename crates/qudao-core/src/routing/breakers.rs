@@ -96,6 +96,12 @@ impl Breakers {
         self.map().get(model).map_or(Health::Closed, |breaker| breaker.health(now))
     }
 
+    /// How a model does, and when it is tried again if it is left alone.
+    pub(super) fn standing(&self, model: &str) -> (Health, Option<Duration>) {
+        let now = self.now();
+        self.map().get(model).map_or((Health::Closed, None), |breaker| standing(breaker, now))
+    }
+
     /// Whether a model may be asked now.
     ///
     /// # Errors
@@ -180,8 +186,7 @@ impl Breakers {
             .iter()
             .map(|(model, breaker)| {
                 let (calls, failures) = breaker.counts(now);
-                let open_for = breaker.open_until().and_then(|until| until.checked_sub(now));
-                let health = breaker.health(now);
+                let (health, open_for) = standing(breaker, now);
                 BreakerReport { model: model.clone(), health, calls, failures, open_for }
             })
             .collect();
@@ -205,6 +210,11 @@ impl Breakers {
             gauge!("qudao_breaker_state", "model" => model).set(state);
         }
     }
+}
+
+fn standing(breaker: &Breaker, now: Duration) -> (Health, Option<Duration>) {
+    let rest = breaker.open_until().and_then(|until| until.checked_sub(now));
+    (breaker.health(now), rest.filter(|rest| !rest.is_zero()))
 }
 
 fn count_turn(model: &str, health: Health, found: &'static str) {
