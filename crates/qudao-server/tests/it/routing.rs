@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
-use qudao_core::{CoreSettings, settings::RoutingSettings};
+use qudao_core::{CoreSettings, DataClass, ModelKind, settings::RoutingSettings};
 use qudao_domain::{Micros, routing::BreakerSettings};
 use qudao_plugin_api::{
     PluginError,
     wire::{ErrorKind, FinishReason},
 };
-use qudao_testkit::{FakeModel, Script as Line, TestTenant};
+use qudao_plugin_host::ModelEntry;
+use qudao_testkit::{FakeModel, Manner, Reader, Script as Line, TestTenant};
 use serde_json::{Value, json};
 
 use crate::{
@@ -403,4 +404,45 @@ async fn a_trial_shows_both_sides() {
     assert_eq!((&trial["canary"]["calls"], &trial["stable"]["calls"]), (&json!(1), &json!(1)));
     assert_eq!((&trial["canary"]["compared"], &trial["canary"]["agreement"]), (&json!(1), &json!(1.0)));
     assert!(trial["stable"]["latency_ms"].is_number(), "{trial}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_keeps_words_on_the_machine_shows_them_to_no_sentiment_model_elsewhere() {
+    let (world, tenant) = world().await;
+    let key = tenant.api_key.reveal();
+    for (name, data_class) in [("near", DataClass::Local), ("far", DataClass::Remote)] {
+        let entry = ModelEntry { data_class, ..ModelEntry::of_kind(name, ModelKind::Classify) };
+        Reader::register_entry(&world.core.plugins, entry, Manner::Well).await;
+    }
+    let price = |model: &str| qudao_storage::ModelPrice {
+        model: model.to_owned(),
+        currency: tenant.currency,
+        rates: per_token_each_way(),
+    };
+    let prices = ["near", "far", "fake", "broken"].map(price);
+    world.db.store().sync_prices(&prices).await.unwrap();
+    let rule = |when: Value, local_only: bool| {
+        json!({ "name": "r", "when": [when], "targets": [{ "model": "fake" }], "local_only": local_only })
+    };
+    let sad = json!({ "signal": "sentiment", "any_of": ["sad"] });
+    let private = json!({ "signal": "personal_data", "any_of": ["any"] });
+    for (model, rules, asked) in [
+        ("far", json!([rule(sad.clone(), false)]), true),
+        ("near", json!([rule(sad.clone(), false), rule(private.clone(), true)]), true),
+        ("far", json!([rule(sad.clone(), false), rule(private.clone(), true)]), false),
+    ] {
+        let change = json!({ "models": ["fake"], "rules": rules, "sentiment_model": model });
+        let set = patch(&world, &tenant, &key, &change).await;
+        assert_eq!(set.status, 200, "{}", set.body);
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        world.db.psql("DELETE FROM route_decisions");
+        let answer = world.post("/v1/chat/completions", &key, &by_route(&json!({}))).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        world.eventually("SELECT count(*) FROM route_decisions", "1").await;
+        let remote = "SELECT count(*) FROM route_decisions \
+                      WHERE body #>> '{signals,sentiment,unknown}' = 'remote'";
+        assert_eq!(world.db.psql(remote), if asked { "0" } else { "1" }, "{model}");
+    }
+    let asked = "SELECT model, count(*) FROM usage_events WHERE model IN ('near', 'far') GROUP BY 1 ORDER BY 1";
+    assert_eq!(world.db.psql(asked), "far|1\nnear|1");
 }
