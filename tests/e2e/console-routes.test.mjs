@@ -148,7 +148,7 @@ test('traffic, the trial and what failed show by themselves', async () => {
   await until('all decisions are written', async () => (await admin('GET', `${tenant.base}/routes/${route}/traffic`)).decisions === 13);
   await page().locator('[data-test="model-away"]').getByText(/left alone, \d+ s to go/).waitFor();
   const share = page().locator('[data-test="share-echo-fast"]');
-  await share.getByText('12 answered, 12 of them in another’s place').waitFor();
+  await share.getByText('12 of them in another’s place').waitFor();
   await share.getByText('92.3%').waitFor();
   await page().getByText('away: left alone, as it failed').waitFor();
   await page().getByText('away: its provider is away').waitFor();

@@ -258,10 +258,8 @@ function CanaryFields({ act, canary, setCanary, offers }: { act: Act; canary: Ca
     <>
       <ModelField label={words.model} pointer="/canary/model" act={act} none={words.choose} kind="chat" offers={offers} model={canary.model} setModel={(model) => set({ model })} />
       <Wrong act={act} pointer="/canary" />
-      <div class="pair">
-        <SelectField label={words.mode} pointer="/canary/mode" refusal={refusal} value={canary.mode} setValue={(mode) => set({ mode })} options={Object.entries(words.modes)} />
-        {number('percent', words.percent, 'percent')}
-      </div>
+      <SelectField label={words.mode} pointer="/canary/mode" refusal={refusal} value={canary.mode} setValue={(mode) => set({ mode })} options={Object.entries(words.modes)} />
+      {number('percent', words.percent, 'percent')}
       {shadow && (
         <div class="pair">
           <SelectField label={words.compare} pointer="/canary/agreement/by" refusal={refusal} value={canary.by} setValue={(by) => set({ by, judge: '' })} options={Object.entries(words.comparisons)} />

@@ -47,11 +47,11 @@ function Shown({ route, changes, reload }: { route: Route; changes: boolean; rel
         <Back href="#/routes">{words.back}</Back>
         <div class="section-head">
           <div>
-            <Heading>{route.name}</Heading>
-            <p class="muted dots">
-              {users !== '' && <span dir="auto">{fill(words.usedBy, { names: users })}</span>}
+            <div class="titled">
+              <Heading>{route.name}</Heading>
               <TrialTag route={route} />
-            </p>
+            </div>
+            {users !== '' && <p class="muted" dir="auto">{fill(words.usedBy, { names: users })}</p>}
           </div>
           {changes && <a class="button strong" href={`#/routes/${route.id}/edit`}>{words.change}</a>}
         </div>
@@ -135,7 +135,8 @@ function Traffic({ read, offers }: { read: Read<RouteTraffic>; offers: Offer[] }
             <div class="row-text">
               <p class="row-title"><span dir="auto">{model ?? words.nobody}</span></p>
               <p class="muted dots">
-                <span>{fill(model === null ? words.unanswered : words.answered, { n: String(decisions), f: String(fallbacks) })}</span>
+                <span>{fill(model === null ? words.unanswered : words.answered, { n: String(decisions) })}</span>
+                {model !== null && fallbacks > 0 && <span>{fill(words.stoodIn, { n: String(fallbacks) })}</span>}
                 {latency !== null && <span>{fill(words.ms, { n: String(Math.round(latency)) })}</span>}
               </p>
             </div>
