@@ -103,7 +103,7 @@ cat >>"$QUDAO_CONFIG" <<TOML
 [[instances]]
 name = "away"
 plugin = "openai"
-config = { base_url = "http://127.0.0.1:1/v1", api_key = "none" }
+config = { base_url = "http://127.0.0.1:1/v1", api_key = "none", max_retries = 0 }
 [[instances.models]]
 name = "away"
 data_class = "remote"
