@@ -203,7 +203,8 @@ async fn a_question_finds_its_answer_in_both_languages() {
 async fn what_comes_after_the_longest_text_that_it_reads_changes_nothing() {
     let (_folder, host) = start(E5, Placement::Process).await;
     let long = "word ".repeat(700);
-    let found = ask(&host, &request(&[&long, &format!("{long} and nobody reads this")], None)).await;
+    let found =
+        ask(&host, &request(&[&long, &format!("{long} and nobody reads this")], None)).await;
     assert_eq!(found.1.input_tokens, 2 * 512);
     assert!(found.0.iter().all(|one| one.truncated));
     let apart = 1.0 - cosine(&found.0[0].embedding, &found.0[1].embedding);
@@ -216,7 +217,8 @@ async fn what_comes_after_the_longest_text_that_it_reads_changes_nothing() {
 async fn a_batch_of_n_equals_n_singles_and_callers_do_not_feel_each_other() {
     let (_folder, host) = start(E5, Placement::Process).await;
     let long = "很长的一段话。".repeat(60);
-    let texts = ["Hello", "我的快递还没到", &long, "a", "Ich möchte bestellen", "👍", "12 × 15.90 €"];
+    let texts =
+        ["Hello", "我的快递还没到", &long, "a", "Ich möchte bestellen", "👍", "12 × 15.90 €"];
     let (together, usage) = ask(&host, &request(&texts, None)).await;
     let mut tokens = 0;
     for (text, together) in texts.iter().zip(&together) {

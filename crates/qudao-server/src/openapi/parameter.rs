@@ -61,9 +61,9 @@ pub(super) fn parameter(
         "model" if place == ParameterIn::Query => ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some(r"^[^\s\x00-\x1f\x7f-\x9f]+$")),
-        "arm" => ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some("^(stable|canary|shadow)$")),
+        "arm" => {
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^(stable|canary|shadow)$"))
+        }
         "outcome" => ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some("^(first|fallback|nobody)$")),

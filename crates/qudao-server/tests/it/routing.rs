@@ -266,12 +266,19 @@ async fn a_call_by_a_models_name_is_refused_while_the_model_is_left_alone_and_tr
         let refused = world.send("POST", path, &headers, &direct.to_string()).await;
         assert_eq!(refused.status, 503, "{}", refused.body);
         let error = &refused.body["error"];
-        assert_eq!((&error["code"], &error["type"]), (&json!("model_unavailable"), &json!("server_error")));
+        assert_eq!(
+            (&error["code"], &error["type"]),
+            (&json!("model_unavailable"), &json!("server_error"))
+        );
         assert!(error["message"].as_str().unwrap().contains("`fake`"), "{error}");
-        assert_eq!(refused.header("retry-after"), Some("3"), "what is left of 2.5 s, rounded up");
+        let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=3).contains(&wait), "what is left of 2.5 s, rounded up: {wait}");
     }
     let by_name = world.post(path, &key, &by_route(&json!({}))).await;
-    assert_eq!((by_name.status, &by_name.body["error"]["code"]), (503, &json!("model_unavailable")));
+    assert_eq!(
+        (by_name.status, &by_name.body["error"]["code"]),
+        (503, &json!("model_unavailable"))
+    );
     assert!(by_name.header("retry-after").is_some());
     assert_eq!(script.calls(), 2, "nobody asked it meanwhile");
     assert_eq!(world.db.psql("SELECT count(*) FROM usage_events"), "0");
@@ -331,7 +338,6 @@ async fn a_routes_traffic_is_told_and_its_decisions_are_found_by_how_they_ended(
     let canary = json!({ "model": "fake", "mode": "live", "percent": 100 });
     let set = patch(&world, &tenant, &key, &json!({ "rules": rules, "canary": canary })).await;
     assert_eq!(set.status, 200, "{}", set.body);
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let say = |text: &str| by_route(&json!({ "messages": [{ "role": "user", "content": text }] }));
     for (text, status) in [("a long message", 200), ("你好吗", 503), ("short", 200)] {
         let answer = world.post("/v1/chat/completions", &key, &say(text)).await;
@@ -339,7 +345,6 @@ async fn a_routes_traffic_is_told_and_its_decisions_are_found_by_how_they_ended(
     }
     let ended = patch(&world, &tenant, &key, &json!({ "canary": null })).await;
     assert_eq!(ended.status, 200);
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let answer = world.post("/v1/chat/completions", &key, &say("short")).await;
     assert_eq!(answer.header("x-qudao-fallbacks"), Some("1"));
     world.eventually("SELECT count(*) FROM route_decisions", "4").await;
@@ -350,13 +355,17 @@ async fn a_routes_traffic_is_told_and_its_decisions_are_found_by_how_they_ended(
     let body = &traffic.body;
     assert_eq!((&body["minutes"], &body["decisions"]), (&json!(60), &json!(4)));
     let shares = body["models"].as_array().unwrap();
-    let share = |at: usize| (&shares[at]["model"], &shares[at]["decisions"], &shares[at]["fallbacks"]);
+    let share =
+        |at: usize| (&shares[at]["model"], &shares[at]["decisions"], &shares[at]["fallbacks"]);
     assert_eq!(share(0), (&json!("fake"), &json!(3), &json!(1)));
     assert!(shares[0]["latency_ms"].is_number(), "{shares:?}");
     assert_eq!(share(1), (&Value::Null, &json!(1), &json!(1)));
     assert_eq!(shares[1]["latency_ms"], Value::Null);
     let rule = |name: Value, decisions| json!({ "rule": name, "decisions": decisions });
-    assert_eq!(body["rules"], json!([rule(Value::Null, 2), rule(json!("Chinese"), 1), rule(json!("long"), 1)]));
+    assert_eq!(
+        body["rules"],
+        json!([rule(Value::Null, 2), rule(json!("Chinese"), 1), rule(json!("long"), 1)])
+    );
     let why = json!([{ "model": "broken", "why": "provider_unavailable", "times": 2 }]);
     assert_eq!((&body["passed_over"], &body["trial"]), (&why, &Value::Null));
 
@@ -376,7 +385,11 @@ async fn a_routes_traffic_is_told_and_its_decisions_are_found_by_how_they_ended(
     }
     for query in ["arm=left", "outcome=maybe", "model=", "model=a%00b"] {
         let refused = world.get(&format!("{own}?{query}"), &key).await;
-        assert_eq!((refused.status, &refused.body["code"]), (400, &json!("invalid_query")), "{query}");
+        assert_eq!(
+            (refused.status, &refused.body["code"]),
+            (400, &json!("invalid_query")),
+            "{query}"
+        );
     }
     for minutes in ["0", "10081", "soon"] {
         let refused = world.get(&format!("{path}?minutes={minutes}"), &key).await;
@@ -390,19 +403,23 @@ async fn a_routes_traffic_is_told_and_its_decisions_are_found_by_how_they_ended(
 async fn a_trial_shows_both_sides() {
     let (world, tenant) = world().await;
     let key = tenant.api_key.reveal();
-    let canary = json!({ "model": "fake", "mode": "shadow", "percent": 100, "agreement": { "by": "text" } });
+    let canary =
+        json!({ "model": "fake", "mode": "shadow", "percent": 100, "agreement": { "by": "text" } });
     let change = json!({ "models": ["fake", "broken"], "canary": canary });
     assert_eq!(patch(&world, &tenant, &key, &change).await.status, 200);
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let path = format!("{}/{}/traffic?minutes=5", routes(&tenant), tenant.route_id);
-    let none = json!({ "calls": 0, "failures": 0, "latency_ms": null, "compared": 0, "agreement": null });
+    let none =
+        json!({ "calls": 0, "failures": 0, "latency_ms": null, "compared": 0, "agreement": null });
     let trial = &world.get(&path, &key).await.body["trial"];
     assert_eq!(trial, &json!({ "canary": none, "stable": none }));
     assert_eq!(world.post("/v1/chat/completions", &key, &by_route(&json!({}))).await.status, 200);
     world.eventually("SELECT count(agreement) FROM route_decisions", "1").await;
     let trial = &world.get(&path, &key).await.body["trial"];
     assert_eq!((&trial["canary"]["calls"], &trial["stable"]["calls"]), (&json!(1), &json!(1)));
-    assert_eq!((&trial["canary"]["compared"], &trial["canary"]["agreement"]), (&json!(1), &json!(1.0)));
+    assert_eq!(
+        (&trial["canary"]["compared"], &trial["canary"]["agreement"]),
+        (&json!(1), &json!(1.0))
+    );
     assert!(trial["stable"]["latency_ms"].is_number(), "{trial}");
 }
 
@@ -421,9 +438,7 @@ async fn a_route_that_keeps_words_on_the_machine_shows_them_to_no_sentiment_mode
     };
     let prices = ["near", "far", "fake", "broken"].map(price);
     world.db.store().sync_prices(&prices).await.unwrap();
-    let rule = |when: Value, local_only: bool| {
-        json!({ "name": "r", "when": [when], "targets": [{ "model": "fake" }], "local_only": local_only })
-    };
+    let rule = |when: Value, local_only: bool| json!({ "name": "r", "when": [when], "targets": [{ "model": "fake" }], "local_only": local_only });
     let sad = json!({ "signal": "sentiment", "any_of": ["sad"] });
     let private = json!({ "signal": "personal_data", "any_of": ["any"] });
     for (model, rules, asked) in [
@@ -434,7 +449,6 @@ async fn a_route_that_keeps_words_on_the_machine_shows_them_to_no_sentiment_mode
         let change = json!({ "models": ["fake"], "rules": rules, "sentiment_model": model });
         let set = patch(&world, &tenant, &key, &change).await;
         assert_eq!(set.status, 200, "{}", set.body);
-        tokio::time::sleep(Duration::from_millis(1_100)).await;
         world.db.psql("DELETE FROM route_decisions");
         let answer = world.post("/v1/chat/completions", &key, &by_route(&json!({}))).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -444,5 +458,5 @@ async fn a_route_that_keeps_words_on_the_machine_shows_them_to_no_sentiment_mode
         assert_eq!(world.db.psql(remote), if asked { "0" } else { "1" }, "{model}");
     }
     let asked = "SELECT model, count(*) FROM usage_events WHERE model IN ('near', 'far') GROUP BY 1 ORDER BY 1";
-    assert_eq!(world.db.psql(asked), "far|1\nnear|1");
+    world.eventually(asked, "far|1\nnear|1").await;
 }
