@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use metrics::{counter, gauge};
 use qudao_telemetry::{Label, Metric, Unit};
 
-use crate::{CallError, ModelState, PluginHost, instance::Instance};
+use crate::{CallError, PluginHost, instance::Instance};
 
 const INSTANCE: Label = Label { name: "plugin_instance", values: &[] };
 const STATES: &[&str] = &["loading", "ready", "degraded", "failed", "quarantined"];
