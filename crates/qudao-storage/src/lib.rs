@@ -34,6 +34,7 @@ mod sealed;
 mod servers;
 mod store;
 mod timeline;
+mod traffic;
 mod turn;
 mod visitors;
 
@@ -84,6 +85,7 @@ pub use reading::{Conversation, LedgerEntry, UsageRecord};
 pub use sealed::{SEALED, SealedColumn};
 pub use store::{PlatformTx, Store, StoreSettings, Tx};
 pub use timeline::{TimelineCursor, TimelineItem, TimelineRole};
+pub use traffic::{ModelTraffic, PassedOver, RuleTraffic, Traffic};
 pub use turn::{Commit, CommitTurn, EndTurn, Hold, HoldTurn};
 pub use visitors::{NewUpload, Rating, RatingCount, UploadedBytes};
 
