@@ -31,7 +31,7 @@ trap cleanup EXIT
 trap 'failed="line $LINENO: $BASH_COMMAND"' ERR
 
 scripts/build-tests.sh
-target/debug/xtask plugins --dev --built --only echo,candle-llm --out target/e2e-plugins
+target/debug/xtask plugins --dev --built --only echo,candle-llm,openai --out target/e2e-plugins
 
 # Where a test puts an identity provider; the platform may ask it, though it is on this machine.
 QUDAO_OIDC_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -97,6 +97,21 @@ prices = [
 ]
 TOML
 done
+
+# Somebody else's, whom nobody reaches.
+cat >>"$QUDAO_CONFIG" <<TOML
+[[instances]]
+name = "away"
+plugin = "openai"
+config = { base_url = "http://127.0.0.1:1/v1", api_key = "none", max_retries = 0 }
+[[instances.models]]
+name = "away"
+data_class = "remote"
+prices = [
+    { currency = "CNY", input_per_mtok = "2.00", output_per_mtok = "8.00" },
+    { currency = "USD", input_per_mtok = "0.30", output_per_mtok = "1.20" },
+]
+TOML
 
 "$bin/qudao" model pull "$model"
 "$bin/qudao" serve --demo >"$work/log" 2>&1 &

@@ -346,7 +346,7 @@ test('a viewer sees channels and may change none; an agent reads contacts and ma
   await lin.field('密码').fill(PASSWORD);
   await lin.press('加入');
   await lin.heading('林，您好');
-  assert.deepEqual(await lin.tabs(), ['首页', '渠道', '我的账户']);
+  assert.deepEqual(await lin.tabs(), ['首页', '渠道', '路由', '我的账户']);
   await lin.tab('渠道');
   await lin.page.locator('[data-test="channel-Shop site"] a').waitFor();
   assert.equal(await lin.page.getByRole('link', { name: '添加渠道' }).count(), 0);

@@ -39,7 +39,7 @@ test('an invited owner comes in, and the token stays nowhere', async () => {
   await mei.screenshot('console-invitation-light-en');
   await mei.accept('Mei');
   await mei.heading('Hello, Mei');
-  assert.deepEqual(await mei.tabs(), ['Home', 'Channels', 'Contacts', 'Ratings', 'People', 'API keys', 'Audit log', 'My account']);
+  assert.deepEqual(await mei.tabs(), ['Home', 'Channels', 'Routes', 'Contacts', 'Ratings', 'People', 'API keys', 'Audit log', 'My account']);
   await mei.page.locator('[data-test=business]').getByText('梅家茶铺 Acme Tea').waitFor();
   await mei.page.locator('[data-test=wallet]').getByText('1,234.50 CNY').waitFor();
   await mei.page.locator('[data-test=role]').getByText('Owner').waitFor();
@@ -254,7 +254,7 @@ test('a viewer sees no keys and no members, and is out with the next press once 
   await lin.field('密码').fill('门前有两棵树一棵是枣树');
   await lin.press('加入');
   await lin.heading('林，您好');
-  assert.deepEqual(await lin.tabs(), ['首页', '渠道', '我的账户']);
+  assert.deepEqual(await lin.tabs(), ['首页', '渠道', '路由', '我的账户']);
   await lin.screenshot('console-home-dark-zh-phone');
   for (const page of ['members', 'keys', 'audit']) {
     await lin.page.goto(consoleUrl(`#/${page}`));

@@ -145,7 +145,7 @@ test('somebody new from a domain of the tenant becomes what the tenant said', as
   const newcomer = await arrive();
   await identify(newcomer, 'newcomer');
   await newcomer.heading('Hello, 新来的');
-  assert.deepEqual(await newcomer.tabs(), ['Home', 'Channels', 'My account']);
+  assert.deepEqual(await newcomer.tabs(), ['Home', 'Channels', 'Routes', 'My account']);
   const member = (await members()).find(({ email }) => email === 'newcomer@shop.example');
   assert.deepEqual([member.role, member.has_password], ['viewer', false]);
   await newcomer.tab('My account');

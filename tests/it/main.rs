@@ -17,6 +17,7 @@ mod death;
 mod discord;
 mod discord_api;
 mod isolation;
+mod locality;
 mod metrics;
 mod nodes;
 mod person;

@@ -1,5 +1,6 @@
 # Sourced by the run.sh of peers that want the whole platform: `start_platform PORT…` starts one with
 # the echo model whose adapters may reach these ports of this machine, and sets QUDAO_DEMO. With
+# PEER_PLUGINS names plugins beside echo, and PEER_SETTINGS is written at the end of the settings. With
 # QUDAO_DEMO set already nothing is started: then that platform's [egress] allows this machine, http
 # and the ports, and QUDAO_PEER_MODEL names the model that its answers come from.
 . scripts/await.sh
@@ -24,7 +25,7 @@ start_platform() {
     chmod 755 "$work"
     trap stop_platform EXIT
     scripts/build-tests.sh
-    target/debug/xtask plugins --dev --built --only echo --out target/e2e-plugins
+    target/debug/xtask plugins --dev --built --only "echo${PEER_PLUGINS:+,$PEER_PLUGINS}" --out target/e2e-plugins
     export QUDAO_HOME=$work/home QUDAO_CONFIG=$work/qudao.toml QUDAO_BIND=127.0.0.1:$(free_port)
     cat >"$QUDAO_CONFIG" <<TOML
 [server]
@@ -65,6 +66,7 @@ prices = [
     { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.10" },
 ]
 TOML
+    printf '%s\n' "${PEER_SETTINGS:-}" >>"$QUDAO_CONFIG"
     target/debug/qudao serve --demo >"$work/log" 2>&1 &
     server=$!
     await 90 "demo.json" test -s "$QUDAO_HOME/demo.json"

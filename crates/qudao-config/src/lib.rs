@@ -11,5 +11,5 @@ pub use load::{ConfigError, Loaded, Problem, is_operator_key, json_schema, load}
 pub use secret::Secret;
 pub use settings::{
     Backup, Database, Demo, Egress, Limits, Log, LogFormat, Mail, Models, Operator, Partner,
-    Plugins, Redis, Sandbox, Server, Settings, Telemetry, Worker,
+    Plugins, Redis, Routing, Sandbox, Server, Settings, Telemetry, Worker,
 };

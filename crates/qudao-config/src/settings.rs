@@ -12,11 +12,13 @@ mod egress;
 mod limits;
 mod mail;
 mod partner;
+mod routing;
 
 pub use egress::Egress;
 pub use limits::Limits;
 pub use mail::Mail;
 pub use partner::Partner;
+pub use routing::Routing;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -44,6 +46,8 @@ pub struct Settings {
     pub worker: Worker,
     /// Bounds on what clients and models may use.
     pub limits: Limits,
+    /// How models are watched, and left alone while they fail.
+    pub routing: Routing,
     /// Requests to addresses that tenants choose.
     pub egress: Egress,
     /// Channels of partners, over the partner channel protocol.
@@ -75,6 +79,7 @@ impl Default for Settings {
             instances: Vec::new(),
             worker: Worker::default(),
             limits: Limits::default(),
+            routing: Routing::default(),
             egress: Egress::default(),
             partner: Partner::default(),
             mail: Mail::default(),

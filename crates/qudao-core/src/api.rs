@@ -128,6 +128,14 @@ pub enum ApiError {
         /// What is the matter.
         detail: String,
     },
+    /// The model failed too often: it is left alone, and tried again after a while.
+    #[error("the model `{model}` failed too often and is left alone for now")]
+    LeftAlone {
+        /// Which.
+        model: String,
+        /// When it is tried again; zero while others try it.
+        rest: Duration,
+    },
     /// The model's provider refused or failed.
     #[error("{message}")]
     Provider {
@@ -171,6 +179,7 @@ impl ApiError {
             Self::Overloaded => "overloaded",
             Self::InsufficientCredits => "insufficient_credits",
             Self::Unavailable { .. } => "unavailable",
+            Self::LeftAlone { .. } => "breaker_open",
             Self::Provider { .. } => "provider",
             Self::Timeout => "timeout",
             Self::ModelFailed { .. } => "model_failed",

@@ -49,7 +49,7 @@ pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, Watch
 pub use qudao_plugin_host::{DataClass, ModelKind, PluginHost};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
-pub use routing::BreakerReport;
+pub use routing::{BreakerReport, Offer};
 pub use settings::CoreSettings;
 pub use together::Together;
 pub use turn::TurnOutcome;

@@ -23,10 +23,12 @@ mod breakers;
 mod draft;
 mod gather;
 mod language;
+mod offers;
 mod record;
 mod shadow;
 
 pub use breakers::BreakerReport;
+pub use offers::Offer;
 
 pub(crate) use breakers::{Breakers, Permit, is_failure, share};
 pub(crate) use draft::{ANSWERED, Draft};

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use metrics::{counter, gauge};
 use qudao_telemetry::{Label, Metric, Unit};
 
-use crate::{CallError, ModelState, PluginHost, instance::Instance};
+use crate::{CallError, PluginHost, instance::Instance};
 
 const INSTANCE: Label = Label { name: "plugin_instance", values: &[] };
 const STATES: &[&str] = &["loading", "ready", "degraded", "failed", "quarantined"];
@@ -84,7 +84,7 @@ impl PluginHost {
 
 fn tell(instance: &Instance) {
     let name = &instance.settings.name;
-    let word = state_word(&instance.state());
+    let word = instance.state().as_str();
     for state in STATES {
         let labels = [("plugin_instance", name.clone()), ("state", (*state).to_owned())];
         gauge!("qudao_plugin_state", &labels).set(f64::from(u8::from(*state == word)));
@@ -112,16 +112,6 @@ fn tell(instance: &Instance) {
     gauge!("qudao_plugin_memory_bytes", "plugin_instance" => name.clone()).set(memory);
     // Made with the first look, so that a start that never succeeds shows too.
     gauge!("qudao_plugin_start_seconds", "plugin_instance" => name.clone()).increment(0.0);
-}
-
-const fn state_word(state: &ModelState) -> &'static str {
-    match state {
-        ModelState::Loading { .. } => "loading",
-        ModelState::Ready => "ready",
-        ModelState::Degraded => "degraded",
-        ModelState::Failed { .. } => "failed",
-        ModelState::Quarantined { .. } => "quarantined",
-    }
 }
 
 /// What a process has in memory; 0 when it is gone.

@@ -120,6 +120,18 @@ pub enum ModelState {
 }
 
 impl ModelState {
+    /// As it stands in JSON.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Loading { .. } => "loading",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Failed { .. } => "failed",
+            Self::Quarantined { .. } => "quarantined",
+        }
+    }
+
     /// Whether calls are taken.
     #[must_use]
     pub const fn serves(&self) -> bool {

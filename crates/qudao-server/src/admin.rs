@@ -20,6 +20,7 @@ pub(crate) mod decisions;
 pub(crate) mod identity_providers;
 pub(crate) mod members;
 pub(crate) mod merges;
+pub(crate) mod offers;
 pub(crate) mod partners;
 pub(crate) mod people;
 pub(crate) mod plugins;
@@ -28,6 +29,7 @@ pub(crate) mod roles;
 pub(crate) mod routes;
 pub(crate) mod sessions;
 pub(crate) mod tenants;
+pub(crate) mod traffic;
 
 /// An amount of money. Never a float.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

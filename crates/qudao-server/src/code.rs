@@ -179,6 +179,9 @@ codes! {
     ModelNotReady = "model_not_ready", 503, "The model is not ready",
         openai(503, "server_error", Some("model_not_ready")),
         "Wait for as many seconds as `Retry-After` says; `/readyz` shows the state of each model.";
+    ModelUnavailable = "model_unavailable", 503, "The model failed too often and is left alone",
+        openai(503, "server_error", Some("model_unavailable")),
+        "Wait for as many seconds as `Retry-After` says, or name another model, or a route that lists several.";
     Overloaded = "overloaded", 503, "Too much is under way",
         openai(503, "server_error", Some("overloaded")),
         "Wait for as many seconds as `Retry-After` says.";

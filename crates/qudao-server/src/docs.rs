@@ -10,12 +10,10 @@ use crate::{
         channel_kinds::ChannelKindList,
         channels::{ChannelBody, Connected, CreateChannel, UpdateChannel},
         conversations::{ConversationBody, MessageBody},
-        decisions::{BreakerList, DecisionBody},
         merges::{MergeBody, MergeContacts, MergeList, Subscription},
         people::{ContactBody, ContactDetail, EraseTenant, Erasure, UpdateTenant},
         plugins::{PluginList, Reloaded},
         ratings::Ratings,
-        routes::{CreateRoute, RouteBody, UpdateRoute},
         tenants::{AddCredit, CreateTenant, Credit, TenantBody, WalletBody},
     },
     chat::requests::{History, Opening, PostMessage, Receipt},
@@ -27,11 +25,13 @@ use crate::{
 mod identity;
 mod models;
 mod partner;
+mod routing;
 mod widget;
 
 pub(crate) use identity::*;
 pub(crate) use models::*;
 pub(crate) use partner::*;
+pub(crate) use routing::*;
 pub(crate) use widget::*;
 
 pub(crate) const LOCATION: &str = "Made; `Location` names its address.";
@@ -69,69 +69,6 @@ pub(crate) fn add_credit() -> Doc {
         .only_once()
         .body::<AddCredit>(json!({ "amount": "100", "source": "cash", "note": "invoice 42" }))
         .returns::<Credit>(201, "Added, now or before; `Location` names the wallet.")
-}
-
-pub(crate) fn create_route() -> Doc {
-    Doc::new("Assistants", "Create a route")
-        .act("route.create")
-        .once()
-        .about(
-            "A route says which models may serve: those of the first rule that matches, else `models`, \
-             the preferred first. The route's name may stand in a model's place in calls of the API.",
-        )
-        .body::<CreateRoute>(json!({
-            "name": "Local",
-            "models": ["qwen2.5-0.5b-instruct"],
-            "rules": [{
-                "name": "personal data stays here",
-                "when": [{ "signal": "personal_data", "any_of": ["any"] }],
-                "targets": [{ "model": "qwen2.5-0.5b-instruct" }],
-                "local_only": true,
-            }],
-        }))
-        .returns::<RouteBody>(201, LOCATION)
-}
-
-pub(crate) fn list_routes() -> Doc {
-    Doc::new("Assistants", "List the routes")
-        .paged()
-        .lists::<RouteBody>("The routes, the newest first.")
-}
-
-pub(crate) fn get_route() -> Doc {
-    Doc::new("Assistants", "Read a route").returns::<RouteBody>(200, "The route.")
-}
-
-pub(crate) fn update_route() -> Doc {
-    Doc::new("Assistants", "Change a route")
-        .act("route.update")
-        .about("What begins from now on is decided by the new rules. What is left out stays.")
-        .body::<UpdateRoute>(json!({ "models": ["qwen2.5-0.5b-instruct"] }))
-        .returns::<RouteBody>(200, "The route as it is now.")
-}
-
-pub(crate) fn list_decisions() -> Doc {
-    Doc::new("Assistants", "List what routes decided")
-        .about(
-            "One for each attempt at a turn and each call by a route's name: the rules that were \
-             considered, with which signals, who was asked, and why the next one. Kept for 30 days.",
-        )
-        .paged()
-        .query("turn_id", "Those about this turn or call.")
-        .query("route_id", "Those of this route.")
-        .query("conversation_id", "Those of this conversation.")
-        .lists::<DecisionBody>("The decisions, the newest first.")
-}
-
-pub(crate) fn get_decision() -> Doc {
-    Doc::new("Assistants", "Read what a route decided")
-        .returns::<DecisionBody>(200, "The decision.")
-}
-
-pub(crate) fn breakers() -> Doc {
-    Doc::new("Plugins", "Say how the models of this node do")
-        .about("Models that were asked since the node began, with the state of their breakers.")
-        .returns::<BreakerList>(200, "The models, by name.")
 }
 
 pub(crate) fn create_assistant() -> Doc {

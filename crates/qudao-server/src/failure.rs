@@ -145,6 +145,9 @@ impl From<qudao_core::ApiError> for ApiError {
             Failure::Unavailable { .. } => {
                 Self::new(Code::ModelNotReady, detail).retry_after(MODEL_RECOVERY)
             }
+            Failure::LeftAlone { rest, .. } => {
+                Self::new(Code::ModelUnavailable, detail).retry_after(rest)
+            }
             Failure::Provider { kind, message, retry_after, .. } => {
                 provider(kind, message, retry_after)
             }

@@ -193,6 +193,10 @@ fn tenant_endpoints(api: &mut Endpoints) {
     let route = "/v1/tenants/{tenant_id}/routes/{route_id}";
     api.get(route, read, admin::routes::get, docs::get_route());
     api.patch(route, write, admin::routes::update, docs::update_route());
+    let traffic = "/v1/tenants/{tenant_id}/routes/{route_id}/traffic";
+    api.get(traffic, read, admin::traffic::get, docs::route_traffic());
+    let models = "/v1/tenants/{tenant_id}/models";
+    api.get(models, read, admin::offers::list, docs::list_offers());
     let assistants = "/v1/tenants/{tenant_id}/assistants";
     api.post(assistants, write, admin::assistants::create, docs::create_assistant());
     api.get(assistants, read, admin::assistants::list, docs::list_assistants());

@@ -98,8 +98,35 @@ pub struct DecisionRecord {
     pub at: Timestamp,
 }
 
+/// How a turn or call was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// By the first model.
+    First,
+    /// By another, after some were asked or passed over.
+    Fallback,
+    /// By nobody.
+    Nobody,
+}
+
+impl Outcome {
+    /// The one with this text form.
+    pub fn find(text: &str) -> Option<Self> {
+        [Self::First, Self::Fallback, Self::Nobody].into_iter().find(|one| one.as_str() == text)
+    }
+
+    /// As it stands in queries.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Fallback => "fallback",
+            Self::Nobody => "nobody",
+        }
+    }
+}
+
 /// Which decisions to list.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DecisionFilter {
     /// Those about this turn or call.
     pub turn_id: Option<TurnId>,
@@ -107,6 +134,12 @@ pub struct DecisionFilter {
     pub route_id: Option<RouteId>,
     /// Those of this conversation.
     pub conversation_id: Option<ConversationId>,
+    /// Those that this model answered.
+    pub model: Option<String>,
+    /// Those on this side of a trial.
+    pub arm: Option<Arm>,
+    /// Those that were answered like this.
+    pub outcome: Option<Outcome>,
 }
 
 /// What came of asking a canary as well.
@@ -174,7 +207,11 @@ impl Tx {
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR decision_id < $2) \
                AND ($3::uuid IS NULL OR turn_id = $3) AND ($4::uuid IS NULL OR route_id = $4) \
                AND ($5::uuid IS NULL OR conversation_id = $5) \
-             ORDER BY decision_id DESC LIMIT $6"
+               AND ($6::text IS NULL OR model = $6) AND ($7::text IS NULL OR arm = $7) \
+               AND CASE $8::text WHEN 'first' THEN model IS NOT NULL AND fallbacks = 0 \
+                                 WHEN 'fallback' THEN model IS NOT NULL AND 0 < fallbacks \
+                                 WHEN 'nobody' THEN model IS NULL ELSE true END \
+             ORDER BY decision_id DESC LIMIT $9"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(self.tenant_id().as_uuid())
@@ -182,6 +219,9 @@ impl Tx {
             .bind(filter.turn_id.map(TurnId::as_uuid))
             .bind(filter.route_id.map(RouteId::as_uuid))
             .bind(filter.conversation_id.map(ConversationId::as_uuid))
+            .bind(filter.model)
+            .bind(filter.arm.map(Arm::as_str))
+            .bind(filter.outcome.map(Outcome::as_str))
             .bind(page.probe_limit())
             .fetch_all(self.connection())
             .await?;

@@ -34,6 +34,7 @@ mod sealed;
 mod servers;
 mod store;
 mod timeline;
+mod traffic;
 mod turn;
 mod visitors;
 
@@ -60,7 +61,7 @@ pub use bus::{Bus, BusEvent, OpenBreaker, Subscription, Topic};
 pub use channel::{AnsweredMessage, ChannelEvent, Poll, SentPiece};
 pub use check::{Finding, Scope, UNCHECKED, Unchecked};
 pub use claim::{Claim, Message, PastMessage, Shares, Speaker, TurnAssistant, TurnContext};
-pub use decisions::{DecisionFilter, DecisionRecord, NewDecision, ShadowRun};
+pub use decisions::{DecisionFilter, DecisionRecord, NewDecision, Outcome, ShadowRun};
 pub use error::{BusUrlError, StorageError};
 pub use keys::{AddKey, MasterKeyRecord, WrappedKey};
 pub use limiter::{Bucket, Counted, Limiter, LimiterSettings, Owner, Rate, Standing, Verdict};
@@ -84,6 +85,7 @@ pub use reading::{Conversation, LedgerEntry, UsageRecord};
 pub use sealed::{SEALED, SealedColumn};
 pub use store::{PlatformTx, Store, StoreSettings, Tx};
 pub use timeline::{TimelineCursor, TimelineItem, TimelineRole};
+pub use traffic::{ModelTraffic, PassedOver, RuleTraffic, Traffic};
 pub use turn::{Commit, CommitTurn, EndTurn, Hold, HoldTurn};
 pub use visitors::{NewUpload, Rating, RatingCount, UploadedBytes};
 

@@ -35,9 +35,19 @@ impl Reader {
     /// # Panics
     /// If it does not serve within ten seconds.
     pub async fn register(host: &PluginHost, name: &str, kind: ModelKind, manner: Manner) {
+        Self::register_entry(host, ModelEntry::of_kind(name, kind), manner).await;
+    }
+
+    /// The same, of a model with more to say of it.
+    ///
+    /// # Panics
+    /// As [`Self::register`].
+    pub async fn register_entry(host: &PluginHost, entry: ModelEntry, manner: Manner) {
+        let name = entry.name.clone();
+        let name = name.as_str();
         let settings = InstanceSettings {
             config: serde_json::to_value(manner).expect("a manner is JSON"),
-            models: vec![ModelEntry::of_kind(name, kind)],
+            models: vec![entry],
             ..InstanceSettings::new(name, "reader", name)
         };
         host.register_static::<Self>(settings);
@@ -74,6 +84,9 @@ impl Reader {
     }
 }
 
+/// Letters of the longest text whose vector is one of the whole text.
+const LONGEST: u16 = 1000;
+
 fn words(text: &str) -> u32 {
     u32::try_from(text.split_whitespace().count()).unwrap_or(u32::MAX)
 }
@@ -95,7 +108,7 @@ impl ModelPlugin for Reader {
             let letters = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
             let words = u16::try_from(words(text)).unwrap_or(u16::MAX);
             let embedding = vec![f32::from(letters), f32::from(words), 0.1];
-            Embedded { index, embedding, truncated: false }
+            Embedded { index, embedding, truncated: LONGEST < letters }
         })?;
         Ok(read(&request.texts, 0))
     }

@@ -1,11 +1,12 @@
 // Fails when a built page outgrows its budget, in kilobytes after gzip. Run in the page's folder:
 // size.mjs <name of the page> <budget of its scripts> <budget of its styles> [<budget of scripts that
-// come later, with what a person opens>]. Without the last, every script counts as one of the first.
+// come later with any one thing that a person opens> <budget of all of these>]. Without the last two,
+// every script counts as one of the first.
 import { readdirSync, readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 
-const [page, js, css, later] = process.argv.slice(2);
+const [page, js, css, later, allLater] = process.argv.slice(2);
 const dist = pathToFileURL(`${process.cwd()}/dist/`);
 const folder = new URL(`assets/${page}/`, dist);
 
@@ -17,11 +18,30 @@ const scripts = all.filter((name) => name.endsWith('.js'));
 const comesLater = (name) => later !== undefined && !index.includes(`/${name}`);
 hold('js', scripts.filter((name) => !comesLater(name)), js);
 hold('css', all.filter((name) => name.endsWith('.css')), css);
-if (later !== undefined) hold('js later', scripts.filter(comesLater), later);
+if (later !== undefined) {
+  const lates = scripts.filter(comesLater);
+  const opened = lates.map(withImports).sort((one, other) => kilobytes(other) - kilobytes(one));
+  hold(`js later, the most at once (${opened[0]?.[0]})`, opened[0] ?? [], later);
+  hold('js later, all', lates, allLater);
+}
+
+/** A script and those that come with it, without those that the page began with. */
+function withImports(name) {
+  const found = [name];
+  for (const one of found) {
+    const text = readFileSync(new URL(one, folder), 'utf8');
+    const named = [...text.matchAll(/(?:from|import)\s*"\.\/([^"]+\.js)"/g)].map((match) => match[1]);
+    found.push(...named.filter((other) => comesLater(other) && !found.includes(other)));
+  }
+  return found;
+}
+
+function kilobytes(files) {
+  return files.reduce((sum, name) => sum + gzipSync(readFileSync(new URL(name, folder)), { level: 9 }).length, 0) / 1024;
+}
 
 function hold(what, files, budget) {
-  const bytes = files.reduce((sum, name) => sum + gzipSync(readFileSync(new URL(name, folder)), { level: 9 }).length, 0);
-  const size = bytes / 1024;
+  const size = kilobytes(files);
   console.log(`${what}: ${size.toFixed(1)} kB gzip of ${budget} kB`);
   if (files.length === 0 || size > Number(budget)) failed = true;
 }

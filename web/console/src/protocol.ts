@@ -110,6 +110,7 @@ export interface SignInOption {
 export interface Assistant {
   id: string;
   name: string;
+  route_id: string;
 }
 
 /** One setting of a kind of channel. */
@@ -255,4 +256,90 @@ export interface Ratings {
   days: number;
   data: { channel_id: string; count: number; good: number; scores: number[] }[];
   latest: Rating[];
+}
+
+export interface Offer {
+  model: string;
+  kind: 'chat' | 'embed' | 'classify' | 'detect' | 'transcribe';
+  data_class: 'local' | 'remote';
+  state: 'ready' | 'degraded' | 'loading' | 'failed' | 'quarantined';
+  breaker: 'closed' | 'half_open' | 'open';
+  open_for_s: number | null;
+  price: { currency: string; input_per_mtok: string; output_per_mtok: string; per_call: string };
+}
+
+export interface Condition {
+  signal: import('./routes').Signal;
+  any_of?: string[];
+  at_least?: number | string;
+  at_most?: number;
+  below?: string;
+  model?: string;
+}
+
+export interface Rule {
+  name: string;
+  when: Condition[];
+  targets: { model: string; weight?: number }[];
+  local_only: boolean;
+  canary: boolean;
+}
+
+export interface Canary {
+  model: string;
+  mode: 'live' | 'shadow';
+  percent: number;
+  paid_by: 'tenant' | 'operator';
+  agreement?: { by: 'text' | 'embedding' | 'label'; model?: string };
+  rollback: { window_minutes: number; min_calls: number; error_rate_above: number; latency_ratio_above: number; agreement_below: number };
+  state: 'running' | 'rolled_back';
+}
+
+export interface Route {
+  id: string;
+  name: string;
+  models: string[];
+  rules: Rule[];
+  sentiment_model: string | null;
+  canary: Canary | null;
+  created_at: string;
+}
+
+export interface TrialSide {
+  calls: number;
+  failures: number;
+  latency_ms: number | null;
+  compared: number;
+  agreement: number | null;
+}
+
+export interface RouteTraffic {
+  minutes: number;
+  decisions: number;
+  models: { model: string | null; decisions: number; fallbacks: number; latency_ms: number | null }[];
+  rules: { rule: string | null; decisions: number }[];
+  passed_over: { model: string; why: string; times: number }[];
+  trial: { canary: TrialSide; stable: TrialSide } | null;
+}
+
+export interface Decision {
+  id: string;
+  turn_id: string;
+  route_id: string;
+  conversation_id: string | null;
+  model: string | null;
+  fallbacks: number;
+  arm: 'stable' | 'canary' | 'shadow';
+  detail: {
+    door?: string;
+    rule?: string | null;
+    considered?: { rule: string; matched: boolean; failed_on?: string }[];
+    signals?: Record<string, unknown>;
+    candidates?: string[];
+    local_only?: boolean;
+    tries?: { model: string; outcome: string; latency_ms?: number }[];
+    end?: string;
+    shadow?: { model: string; outcome: string; agreement: number | null; cost: string; currency: string; paid_by: string };
+  };
+  at: string;
 }

@@ -1,6 +1,6 @@
 /** Which page stands behind the `#` of the address. */
 
-export const PAGES = ['home', 'channels', 'contacts', 'ratings', 'members', 'keys', 'audit', 'account'] as const;
+export const PAGES = ['home', 'channels', 'routes', 'contacts', 'ratings', 'members', 'keys', 'audit', 'account'] as const;
 export type PageName = (typeof PAGES)[number];
 
 export type Route =

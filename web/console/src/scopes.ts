@@ -34,6 +34,7 @@ export function may(words: readonly string[], scope: Scope): boolean {
 
 const OPENED_BY: Partial<Record<PageName, Scope>> = {
   channels: 'channels:read',
+  routes: 'assistants:read',
   contacts: 'contacts:read',
   ratings: 'conversations:read',
   members: 'members:read',

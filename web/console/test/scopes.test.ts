@@ -25,8 +25,8 @@ describe('scopes', () => {
   });
 
   it('open the pages that can be used with them', () => {
-    expect(pagesFor(['admin', 'chat'])).toEqual(['home', 'channels', 'contacts', 'ratings', 'members', 'keys', 'audit', 'account']);
-    expect(pagesFor(['tenant:read', 'assistants:read', 'channels:read'])).toEqual(['home', 'channels', 'account']);
+    expect(pagesFor(['admin', 'chat'])).toEqual(['home', 'channels', 'routes', 'contacts', 'ratings', 'members', 'keys', 'audit', 'account']);
+    expect(pagesFor(['tenant:read', 'assistants:read', 'channels:read'])).toEqual(['home', 'channels', 'routes', 'account']);
     expect(pagesFor(['conversations:read', 'contacts:write'])).toEqual(['home', 'ratings', 'account']);
     expect(pagesFor(['keys:read'])).toEqual(['home', 'keys', 'account']);
     expect(pagesFor(['members:write'])).toEqual(['home', 'account']);

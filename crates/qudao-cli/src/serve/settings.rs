@@ -6,14 +6,14 @@ use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use qudao_channels::{letters::MailServer, partner::Courier};
 use qudao_config::{
-    DataClass, Instance, Limits, ModelKind, Placement, PluginTimeouts, Sandbox, Settings,
+    DataClass, Instance, Limits, ModelKind, Placement, PluginTimeouts, Routing, Sandbox, Settings,
 };
 use qudao_core::{
     CoreSettings,
     channel::plan::MailSecurity,
-    settings::{RateSettings, TurnSettings},
+    settings::{RateSettings, RoutingSettings, TurnSettings},
 };
-use qudao_domain::key::SecretHash;
+use qudao_domain::{key::SecretHash, routing::BreakerSettings};
 use qudao_egress::{Egress, Limits as EgressLimits, Rules};
 use qudao_pcp::PublicKey;
 use qudao_plugin_host::{HostSettings, InstanceSettings, ModelEntry, Timeouts};
@@ -151,7 +151,19 @@ pub(super) fn core(settings: &Settings) -> CoreSettings {
     core.api.blocks.renew = core.api.blocks.lease / 3;
     core.backlog.tenant = limits.tenant_backlog;
     core.backlog.platform = limits.platform_backlog;
+    core.routing = routing(&settings.routing);
     core
+}
+
+fn routing(routing: &Routing) -> RoutingSettings {
+    let breaker = BreakerSettings {
+        window: secs(routing.breaker_window_s),
+        min_calls: routing.breaker_min_calls,
+        failure_percent: routing.breaker_failure_percent,
+        cooldown: secs(routing.breaker_open_s),
+        probes: routing.breaker_probes,
+    };
+    RoutingSettings { breaker, judge_every: secs(routing.canary_judge_s) }
 }
 
 fn rates(limits: &Limits) -> RateSettings {

@@ -5,16 +5,17 @@ use std::ops::RangeInclusive;
 use super::Problem;
 use crate::{
     Settings,
-    settings::{Database, Egress, Limits, Server, Worker},
+    settings::{Database, Egress, Limits, Routing, Server, Worker},
 };
 
 type Row = (&'static str, u64, RangeInclusive<u64>);
 
 /// Every number that cannot be used.
 pub(super) fn check(settings: &Settings) -> Vec<Problem> {
-    let Settings { server, database, worker, limits, egress, .. } = settings;
+    let Settings { server, database, worker, limits, routing, egress, .. } = settings;
     let rates = of_rates(limits).into_iter().chain(of_administration(limits));
     let rows = of_worker(worker).into_iter().chain(rates).chain(of_limits(limits));
+    let rows = rows.chain(of_routing(routing));
     let rows = rows.chain(of_server(server)).chain(of_database(database)).chain(of_egress(egress));
     let mut problems: Vec<_> =
         rows.filter_map(|(key, value, range)| outside(key, value, &range)).collect();
@@ -118,6 +119,17 @@ fn of_egress(egress: &Egress) -> Vec<Row> {
         ("egress.connect_timeout_ms", egress.connect_timeout_ms, 100..=60_000),
         ("egress.timeout_ms", egress.timeout_ms, 100..=600_000),
         ("egress.body_kib", size(egress.body_kib), 1..=1_048_576),
+    ]
+}
+
+fn of_routing(routing: &Routing) -> Vec<Row> {
+    vec![
+        ("routing.breaker_window_s", routing.breaker_window_s, 1..=3600),
+        ("routing.breaker_min_calls", u64::from(routing.breaker_min_calls), 1..=1_000_000),
+        ("routing.breaker_failure_percent", u64::from(routing.breaker_failure_percent), 1..=100),
+        ("routing.breaker_open_s", routing.breaker_open_s, 1..=3600),
+        ("routing.breaker_probes", u64::from(routing.breaker_probes), 1..=1000),
+        ("routing.canary_judge_s", routing.canary_judge_s, 1..=3600),
     ]
 }
 

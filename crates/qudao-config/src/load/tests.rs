@@ -113,6 +113,12 @@ fn a_bound_that_makes_no_sense_is_refused_with_its_key() {
         "limits.calls_in_flight",
         "limits.tenant_backlog",
         "limits.settle_batch",
+        "routing.breaker_window_s",
+        "routing.breaker_min_calls",
+        "routing.breaker_failure_percent",
+        "routing.breaker_open_s",
+        "routing.breaker_probes",
+        "routing.canary_judge_s",
     ] {
         let (section, name) = key.split_once('.').unwrap();
         let refusal = refusal(&format!("[{section}]\n{name} = 0\n"), &[]);
@@ -132,6 +138,9 @@ fn a_bound_that_makes_no_sense_is_refused_with_its_key() {
     }
     let refused = refusal("[worker]\nturn_backoff_s = [1, 0]\n", &[]);
     assert!(refused.contains("worker.turn_backoff_s"), "{refused}");
+    let refused = refusal("[routing]\nbreaker_failure_percent = 101\n", &[]);
+    let told = "setting routing.breaker_failure_percent: must be from 1 to 100";
+    assert!(refused.contains(told), "{refused}");
     let refused = refusal("[worker]\nturn_lease_s = 10\n", &[]);
     assert!(refused.contains("worker.turn_heartbeat_s: must be less"), "{refused}");
     let refused = refusal("[limits]\ntenant_backlog = 5000\nplatform_backlog = 100\n", &[]);

@@ -269,7 +269,7 @@ impl Core {
         let price = self.price(&name, currency).await?;
         let Some(price) = price else { return Err(ApiError::NoPrice { model: name }) };
         let size = self.size(request, &model, &price)?;
-        let permit = self.routes.breakers.watch(&name);
+        let permit = self.permit(&name)?;
         Ok(Plan { model, price, size, permit, routed: None })
     }
 
@@ -316,6 +316,12 @@ impl Core {
             ModelState::Quarantined { .. } => unavailable("it is quarantined"),
             ModelState::Ready | ModelState::Degraded => unavailable("it is starting"),
         })
+    }
+
+    /// That a model may be asked, as its breaker says.
+    pub(super) fn permit(&self, name: &str) -> Result<Permit, ApiError> {
+        let permit = self.routes.breakers.admit(name);
+        permit.map_err(|rest| ApiError::LeftAlone { model: name.to_owned(), rest })
     }
 
     pub(super) fn size(

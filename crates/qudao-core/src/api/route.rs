@@ -239,7 +239,7 @@ impl Core {
     /// The next model of the route that may be asked.
     ///
     /// # Errors
-    /// Why the first of the rest may not.
+    /// Why the first of the rest may not; of several that are left alone, the one that is tried first.
     pub(super) async fn next_rung(
         &self,
         request: &ApiRequest,
@@ -251,7 +251,7 @@ impl Core {
                 Ok(rung) => return Ok(rung),
                 Err((why, refusal)) => {
                     routed.draft.passed_over(&name, why);
-                    first.get_or_insert(refusal);
+                    first = Some(sooner(first, refusal));
                 }
             }
         }
@@ -280,9 +280,7 @@ impl Core {
             return Err(("no_price", ApiError::NoPrice { model: name.to_owned() }));
         };
         let size = self.size(request, &model, &price).map_err(|refusal| ("no_funds", refusal))?;
-        let permit = self.routes.breakers.admit(name);
-        let permit =
-            permit.map_err(|_| ("breaker_open", unavailable("it fails, and is left alone")))?;
+        let permit = self.permit(name).map_err(|refusal| ("breaker_open", refusal))?;
         Ok(Rung { model, price, size, permit })
     }
 
@@ -297,6 +295,18 @@ impl Core {
             Ask::Embed(_) | Ask::Classify(_) | Ask::Detect(_) => 0,
         };
         ask_tokens(&request.ask, 0).saturating_add(written.unwrap_or(default))
+    }
+}
+
+/// What a caller is told of two refusals.
+fn sooner(first: Option<ApiError>, next: ApiError) -> ApiError {
+    match (&first, &next) {
+        (Some(ApiError::LeftAlone { rest, .. }), ApiError::LeftAlone { rest: other, .. })
+            if other < rest =>
+        {
+            next
+        }
+        _ => first.unwrap_or(next),
     }
 }
 
@@ -393,6 +403,20 @@ mod tests {
         assert_eq!(text, "third");
         assert_eq!(all, ["first", "second", "third"], "the tenant's own words are not looked at");
         assert_eq!(modality, [Modality::Text, Modality::Image]);
+    }
+
+    #[test]
+    fn of_models_that_are_left_alone_the_one_that_is_tried_first_tells_how_long_to_wait() {
+        let alone = |model: &str, seconds| ApiError::LeftAlone {
+            model: model.to_owned(),
+            rest: std::time::Duration::from_secs(seconds),
+        };
+        let told = sooner(Some(alone("a", 9)), alone("b", 4));
+        assert_eq!(told, alone("b", 4));
+        assert_eq!(sooner(Some(told), alone("c", 5)), alone("b", 4));
+        let other = unavailable("no plugin offers it");
+        assert_eq!(sooner(Some(other.clone()), alone("a", 1)), other);
+        assert_eq!(sooner(None, alone("a", 1)), alone("a", 1));
     }
 
     #[test]

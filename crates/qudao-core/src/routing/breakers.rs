@@ -96,6 +96,12 @@ impl Breakers {
         self.map().get(model).map_or(Health::Closed, |breaker| breaker.health(now))
     }
 
+    /// How a model does, and when it is tried again if it is left alone.
+    pub(super) fn standing(&self, model: &str) -> (Health, Option<Duration>) {
+        let now = self.now();
+        self.map().get(model).map_or((Health::Closed, None), |breaker| standing(breaker, now))
+    }
+
     /// Whether a model may be asked now.
     ///
     /// # Errors
@@ -111,11 +117,6 @@ impl Breakers {
                 Err(rest)
             }
         }
-    }
-
-    /// For a call that has no other model to go to: it is made, and counts.
-    pub(crate) fn watch(&self, model: &str) -> Permit {
-        self.permit(model, false)
     }
 
     fn permit(&self, model: &str, probe: bool) -> Permit {
@@ -185,8 +186,7 @@ impl Breakers {
             .iter()
             .map(|(model, breaker)| {
                 let (calls, failures) = breaker.counts(now);
-                let open_for = breaker.open_until().and_then(|until| until.checked_sub(now));
-                let health = breaker.health(now);
+                let (health, open_for) = standing(breaker, now);
                 BreakerReport { model: model.clone(), health, calls, failures, open_for }
             })
             .collect();
@@ -210,6 +210,11 @@ impl Breakers {
             gauge!("qudao_breaker_state", "model" => model).set(state);
         }
     }
+}
+
+fn standing(breaker: &Breaker, now: Duration) -> (Health, Option<Duration>) {
+    let rest = breaker.open_until().and_then(|until| until.checked_sub(now));
+    (breaker.health(now), rest.filter(|rest| !rest.is_zero()))
 }
 
 fn count_turn(model: &str, health: Health, found: &'static str) {
@@ -383,15 +388,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_without_another_model_is_made_and_counts() {
+    async fn operators_see_what_was_counted_and_how_long_it_is_left_alone() {
         let breakers = Breakers::new(BreakerSettings::default());
-        for _ in 0..12 {
-            breakers.watch("m").report(false);
-        }
-        assert_eq!(breakers.health("m"), Health::Open);
+        fail(&breakers, 10);
+        advance(Duration::from_secs(5)).await;
         let report = &breakers.reports()[0];
-        assert_eq!((report.calls, report.failures), (12, 12));
-        assert_eq!(report.open_for, Some(Duration::from_secs(15)));
+        assert_eq!((report.calls, report.failures), (10, 10));
+        assert_eq!(report.open_for, Some(Duration::from_secs(10)));
     }
 
     #[test]

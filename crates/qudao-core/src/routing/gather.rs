@@ -9,6 +9,7 @@ use qudao_domain::{
     routing::{Reading, Routing, Sentiment, Signal, Signals, personal},
 };
 use qudao_plugin_api::wire::{Classified, ClassifyRequest};
+use qudao_plugin_host::{DataClass, ModelEntry};
 use qudao_storage::StorageError;
 use tokio::time;
 
@@ -83,6 +84,12 @@ impl Core {
     /// A call of its own in the books, booked once however often the turn begins anew.
     async fn sentiment(self: &Arc<Self>, routing: &Routing, matter: &Matter) -> Reading<Sentiment> {
         let Some(model) = &routing.sentiment_model else { return Reading::unknown("no_model") };
+        // A route that keeps words on the machine does not show them to somebody else to find out whether.
+        let keeps = routing.rules.iter().any(|rule| rule.local_only);
+        let is_remote = |entry: Arc<ModelEntry>| entry.data_class == DataClass::Remote;
+        if keeps && self.plugins.ready(model).is_ok_and(is_remote) {
+            return Reading::unknown("remote");
+        }
         let text = matter.text.trim();
         if text.is_empty() {
             return Reading::unknown("no_words");

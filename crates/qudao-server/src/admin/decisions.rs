@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 use jiff::Timestamp;
 use qudao_core::BreakerReport;
 use qudao_domain::{ConversationId, DecisionId, RouteId, TurnId, routing::Arm};
-use qudao_storage::{DecisionFilter, DecisionRecord};
+use qudao_storage::{DecisionFilter, DecisionRecord, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -27,6 +27,9 @@ pub(crate) struct DecisionQuery {
     turn_id: Option<String>,
     route_id: Option<String>,
     conversation_id: Option<String>,
+    model: Option<String>,
+    arm: Option<String>,
+    outcome: Option<String>,
 }
 
 impl DecisionQuery {
@@ -38,6 +41,9 @@ impl DecisionQuery {
                 "conversation_id",
                 self.conversation_id.as_deref(),
             )?,
+            model: self.model.map(read_model).transpose()?,
+            arm: read_word("arm", self.arm.as_deref(), Arm::find)?,
+            outcome: read_word("outcome", self.outcome.as_deref(), Outcome::find)?,
         };
         Ok((filter, PageQuery::new(self.limit, self.cursor)))
     }
@@ -49,6 +55,23 @@ where
 {
     let read = text.map(str::parse::<T>).transpose();
     read.map_err(|error| ApiError::new(Code::InvalidQuery, format!("{name} is {error}")))
+}
+
+fn read_word<T>(
+    name: &str,
+    text: Option<&str>,
+    find: fn(&str) -> Option<T>,
+) -> Result<Option<T>, ApiError> {
+    let unknown = || ApiError::new(Code::InvalidQuery, format!("{name} is none of its words"));
+    text.map(|text| find(text).ok_or_else(unknown)).transpose()
+}
+
+fn read_model(name: String) -> Result<String, ApiError> {
+    let visible = name.chars().all(|c| !c.is_control() && !c.is_whitespace());
+    if name.is_empty() || !visible {
+        return Err(ApiError::new(Code::InvalidQuery, "model is no name of a model"));
+    }
+    Ok(name)
 }
 
 /// What a route decided about an attempt at a turn, or about a call by its name.

@@ -102,6 +102,7 @@ const ASKED: &[Code] = &[
     Code::ModelFailed,
     Code::ProviderMisconfigured,
     Code::ModelNotReady,
+    Code::ModelUnavailable,
     Code::Overloaded,
     Code::ModelTimeout,
 ];

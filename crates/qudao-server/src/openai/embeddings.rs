@@ -74,6 +74,11 @@ struct Embedding {
     /// Which text, from 0.
     index: u32,
     embedding: Vector,
+    /// The text was longer than the model reads, and the vector is one of its beginning; left out where
+    /// it was not. Not known to OpenAI.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    truncated: bool,
 }
 
 /// A list of numbers, or base64.
@@ -148,10 +153,11 @@ pub(crate) async fn create(
     let format = encoding_format.unwrap_or(EncodingFormat::Float);
     let data = vectors
         .into_iter()
-        .map(|Embedded { index, embedding, .. }| Embedding {
+        .map(|Embedded { index, embedding, truncated }| Embedding {
             object: "embedding",
             index,
             embedding: Vector::write(embedding, format),
+            truncated,
         })
         .collect();
     let usage = InputUsage::new(whole.usage);

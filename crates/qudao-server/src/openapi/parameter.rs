@@ -8,7 +8,7 @@ use utoipa::openapi::{
 };
 
 use crate::{
-    admin::{people::MAX_SEARCH, ratings::MAX_DAYS as MAX_RATED},
+    admin::{people::MAX_SEARCH, ratings::MAX_DAYS as MAX_RATED, traffic::MAX_MINUTES},
     chat::session::MAX_CLIENT_ID,
     extract::MAX_PAGE,
 };
@@ -54,6 +54,19 @@ pub(super) fn parameter(
         "conversation_id" => {
             ObjectBuilder::new().schema_type(Type::String).pattern(Some("^cnv_[0-9a-f]{32}$"))
         }
+        "minutes" => ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(MAX_MINUTES)),
+        "model" if place == ParameterIn::Query => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(r"^[^\s\x00-\x1f\x7f-\x9f]+$")),
+        "arm" => {
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^(stable|canary|shadow)$"))
+        }
+        "outcome" => ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^(first|fallback|nobody)$")),
         "status" => ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some("^(ready|sending|done|dead|expired)$")),

@@ -79,6 +79,30 @@ async fn base64_holds_the_same_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_models_own_number_of_dimensions_may_be_named_and_no_other() {
+    let world = world(Manner::Well).await;
+    let tenant = tenant(&world, CREDITS).await;
+    let body = |dimensions| json!({ "model": "vectors", "input": "a", "dimensions": dimensions });
+    assert_eq!(embed(&world, &tenant, body(json!(3))).await.status, 200);
+    let other = embed(&world, &tenant, body(json!(2))).await;
+    assert_eq!((other.status, &other.body["error"]["param"]), (400, &json!("dimensions")));
+    assert!(other.body["error"]["message"].as_str().unwrap().contains('3'), "{}", other.body);
+    for wrong in [json!(0), json!(-1), json!("3"), json!(2.5)] {
+        assert_eq!(embed(&world, &tenant, body(wrong.clone())).await.status, 400, "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_text_that_is_too_long_is_told() {
+    let world = world(Manner::Well).await;
+    let tenant = tenant(&world, CREDITS).await;
+    let body = json!({ "model": "vectors", "input": ["short", "a".repeat(1_001)] });
+    let answer = embed(&world, &tenant, body).await;
+    assert_eq!(answer.body["data"][1]["truncated"], true);
+    assert_eq!(answer.body["data"][0].get("truncated"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn classes_come_with_probabilities_abstentions_and_words() {
     let world = world(Manner::Well).await;
     let tenant = tenant(&world, CREDITS).await;

@@ -1,16 +1,27 @@
 //! Routes over HTTP: what may be written, what answers tell, and what can be looked up.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use qudao_domain::Micros;
-use qudao_plugin_api::wire::ErrorKind;
-use qudao_testkit::{FakeModel, Script as Line, TestTenant};
+use qudao_core::{CoreSettings, DataClass, ModelKind, settings::RoutingSettings};
+use qudao_domain::{Micros, routing::BreakerSettings};
+use qudao_plugin_api::{
+    PluginError,
+    wire::{ErrorKind, FinishReason},
+};
+use qudao_plugin_host::ModelEntry;
+use qudao_testkit::{FakeModel, Manner, Reader, Script as Line, TestTenant};
 use serde_json::{Value, json};
 
 use crate::{
     http::Answer,
-    model::Script,
-    world::{JSON, OPERATOR, World, bearer, per_token_each_way},
+    model::{Script, done},
+    world::{JSON, OPERATOR, Plan, World, bearer, per_token_each_way},
 };
 
 /// A node with the models `fake`, which answers, and `broken`, which does not; a tenant whose route asks
@@ -215,4 +226,237 @@ async fn routes_are_listed_beside_models() {
         .collect();
     assert_eq!(owners, [("broken", "broken"), ("fake", "fake"), ("Test tenant", "route")]);
     assert_eq!(world.get("/v1/models/Test%20tenant", &key).await.body["kind"], "chat");
+}
+
+/// A node that leaves a model alone for a while after two calls, and a model that fails while told to.
+async fn nervous(open: Duration) -> (World, TestTenant, Arc<AtomicBool>, Arc<Script>) {
+    let well = Arc::new(AtomicBool::new(false));
+    let does = Arc::clone(&well);
+    let script = Script::new(move |sink| {
+        if !does.load(Ordering::SeqCst) {
+            return Err(PluginError::internal("no"));
+        }
+        sink.token("Hi")?;
+        Ok(done(1, FinishReason::Stop))
+    });
+    let breaker =
+        BreakerSettings { min_calls: 2, cooldown: open, probes: 1, ..BreakerSettings::default() };
+    let routing = RoutingSettings { breaker, ..RoutingSettings::default() };
+    let core = CoreSettings { routing, ..CoreSettings::default() };
+    let plan = Plan { model: Some(Arc::clone(&script)), core, ..Plan::default() };
+    let world = World::with(plan).await;
+    let builder = TestTenant::builder().credits(Micros::new(100_000_000));
+    let tenant = builder.models(&["fake"]).rates(per_token_each_way());
+    let tenant = tenant.create(&world.db.store()).await;
+    (world, tenant, well, script)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_by_a_models_name_is_refused_while_the_model_is_left_alone_and_tries_it_then() {
+    let (world, tenant, well, script) = nervous(Duration::from_millis(2_500)).await;
+    let key = tenant.api_key.reveal();
+    let path = "/v1/chat/completions";
+    let direct = by_route(&json!({ "model": "fake" }));
+    for _ in 0..2 {
+        assert_eq!(world.post(path, &key, &direct).await.status, 502);
+    }
+    well.store(true, Ordering::SeqCst);
+    let headers = format!("{}{JSON}idempotency-key: k\r\n", bearer(&key));
+    for _ in 0..2 {
+        let refused = world.send("POST", path, &headers, &direct.to_string()).await;
+        assert_eq!(refused.status, 503, "{}", refused.body);
+        let error = &refused.body["error"];
+        assert_eq!(
+            (&error["code"], &error["type"]),
+            (&json!("model_unavailable"), &json!("server_error"))
+        );
+        assert!(error["message"].as_str().unwrap().contains("`fake`"), "{error}");
+        let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=3).contains(&wait), "what is left of 2.5 s, rounded up: {wait}");
+    }
+    let by_name = world.post(path, &key, &by_route(&json!({}))).await;
+    assert_eq!(
+        (by_name.status, &by_name.body["error"]["code"]),
+        (503, &json!("model_unavailable"))
+    );
+    assert!(by_name.header("retry-after").is_some());
+    assert_eq!(script.calls(), 2, "nobody asked it meanwhile");
+    assert_eq!(world.db.psql("SELECT count(*) FROM usage_events"), "0");
+    assert_eq!(world.get("/v1/breakers", OPERATOR).await.body["data"][0]["state"], "open");
+
+    tokio::time::sleep(Duration::from_millis(2_600)).await;
+    let tried = world.send("POST", path, &headers, &direct.to_string()).await;
+    assert_eq!(tried.status, 200, "a refusal is not kept under the key: {}", tried.body);
+    assert_eq!(world.get("/v1/breakers", OPERATOR).await.body["data"][0]["state"], "closed");
+    assert_eq!(script.calls(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_on_offer_tell_what_they_do_what_they_cost_and_how_they_are() {
+    let (world, tenant, ..) = nervous(Duration::from_secs(60)).await;
+    FakeModel::register(&world.core.plugins, "not-for-sale", Line::reply("Hi")).await;
+    let key = tenant.api_key.reveal();
+    let path = format!("/v1/tenants/{}/models", tenant.id);
+    let before = world.get(&path, &key).await;
+    assert_eq!(
+        (before.status, &before.body["data"]),
+        (
+            200,
+            &json!([{
+                "model": "fake", "kind": "chat", "data_class": "local", "state": "ready",
+                "breaker": "closed", "open_for_s": null,
+                "price": {
+                    "currency": tenant.currency.to_string(), "input_per_mtok": "1000",
+                    "output_per_mtok": "1000", "per_call": "0",
+                },
+            }])
+        )
+    );
+    for _ in 0..2 {
+        world.post("/v1/chat/completions", &key, &by_route(&json!({ "model": "fake" }))).await;
+    }
+    let after = world.get(&path, &key).await;
+    let offer = &after.body["data"][0];
+    assert_eq!(offer["breaker"], "open");
+    assert!((50.0..=60.0).contains(&offer["open_for_s"].as_f64().unwrap()), "{offer}");
+    let rival = world.tenant(1_000_000).await;
+    assert_eq!(world.get(&path, &rival.api_key.reveal()).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_routes_traffic_is_told_and_its_decisions_are_found_by_how_they_ended() {
+    let (world, tenant) = world().await;
+    let key = tenant.api_key.reveal();
+    let rules = json!([{
+        "name": "long", "when": [{ "signal": "characters", "at_least": 10 }],
+        "targets": [{ "model": "fake" }],
+    }, {
+        "name": "Chinese", "when": [{ "signal": "language", "any_of": ["zh"] }],
+        "targets": [{ "model": "broken" }],
+    }]);
+    // No figure of two calls may take the canary back while they are looked at.
+    let canary = json!({ "model": "fake", "mode": "live", "percent": 100 });
+    let set = patch(&world, &tenant, &key, &json!({ "rules": rules, "canary": canary })).await;
+    assert_eq!(set.status, 200, "{}", set.body);
+    let say = |text: &str| by_route(&json!({ "messages": [{ "role": "user", "content": text }] }));
+    for (text, status) in [("a long message", 200), ("你好吗", 503), ("short", 200)] {
+        let answer = world.post("/v1/chat/completions", &key, &say(text)).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    let ended = patch(&world, &tenant, &key, &json!({ "canary": null })).await;
+    assert_eq!(ended.status, 200);
+    let answer = world.post("/v1/chat/completions", &key, &say("short")).await;
+    assert_eq!(answer.header("x-qudao-fallbacks"), Some("1"));
+    world.eventually("SELECT count(*) FROM route_decisions", "4").await;
+
+    let path = format!("{}/{}/traffic", routes(&tenant), tenant.route_id);
+    let traffic = world.get(&path, &key).await;
+    assert_eq!(traffic.status, 200, "{}", traffic.body);
+    let body = &traffic.body;
+    assert_eq!((&body["minutes"], &body["decisions"]), (&json!(60), &json!(4)));
+    let shares = body["models"].as_array().unwrap();
+    let share =
+        |at: usize| (&shares[at]["model"], &shares[at]["decisions"], &shares[at]["fallbacks"]);
+    assert_eq!(share(0), (&json!("fake"), &json!(3), &json!(1)));
+    assert!(shares[0]["latency_ms"].is_number(), "{shares:?}");
+    assert_eq!(share(1), (&Value::Null, &json!(1), &json!(1)));
+    assert_eq!(shares[1]["latency_ms"], Value::Null);
+    let rule = |name: Value, decisions| json!({ "rule": name, "decisions": decisions });
+    assert_eq!(
+        body["rules"],
+        json!([rule(Value::Null, 2), rule(json!("Chinese"), 1), rule(json!("long"), 1)])
+    );
+    let why = json!([{ "model": "broken", "why": "provider_unavailable", "times": 2 }]);
+    assert_eq!((&body["passed_over"], &body["trial"]), (&why, &Value::Null));
+
+    let own = format!("/v1/tenants/{}/decisions", tenant.id);
+    for (query, found) in [
+        ("model=fake", 3),
+        ("model=broken", 0),
+        ("arm=canary", 1),
+        ("arm=stable", 3),
+        ("outcome=first", 2),
+        ("outcome=fallback", 1),
+        ("outcome=nobody", 1),
+        ("outcome=first&arm=canary&model=fake", 1),
+    ] {
+        let list = world.get(&format!("{own}?{query}"), &key).await;
+        assert_eq!(list.body["data"].as_array().unwrap().len(), found, "{query}: {}", list.body);
+    }
+    for query in ["arm=left", "outcome=maybe", "model=", "model=a%00b"] {
+        let refused = world.get(&format!("{own}?{query}"), &key).await;
+        assert_eq!(
+            (refused.status, &refused.body["code"]),
+            (400, &json!("invalid_query")),
+            "{query}"
+        );
+    }
+    for minutes in ["0", "10081", "soon"] {
+        let refused = world.get(&format!("{path}?minutes={minutes}"), &key).await;
+        assert_eq!(refused.status, 400, "{minutes}");
+    }
+    let rival = world.tenant(1_000_000).await.api_key.reveal();
+    assert_eq!(world.get(&path, &rival).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_shows_both_sides() {
+    let (world, tenant) = world().await;
+    let key = tenant.api_key.reveal();
+    let canary =
+        json!({ "model": "fake", "mode": "shadow", "percent": 100, "agreement": { "by": "text" } });
+    let change = json!({ "models": ["fake", "broken"], "canary": canary });
+    assert_eq!(patch(&world, &tenant, &key, &change).await.status, 200);
+    let path = format!("{}/{}/traffic?minutes=5", routes(&tenant), tenant.route_id);
+    let none =
+        json!({ "calls": 0, "failures": 0, "latency_ms": null, "compared": 0, "agreement": null });
+    let trial = &world.get(&path, &key).await.body["trial"];
+    assert_eq!(trial, &json!({ "canary": none, "stable": none }));
+    assert_eq!(world.post("/v1/chat/completions", &key, &by_route(&json!({}))).await.status, 200);
+    world.eventually("SELECT count(agreement) FROM route_decisions", "1").await;
+    let trial = &world.get(&path, &key).await.body["trial"];
+    assert_eq!((&trial["canary"]["calls"], &trial["stable"]["calls"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&trial["canary"]["compared"], &trial["canary"]["agreement"]),
+        (&json!(1), &json!(1.0))
+    );
+    assert!(trial["stable"]["latency_ms"].is_number(), "{trial}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_keeps_words_on_the_machine_shows_them_to_no_sentiment_model_elsewhere() {
+    let (world, tenant) = world().await;
+    let key = tenant.api_key.reveal();
+    for (name, data_class) in [("near", DataClass::Local), ("far", DataClass::Remote)] {
+        let entry = ModelEntry { data_class, ..ModelEntry::of_kind(name, ModelKind::Classify) };
+        Reader::register_entry(&world.core.plugins, entry, Manner::Well).await;
+    }
+    let price = |model: &str| qudao_storage::ModelPrice {
+        model: model.to_owned(),
+        currency: tenant.currency,
+        rates: per_token_each_way(),
+    };
+    let prices = ["near", "far", "fake", "broken"].map(price);
+    world.db.store().sync_prices(&prices).await.unwrap();
+    let rule = |when: Value, local_only: bool| json!({ "name": "r", "when": [when], "targets": [{ "model": "fake" }], "local_only": local_only });
+    let sad = json!({ "signal": "sentiment", "any_of": ["sad"] });
+    let private = json!({ "signal": "personal_data", "any_of": ["any"] });
+    for (model, rules, asked) in [
+        ("far", json!([rule(sad.clone(), false)]), true),
+        ("near", json!([rule(sad.clone(), false), rule(private.clone(), true)]), true),
+        ("far", json!([rule(sad.clone(), false), rule(private.clone(), true)]), false),
+    ] {
+        let change = json!({ "models": ["fake"], "rules": rules, "sentiment_model": model });
+        let set = patch(&world, &tenant, &key, &change).await;
+        assert_eq!(set.status, 200, "{}", set.body);
+        world.db.psql("DELETE FROM route_decisions");
+        let answer = world.post("/v1/chat/completions", &key, &by_route(&json!({}))).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        world.eventually("SELECT count(*) FROM route_decisions", "1").await;
+        let remote = "SELECT count(*) FROM route_decisions \
+                      WHERE body #>> '{signals,sentiment,unknown}' = 'remote'";
+        assert_eq!(world.db.psql(remote), if asked { "0" } else { "1" }, "{model}");
+    }
+    let asked = "SELECT model, count(*) FROM usage_events WHERE model IN ('near', 'far') GROUP BY 1 ORDER BY 1";
+    world.eventually(asked, "far|1\nnear|1").await;
 }

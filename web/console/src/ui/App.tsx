@@ -60,6 +60,7 @@ function Place({ settings, changed }: Omit<AppProps, 'console'>): JSX.Element {
         {console.trouble && <p class="banner bad" role="alert">{refusalWords(words, console.trouble)}</p>}
         {page === 'home' && <Home />}
         {page === 'channels' && <Lazy load={async () => (await import('./Channels')).Channels} />}
+        {page === 'routes' && <Lazy load={async () => (await import('./Routes')).Routes} />}
         {page === 'contacts' && <Lazy load={async () => (await import('./Contacts')).Contacts} />}
         {page === 'ratings' && <Lazy load={async () => (await import('./Ratings')).Ratings} />}
         {page === 'members' && <Members />}

@@ -6,11 +6,11 @@ import { checkWeb, isTried, readForm, readValues, sentences, type Values } from 
 import type { Channel, ChannelKind, KindField } from '../protocol';
 import { fieldWords, fill } from '../words';
 import { guideOf, useChannelWords, zhHelp } from '../words/channels';
-import { Back, ChannelMark, kindName, useAssistants, useKinds } from './Channels';
+import { ChannelMark, kindName, useKinds } from './Channels';
 import { useSurroundings } from './context';
-import { useTenantPath } from './data';
+import { useAssistants, useTenantPath } from './data';
 import { Field, Form, Refused, SelectField, TextField, useAct, type Act } from './form';
-import { Heading } from './parts';
+import { Back, Heading } from './parts';
 
 export function NewChannel(): JSX.Element {
   const { console, language, words: all } = useSurroundings();

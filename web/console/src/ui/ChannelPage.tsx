@@ -7,13 +7,13 @@ import { may } from '../scopes';
 import { detailWords, fill, refusalWords } from '../words';
 import { guideOf, useChannelWords, zhHelp } from '../words/channels';
 import { EditChannel, SecretField, tryCredentials, useLabel } from './ChannelForm';
-import { Back, ChannelMark, kindName, StateTag, useAssistantNames, useKinds } from './Channels';
+import { ChannelMark, kindName, StateTag, useKinds } from './Channels';
 import { useSession, useSurroundings, useTime } from './context';
-import { useRead, useTenantPath } from './data';
+import { useAssistantNames, useRead, useTenantPath } from './data';
 import { Confirm, CopyButton, Dialog } from './Dialog';
 import { Form, Refused, SelectField, useAct } from './form';
 import { PartnerCards } from './Partner';
-import { Heading } from './parts';
+import { Back, Heading } from './parts';
 
 export function ChannelPage({ id }: { id: string }): JSX.Element {
   const { console, words: all } = useSurroundings();

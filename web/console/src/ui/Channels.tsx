@@ -2,15 +2,15 @@
 import type { JSX } from 'preact';
 import { useMemo } from 'preact/hooks';
 import { ago, channelState, labelled } from '../channels';
-import type { Assistant, Channel, ChannelKind, Page } from '../protocol';
+import type { Channel, ChannelKind } from '../protocol';
 import { may } from '../scopes';
 import { detailWords, fill } from '../words';
 import { useChannelWords, withDetails } from '../words/channels';
 import { ChannelPage } from './ChannelPage';
 import { NewChannel } from './ChannelForm';
 import { SurroundingsContext, useSession, useSurroundings } from './context';
-import { useList, useRead, useTenantPath } from './data';
-import { Heading, Rows } from './parts';
+import { useAssistantNames, useList, useRead, useTenantPath } from './data';
+import { Chevron, Heading, Rows } from './parts';
 
 export function Channels(): JSX.Element {
   const around = useSurroundings();
@@ -120,23 +120,6 @@ export function ChannelMark({ kind }: { kind: string }): JSX.Element {
   );
 }
 
-export function Chevron(): JSX.Element {
-  return (
-    <svg class="icon chevron" viewBox="0 0 20 20" aria-hidden="true" focusable="false">
-      <path d="m8 5 5 5-5 5" />
-    </svg>
-  );
-}
-
-export function Back({ href, children }: { href: string; children: string }): JSX.Element {
-  return (
-    <a class="back" href={href}>
-      <svg class="icon" viewBox="0 0 20 20" aria-hidden="true" focusable="false"><path d="m12 5-5 5 5 5" /></svg>
-      {children}
-    </a>
-  );
-}
-
 export function useKinds(): ChannelKind[] | null {
   const path = useTenantPath();
   const reads = may(useSession().scopes, 'channels:read');
@@ -145,16 +128,4 @@ export function useKinds(): ChannelKind[] | null {
 
 export function kindName(kind: ChannelKind, language: string): string {
   return language === 'zh' ? kind.name_zh : kind.name;
-}
-
-/** `null` while they are read, or for a member who may not. */
-export function useAssistants(): Assistant[] | null {
-  const path = useTenantPath();
-  const reads = may(useSession().scopes, 'assistants:read');
-  return useRead<Page<Assistant>>(reads ? path('/assistants?limit=200') : null).value?.data ?? null;
-}
-
-export function useAssistantNames(): (id: string | null) => string | null {
-  const assistants = useAssistants();
-  return (id) => assistants?.find((one) => one.id === id)?.name ?? null;
 }

@@ -5,14 +5,14 @@ import type { ContactDetail, Conversation, Identity, Merge, Message } from '../p
 import { may } from '../scopes';
 import { fill, refusalWords } from '../words';
 import { useContactWords } from '../words/contacts';
-import { Back } from './Channels';
-import { ContactTags, contactName, Face, Outside, useChannelNames } from './Contacts';
+import { useChannelNames } from './channelNames';
+import { ContactTags, contactName, Face, Outside } from './Contacts';
 import { useSession, useSurroundings, useTime } from './context';
 import { useList, useNames, useRead, useTenantPath, type Read } from './data';
 import { Confirm } from './Dialog';
 import { Refused, useAct } from './form';
 import { MergeWith } from './MergeWith';
-import { Heading, Rows, Section } from './parts';
+import { Back, Heading, Rows, Section } from './parts';
 
 export function ContactPage({ id }: { id: string }): JSX.Element {
   const { words: all } = useSurroundings();

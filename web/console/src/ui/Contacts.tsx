@@ -1,17 +1,16 @@
 /** Contacts: everybody who wrote, and the way to one of them. */
 import type { JSX } from 'preact';
 import { useEffect, useMemo, useState } from 'preact/hooks';
-import type { Channel, Contact, Page } from '../protocol';
-import { may } from '../scopes';
+import type { Contact } from '../protocol';
 import { fill } from '../words';
 import { withDetails } from '../words/channels';
 import { useContactWords } from '../words/contacts';
-import { Chevron } from './Channels';
 import { ContactPage } from './ContactPage';
-import { SurroundingsContext, useSession, useSurroundings, useTime } from './context';
-import { useList, useRead, useTenantPath } from './data';
+import { useChannelNames } from './channelNames';
+import { SurroundingsContext, useSurroundings, useTime } from './context';
+import { useList, useTenantPath } from './data';
 import { TextField } from './form';
-import { Heading, Rows } from './parts';
+import { Chevron, Heading, Rows } from './parts';
 
 export function Contacts(): JSX.Element {
   const around = useSurroundings();
@@ -53,15 +52,6 @@ export function useFound(wanted: string): ReturnType<typeof useList<Contact>> {
     return () => clearTimeout(timer);
   }, [wanted]);
   return useList<Contact>(path(asked === '' ? '/contacts' : `/contacts?search=${encodeURIComponent(asked)}`));
-}
-
-/** What a channel is called, as far as the member may know. */
-export function useChannelNames(): (id: string) => string {
-  const words = useContactWords();
-  const path = useTenantPath();
-  const reads = may(useSession().scopes, 'channels:read');
-  const channels = useRead<Page<Channel>>(reads ? path('/channels?limit=200') : null).value?.data;
-  return (id) => channels?.find((one) => one.id === id)?.name ?? words.channelGone;
 }
 
 export function contactName(words: ReturnType<typeof useContactWords>, contact: Pick<Contact, 'id' | 'name'>): string {

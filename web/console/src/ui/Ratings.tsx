@@ -6,10 +6,9 @@ import { combine, good, percent } from '../ratings';
 import { may } from '../scopes';
 import { fill, refusalWords } from '../words';
 import { useContactWords } from '../words/contacts';
-import { useAssistantNames } from './Channels';
-import { useChannelNames } from './Contacts';
+import { useChannelNames } from './channelNames';
 import { useSession, useSurroundings, useTime } from './context';
-import { useRead, useTenantPath } from './data';
+import { useAssistantNames, useRead, useTenantPath } from './data';
 import { SelectField } from './form';
 import { Heading, Section } from './parts';
 

@@ -1,7 +1,7 @@
 /** What pages read from the server. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { Refusal } from '../api';
-import type { ApiKey, Member, Page, Role } from '../protocol';
+import type { ApiKey, Assistant, Member, Page, Role } from '../protocol';
 import { may } from '../scopes';
 import { roleName } from '../words';
 import { useSession, useSurroundings, useWords } from './context';
@@ -104,4 +104,16 @@ export function useNames(): (id: string) => string {
     const known = [...(members.value?.data ?? []), ...(keys.value?.data ?? [])];
     return known.find((one) => one.id === id)?.name ?? id;
   };
+}
+
+/** `null` while they are read, or for a member who may not. */
+export function useAssistants(): Assistant[] | null {
+  const path = useTenantPath();
+  const reads = may(useSession().scopes, 'assistants:read');
+  return useRead<Page<Assistant>>(reads ? path('/assistants?limit=200') : null).value?.data ?? null;
+}
+
+export function useAssistantNames(): (id: string | null) => string | null {
+  const assistants = useAssistants();
+  return (id) => assistants?.find((one) => one.id === id)?.name ?? null;
 }

@@ -99,3 +99,20 @@ export function ScopeChoice({ legend, hint, wrong, offered, chosen, choose }: Sc
     </fieldset>
   );
 }
+
+export function Chevron(): JSX.Element {
+  return (
+    <svg class="icon chevron" viewBox="0 0 20 20" aria-hidden="true" focusable="false">
+      <path d="m8 5 5 5-5 5" />
+    </svg>
+  );
+}
+
+export function Back({ href, children }: { href: string; children: string }): JSX.Element {
+  return (
+    <a class="back" href={href}>
+      <svg class="icon" viewBox="0 0 20 20" aria-hidden="true" focusable="false"><path d="m12 5-5 5 5 5" /></svg>
+      {children}
+    </a>
+  );
+}

@@ -6,7 +6,7 @@ export const en = {
   languageShort: '中',
   dark: 'Dark colours',
   light: 'Light colours',
-  pages: { home: 'Home', channels: 'Channels', contacts: 'Contacts', ratings: 'Ratings', members: 'People', keys: 'API keys', audit: 'Audit log', account: 'My account' },
+  pages: { home: 'Home', channels: 'Channels', routes: 'Routes', contacts: 'Contacts', ratings: 'Ratings', members: 'People', keys: 'API keys', audit: 'Audit log', account: 'My account' },
   navigation: 'Pages',
   loading: 'Loading…',
   retry: 'Try again',

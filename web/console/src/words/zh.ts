@@ -7,7 +7,7 @@ export const zh: Words = {
   languageShort: 'EN',
   dark: '深色外观',
   light: '浅色外观',
-  pages: { home: '首页', channels: '渠道', contacts: '联系人', ratings: '评价', members: '成员', keys: 'API 密钥', audit: '审计日志', account: '我的账户' },
+  pages: { home: '首页', channels: '渠道', routes: '路由', contacts: '联系人', ratings: '评价', members: '成员', keys: 'API 密钥', audit: '审计日志', account: '我的账户' },
   navigation: '页面',
   loading: '正在加载…',
   retry: '重试',
