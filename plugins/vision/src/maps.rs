@@ -161,8 +161,9 @@ impl Ops for Maps {
     }
 
     fn take(&self, map: &Map) -> Result<Grid> {
-        let values = map.rows().flatten().copied().collect();
         let (height, width, channels) = (map.height, map.width, map.channels);
+        let mut values = Vec::with_capacity(height * width * channels);
+        map.rows().for_each(|row| values.extend_from_slice(row));
         Ok(Grid { height, width, channels, values })
     }
 
@@ -219,21 +220,22 @@ impl Ops for Maps {
             candle_core::bail!("maps of different sizes cannot be stacked");
         }
         let mut out = self.empty(first.height, first.width, channels);
-        let mut from = 0;
-        for map in maps {
-            for (to, values) in out.rows_mut().zip(map.rows()) {
-                let pixels = to.chunks_exact_mut(channels).zip(values.chunks_exact(map.channels));
-                pixels
-                    .for_each(|(to, values)| to[from..from + map.channels].copy_from_slice(values));
+        self.fill(&mut out, first.width * channels, |row, out| {
+            let mut from = 0;
+            for map in maps {
+                let values = map.row(row + 1)[map.channels..].chunks_exact(map.channels);
+                for (to, values) in out.chunks_exact_mut(channels).zip(values) {
+                    to[from..from + map.channels].copy_from_slice(values);
+                }
+                from += map.channels;
             }
-            from += map.channels;
-        }
+        });
         Ok(out)
     }
 
     fn double(&self, map: &Map) -> Result<Map> {
         let mut out = self.empty(2 * map.height, 2 * map.width, map.channels);
-        for (row, to) in out.rows_mut().enumerate() {
+        self.fill(&mut out, 2 * map.width * map.channels, |row, to| {
             let from = &map.row(row / 2 + 1)[map.channels..];
             let pairs = to.chunks_exact_mut(2 * map.channels).zip(from.chunks_exact(map.channels));
             for (to, pixel) in pairs {
@@ -241,26 +243,28 @@ impl Ops for Maps {
                 left.copy_from_slice(pixel);
                 right.copy_from_slice(pixel);
             }
-        }
+        });
         Ok(out)
     }
 
     fn pool(&self, map: &Map) -> Result<Map> {
         let channels = map.channels;
         let mut wide = self.empty(map.height, map.width, channels);
-        for (to, from) in wide.rows_mut().zip(map.rows()) {
+        let cost = 5 * map.width * channels;
+        self.fill(&mut wide, cost, |row, to| {
+            let from = &map.row(row + 1)[channels..][..map.width * channels];
             for (pixel, to) in to.chunks_exact_mut(channels).enumerate() {
                 let reach = pixel.saturating_sub(2) * channels..(pixel + 3) * channels;
                 let from = &from[reach.start..reach.end.min(from.len())];
                 largest(to, from.chunks_exact(channels));
             }
-        }
+        });
         let mut out = self.empty(map.height, map.width, channels);
         let rows: Vec<&[f32]> = wide.rows().collect();
-        for (row, to) in out.rows_mut().enumerate() {
+        self.fill(&mut out, cost, |row, to| {
             let reach = row.saturating_sub(2)..(row + 3).min(rows.len());
             largest(to, rows[reach].iter().copied());
-        }
+        });
         Ok(out)
     }
 }

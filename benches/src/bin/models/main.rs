@@ -5,6 +5,7 @@
 
 mod ours;
 mod process;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
@@ -85,7 +86,7 @@ fn main() -> Result<()> {
             memory(&args, model)?;
         }
     }
-    Ok(())
+    vision::compare(args.threads, args.rounds, &args.work)
 }
 
 /// The models that are here; SmolLM2 always.
