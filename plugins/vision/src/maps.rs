@@ -103,9 +103,21 @@ impl Maps {
 
     /// Lets `fill` write each row within the border; `cost` is what a row takes, in multiplications.
     fn fill(&self, map: &mut Map, cost: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
+        self.fill_by_way(map, cost, 0, |_, row, out| fill(row, out));
+    }
+
+    /// As [`Self::fill`], with so many numbers beside it that `fill` may write on its way.
+    fn fill_by_way(
+        &self,
+        map: &mut Map,
+        cost: usize,
+        beside: usize,
+        fill: impl Fn(&mut [f32], usize, &mut [f32]) + Sync,
+    ) {
         let (height, threads) = (map.height, self.threads.current_num_threads());
         if threads == 1 || cost * height < WORTH_SHARING {
-            map.rows_mut().enumerate().for_each(|(row, out)| fill(row, out));
+            let mut way = vec![0.0; beside];
+            map.rows_mut().enumerate().for_each(|(row, out)| fill(&mut way, row, out));
             return;
         }
         let (pitch, channels, width) = (map.pitch(), map.channels, map.width);
@@ -114,7 +126,10 @@ impl Maps {
             .par_chunks_exact_mut(pitch)
             .enumerate()
             .with_min_len(height.div_ceil(4 * threads))
-            .for_each(|(row, out)| fill(row, &mut out[channels..][..width * channels]));
+            .for_each_init(
+                || vec![0.0; beside],
+                |way, (row, out)| fill(way, row, &mut out[channels..][..width * channels]),
+            );
     }
 }
 
@@ -203,6 +218,41 @@ impl Ops for Maps {
                 Ok(out)
             }
         }
+    }
+
+    /// A row at a time: what stands between the two is read while it is still near the processor.
+    fn pair(&self, each: &MapLayer, mix: &MapLayer, map: &Map) -> Result<Map> {
+        let (Kind::Each { weight, bias }, Kind::Mix { panels, size: 1 }, 1) =
+            (&each.kind, &mix.kind, mix.stride)
+        else {
+            return self.conv(mix, &self.conv(each, map)?);
+        };
+        if bias.len() != map.channels || panels.inputs != map.channels {
+            candle_core::bail!("{} channels where {} go in", map.channels, panels.inputs);
+        }
+        let (stride, channels) = (each.stride, map.channels);
+        let (height, width) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
+        let mut out = self.empty(height, width, panels.outputs);
+        let cost = width * channels * (panels.outputs + 9);
+        self.fill_by_way(&mut out, cost, width * channels, |way, row, out| {
+            let rows = [0, 1, 2].map(|line| map.row(row * stride + line));
+            self.arch.dispatch(EachRow {
+                weight,
+                bias,
+                rows,
+                stride,
+                silu: each.silu,
+                out: &mut *way,
+            });
+            self.arch.dispatch(MixRow {
+                panels,
+                rows: &[way],
+                step: channels,
+                silu: mix.silu,
+                out,
+            });
+        });
+        Ok(out)
     }
 
     fn add(&self, mut left: Map, right: &Map) -> Result<Map> {

@@ -11,25 +11,26 @@ use crate::weights::Weights;
 const STRIDES: [usize; 3] = [8, 16, 32];
 
 /// One convolution, or a depthwise one and the pointwise one behind it.
-struct Conv<O: Ops>(Vec<O::Layer>);
+enum Conv<O: Ops> {
+    Plain(O::Layer),
+    Pair(O::Layer, O::Layer),
+}
 
 impl<O: Ops> Conv<O> {
     fn load(ops: &O, weights: &Weights, name: &str, stride: usize) -> Result<Self, LoadError> {
-        let layers = if weights.has(&format!("{name}.dconv.conv.weight")) {
-            vec![
-                weights.block(&format!("{name}.dconv"), stride)?,
-                weights.block(&format!("{name}.pconv"), 1)?,
-            ]
-        } else {
-            vec![weights.block(name, stride)?]
-        };
-        let layers = layers.into_iter().map(|layer| ops.prepare(layer));
-        Ok(Self(layers.collect::<Result<_, _>>()?))
+        if !weights.has(&format!("{name}.dconv.conv.weight")) {
+            return Ok(Self::Plain(ops.prepare(weights.block(name, stride)?)?));
+        }
+        let each = weights.block(&format!("{name}.dconv"), stride)?;
+        let mix = weights.block(&format!("{name}.pconv"), 1)?;
+        Ok(Self::Pair(ops.prepare(each)?, ops.prepare(mix)?))
     }
 
     fn run(&self, ops: &O, map: &O::Map) -> candle_core::Result<O::Map> {
-        let (first, rest) = (ops.conv(&self.0[0], map)?, &self.0[1..]);
-        rest.iter().try_fold(first, |map, layer| ops.conv(layer, &map))
+        match self {
+            Self::Plain(layer) => ops.conv(layer, map),
+            Self::Pair(each, mix) => ops.pair(each, mix, map),
+        }
     }
 }
 
