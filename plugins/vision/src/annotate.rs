@@ -6,10 +6,11 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage, imageops::FilterType};
 /// The longer side of a picture that is returned: larger ones are made smaller first, which bounds
 /// what is sent on.
 const SIDE_MAX: u32 = 1280;
-/// Heights of a line of words: what is read without effort on a phone, where the picture is small.
-const LINE: std::ops::RangeInclusive<u32> = 16..=36;
+/// Heights of a line of words, of which a Chinese character takes seven tenths: what is read without effort
+/// on a phone, where the picture is small.
+const LINE: std::ops::RangeInclusive<u32> = 20..=48;
 /// Lines of words that the longer side has room for.
-const LINES: u32 = 30;
+const LINES: u32 = 24;
 /// Colours that are told apart by people of any colour vision, on dark and on light; black is read well
 /// on each of them.
 const COLOURS: [[u8; 3]; 6] =
