@@ -10,8 +10,8 @@ const POLICY = [
   `script-src ${baseUrl}`,
   `connect-src ${baseUrl} ${baseUrl.replace('http', 'ws')}`,
   "style-src 'self'",
-  // For the page's own icon.
-  "img-src 'self'",
+  // For the page's own icon, and for pictures of the conversation.
+  "img-src 'self' blob:",
   "base-uri 'none'",
   "form-action 'none'",
   "require-trusted-types-for 'script'",

@@ -6,6 +6,10 @@ export const TOKEN = '4242:the-token-that-is-right';
 export class BotApi {
   /** What the platform sent to people. */
   sent = [];
+  /** The photos among it: the fields of each form, and the file. */
+  photos = [];
+  /** What the photo that `show` sends holds. */
+  photo = Buffer.alloc(0);
   /** What a partner's endpoint was sent, whose server this is too. */
   events = [];
   /** Whether the endpoint answers a challenge. */
@@ -28,20 +32,29 @@ export class BotApi {
   }
   /** Somebody writes to the bot. */
   write(name, id, text) {
+    this.#update(name, id, { text });
+  }
+  /** Somebody sends the bot `photo`. */
+  show(name, id, caption) {
+    this.#update(name, id, { caption, photo: [{ file_id: 'f1', width: 400, height: 600, file_size: this.photo.length }] });
+  }
+  #update(name, id, content) {
     const person = { id, is_bot: false, first_name: name };
     this.#updates += 1;
-    this.#waiting.push({ update_id: this.#updates, message: { message_id: this.#updates, date: Math.floor(Date.now() / 1000), chat: { id, type: 'private', first_name: name }, from: person, text } });
+    this.#waiting.push({ update_id: this.#updates, message: { message_id: this.#updates, date: Math.floor(Date.now() / 1000), chat: { id, type: 'private', first_name: name }, from: person, ...content } });
   }
   async #answer(request, response) {
-    let text = '';
-    for await (const piece of request) text += piece;
-    const body = /json/.test(request.headers['content-type'] ?? '') ? JSON.parse(text) : {};
+    const pieces = [];
+    for await (const piece of request) pieces.push(piece);
+    const kind = request.headers['content-type'] ?? '';
+    const body = /json/.test(kind) ? JSON.parse(Buffer.concat(pieces).toString()) : {};
     const reply = (status, answer) => response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
     if (request.url === '/partner') {
       if (body.type === 'endpoint.verify') return this.honest ? reply(200, { challenge: body.data.challenge }) : reply(404, { who: 'not me' });
       this.events.push(body.type);
       return reply(200, {});
     }
+    if (request.url === `/file/bot${TOKEN}/photos/f1.jpg`) return response.writeHead(200).end(this.photo);
     const [, token, method] = /^\/bot([^/]+)\/(\w+)/.exec(request.url) ?? [];
     if (token !== TOKEN) return reply(401, { ok: false, error_code: 401, description: 'Unauthorized' });
     if (method === 'getMe') return reply(200, { ok: true, result: { id: 4242, is_bot: true, first_name: 'Tea', username: 'tea_bot' } });
@@ -49,6 +62,13 @@ export class BotApi {
       // A little patience, as the real one has.
       if (this.#waiting.length === 0) await new Promise((resolve) => setTimeout(resolve, 200));
       return reply(200, { ok: true, result: this.#waiting.filter(({ update_id: id }) => id >= (body.offset ?? 0)) });
+    }
+    if (method === 'getFile') return reply(200, { ok: true, result: { file_id: body.file_id, file_path: 'photos/f1.jpg' } });
+    if (method === 'sendPhoto') {
+      const form = await new Response(Buffer.concat(pieces), { headers: { 'content-type': kind } }).formData();
+      const fields = Object.fromEntries([...form].filter(([, value]) => typeof value === 'string'));
+      this.photos.push({ fields, file: Buffer.from(await form.get('photo').arrayBuffer()) });
+      return reply(200, { ok: true, result: { message_id: 2000 + this.photos.length, date: 1, chat: { id: Number(fields.chat_id), type: 'private' } } });
     }
     if (method === 'sendMessage') this.sent.push(body);
     return reply(200, { ok: true, result: method === 'sendMessage' ? { message_id: 1000 + this.sent.length, date: 1, chat: { id: body.chat_id, type: 'private' } } : true });

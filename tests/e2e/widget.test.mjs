@@ -295,6 +295,11 @@ test('quick replies, buttons of an answer and a file are a press each', async ()
   assert.match((await chat.texts()).at(-1), /file: order 17\.pdf/, 'the model read words for it');
   await chat.page.locator('input.chooser').setInputFiles({ name: 'virus.png', mimeType: 'image/png', buffer: Buffer.from('MZ\x90\0') });
   await chat.page.locator('.upload-state', { hasText: 'This kind of file' }).waitFor();
+  await chat.page.locator('input.chooser').setInputFiles(new URL('photos/cat.jpg', import.meta.url).pathname);
+  const picture = chat.page.locator('.entry.user .picture img');
+  await picture.waitFor();
+  assert.deepEqual(await picture.evaluate(async (node) => (await node.decode(), [node.naturalWidth, node.naturalHeight])), [451, 300]);
+  await chat.answers(4);
   await chat.page.locator('.rating button', { hasText: 'Yes' }).click();
   await chat.page.locator('.rating button[aria-pressed="true"]', { hasText: 'Yes' }).waitFor();
   await chat.page.locator('.rating button', { hasText: 'No' }).click();

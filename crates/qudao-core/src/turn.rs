@@ -7,7 +7,7 @@
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use metrics::{counter, histogram};
-use qudao_domain::{Micros, TenantId, TurnId};
+use qudao_domain::{Micros, TenantId, TurnId, message::Part};
 use qudao_storage::{
     Claim, Commit, CommitTurn, EndTurn, ReplyBody, StorageError, Topic, TurnContext, UsageLine,
 };
@@ -85,6 +85,8 @@ struct Turn {
     claim: Claim,
     id: TurnId,
     context: TurnContext,
+    /// Pictures that the reply shows beside its words.
+    shown: Vec<Part>,
     /// This attempt, in the turn's trace.
     place: Trace,
 }
@@ -177,7 +179,7 @@ impl Core {
         }
         failpoint!("turn.read");
         self.record_wait(&context, place);
-        let mut turn = Turn { claim, id, context, place };
+        let mut turn = Turn { claim, id, context, shown: Vec::new(), place };
         if self.settings.turns.max_attempts < claim.attempts {
             return self.bury(claim.tenant_id, &turn.end(Notice::GaveUp)).await;
         }
@@ -314,7 +316,11 @@ impl Core {
             epoch: claim.epoch,
             turn_id: *id,
             to_seq: claim.to_seq,
-            reply: ReplyBody::text(answer.text),
+            // Who stopped the answer has seen enough.
+            reply: match answer.stopped {
+                true => ReplyBody::text(answer.text),
+                false => ReplyBody::with_files(answer.text, turn.shown.clone()),
+            },
             usage,
             decision,
         };

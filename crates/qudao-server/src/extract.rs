@@ -15,7 +15,8 @@ use futures_util::{
 };
 use qudao_domain::{
     ApiKeyId, AssistantId, ChannelId, ClaimId, ContactId, ConversationId, DecisionId,
-    IdentityProviderId, InvitationId, MemberId, MergeId, RoleId, RouteId, SessionId, TenantId,
+    IdentityProviderId, InvitationId, MediaId, MemberId, MergeId, RoleId, RouteId, SessionId,
+    TenantId,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -242,6 +243,7 @@ path_ids! {
     MergeId, "merge_id", "merge";
     ClaimId, "claim_id", "code";
     DecisionId, "decision_id", "decision";
+    MediaId, "upload_id", "file";
 }
 
 /// An id from the path. What is not an id is answered like an id that does not exist.

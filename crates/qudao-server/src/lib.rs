@@ -97,6 +97,8 @@ fn endpoints() -> Endpoints {
     api.get("/v1/web/{key}/messages", Visitor, chat::requests::messages, docs::chat_messages());
     api.post("/v1/web/{key}/messages", Visitor, chat::requests::post_message, docs::post_message());
     api.post("/v1/web/{key}/stop", Visitor, chat::requests::stop, docs::stop());
+    api.post("/v1/web/{key}/files", Visitor, chat::files::upload, docs::send_file());
+    api.get("/v1/web/{key}/files/{upload_id}", Visitor, chat::files::fetch, docs::fetch_file());
     claim_endpoints(&mut api);
     api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
     api.get("/v1/web/{key}/socket", Public, chat::socket::open, docs::socket());
@@ -151,7 +153,10 @@ fn widget_endpoints(api: &mut Endpoints) {
     let transcript = "/v1/widget/{key}/transcript";
     api.post(transcript, Widget, widget::transcript::send, docs::send_transcript());
     let files = "/v1/widget/{key}/files";
-    api.post(files, Widget, widget::files::upload, docs::send_file());
+    let upload = chat::files::upload_to_widget;
+    api.post(files, Widget, upload, docs::send_file().of_the_widget());
+    let file = "/v1/widget/{key}/files/{upload_id}";
+    api.get(file, Widget, chat::files::fetch, docs::fetch_file().of_the_widget());
 }
 
 fn operations_endpoints(api: &mut Endpoints) {

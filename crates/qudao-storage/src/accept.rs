@@ -1,7 +1,9 @@
 //! T1: a message from outside becomes durable, once, with its place in its conversation.
 
 use qudao_domain::{
-    ChannelId, ContactId, ConversationId, TenantId, message::Part, text::ExternalId,
+    ChannelId, ContactId, ConversationId, TenantId,
+    message::{Part, TextFormat},
+    text::ExternalId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,6 +65,15 @@ impl ReplyBody {
     /// Words alone.
     pub fn text(text: impl Into<String>) -> Self {
         Self { text: text.into(), parts: Vec::new() }
+    }
+
+    /// A model's words, and files below them.
+    pub fn with_files(text: String, files: Vec<Part>) -> Self {
+        if files.is_empty() {
+            return Self::text(text);
+        }
+        let words = Part::Text { format: TextFormat::Markdown, text: text.clone() };
+        Self { text, parts: std::iter::once(words).chain(files).collect() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use qudao_domain::{ChannelId, ConversationId, MediaId};
 use serde_json::Value;
-use sqlx::{Row as _, types::Json};
+use sqlx::{Row as _, postgres::PgRow, types::Json};
 
 use crate::{Result, Tx, row};
 
@@ -183,7 +183,7 @@ impl Tx {
         .bind(ids.iter().map(|id| id.as_uuid()).collect::<Vec<_>>())
         .fetch_all(self.connection())
         .await?;
-        let read = |row: &sqlx::postgres::PgRow| {
+        let read = |row: &PgRow| {
             Ok(MediaFacts {
                 id: row::id(row, "media_id", MediaId::from_uuid)?,
                 mime: row.try_get("mime")?,
@@ -192,6 +192,30 @@ impl Tx {
             })
         };
         rows.iter().map(read).collect()
+    }
+
+    /// A copy of a conversation's file, if its bytes are still kept.
+    ///
+    /// # Errors
+    /// [`StorageError`](crate::StorageError).
+    pub async fn conversation_media(
+        &mut self,
+        channel_id: ChannelId,
+        conversation_id: ConversationId,
+        id: MediaId,
+    ) -> Result<Option<MediaFile>> {
+        let row = sqlx::query(
+            "SELECT mime, name, sha256, bytes FROM media \
+             WHERE tenant_id = $1 AND media_id = $2 AND channel_id = $3 AND conversation_id = $4 \
+               AND bytes IS NOT NULL",
+        )
+        .bind(self.tenant_id().as_uuid())
+        .bind(id.as_uuid())
+        .bind(channel_id.as_uuid())
+        .bind(conversation_id.as_uuid())
+        .fetch_optional(self.connection())
+        .await?;
+        Ok(row.map(|row| read_file(&row)).transpose()?)
     }
 
     /// A copy of a channel's file, if its bytes are still kept.
@@ -212,14 +236,15 @@ impl Tx {
         .bind(channel_id.as_uuid())
         .fetch_optional(self.connection())
         .await?;
-        let read = |row: sqlx::postgres::PgRow| {
-            Ok::<_, sqlx::Error>(MediaFile {
-                mime: row.try_get("mime")?,
-                name: row.try_get("name")?,
-                sha256: row.try_get("sha256")?,
-                bytes: row.try_get("bytes")?,
-            })
-        };
-        Ok(row.map(read).transpose()?)
+        Ok(row.map(|row| read_file(&row)).transpose()?)
     }
+}
+
+fn read_file(row: &PgRow) -> Result<MediaFile, sqlx::Error> {
+    Ok(MediaFile {
+        mime: row.try_get("mime")?,
+        name: row.try_get("name")?,
+        sha256: row.try_get("sha256")?,
+        bytes: row.try_get("bytes")?,
+    })
 }

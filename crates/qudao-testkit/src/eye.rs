@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use qudao_plugin_api::{
     Completion, Host, ModelPlugin, PluginError, Sink,
     wire::{DetectRequest, Detected, Object, PicturePart, Usage},
@@ -45,8 +46,8 @@ impl ModelPlugin for Eye {
             return Err(PluginError::bad_request("the picture is damaged, as the test says"));
         }
         let least = request.threshold.unwrap_or_default();
-        let seen = self.0.iter().filter(|(_, score)| least <= *score);
-        let objects = seen.map(|(label, score)| Object {
+        let seen: Vec<_> = self.0.iter().filter(|(_, score)| least <= *score).collect();
+        let objects = seen.iter().map(|(label, score)| Object {
             label: label.clone(),
             score: *score,
             left: 1.0,
@@ -56,10 +57,12 @@ impl ModelPlugin for Eye {
         });
         sink.data(&Detected { width: 40, height: 20, objects: objects.collect() })?;
         if request.annotate {
-            // "drawn", in two parts.
-            for part in ["ZHI=", "YXdu"] {
+            // What a JPEG file begins with, and what a pen would write; in two parts.
+            let pen = |(label, _): &&(String, f32)| request.captions.get(label).unwrap_or(label).clone();
+            let written: Vec<_> = seen.iter().map(pen).collect();
+            for part in [&b"\xff\xd8\xff"[..], written.join(",").as_bytes()] {
                 let media_type = "image/jpeg".to_owned();
-                sink.data(&PicturePart { media_type, part: part.to_owned() })?;
+                sink.data(&PicturePart { media_type, part: STANDARD.encode(part) })?;
             }
         }
         Ok(Completion::stop(Usage { input_tokens: 1, output_tokens: 0 }))

@@ -6,6 +6,12 @@
 
 use pulp::{Simd, WithSimd};
 
+mod sigmoid;
+
+pub use sigmoid::{Sigmoid, Silu};
+
+use sigmoid::silu;
+
 /// Vectors of output channels that are computed at a time, where there are as many.
 const VECTORS: usize = 2;
 
@@ -107,15 +113,12 @@ fn mix<S: Simd, const PIXELS: usize>(simd: S, task: MixRow<'_>) {
     for (index, weight) in panels.weight.chunks(whole).enumerate() {
         let first = index * width;
         let bias = &panels.bias[first..(first + width).min(panels.bias.len())];
-        let tile = Tile { panels, rows, step, weight, bias, first };
+        let tile = Tile { panels, rows, step, weight, bias, first, silu };
         if bias.len() == width {
             tile.along::<S, VECTORS, PIXELS>(simd, pixels, out);
         } else {
             tile.along::<S, 1, PIXELS>(simd, pixels, out);
         }
-    }
-    if silu {
-        silu_all(out);
     }
 }
 
@@ -126,6 +129,7 @@ struct Tile<'a> {
     weight: &'a [f32],
     bias: &'a [f32],
     first: usize,
+    silu: bool,
 }
 
 impl Tile<'_> {
@@ -137,21 +141,25 @@ impl Tile<'_> {
         pixels: usize,
         out: &mut [f32],
     ) {
-        let mut at = 0;
-        while at + PIXELS <= pixels {
-            self.compute::<S, WIDE, PIXELS>(simd, at, out);
-            at += PIXELS;
-        }
-        while at + 4 <= pixels {
-            self.compute::<S, WIDE, 4>(simd, at, out);
-            at += 4;
-        }
-        while at + 2 <= pixels {
-            self.compute::<S, WIDE, 2>(simd, at, out);
-            at += 2;
-        }
-        if at < pixels {
-            self.compute::<S, WIDE, 1>(simd, at, out);
+        // In shares that are as equal as can be: a single pixel that is left over would wait for each of
+        // its sums, and take as long as five.
+        let tiles = pixels.div_ceil(PIXELS);
+        for tile in 0..tiles {
+            let (at, end) = (tile * pixels / tiles, (tile + 1) * pixels / tiles);
+            match end - at {
+                12 => self.compute::<S, WIDE, 12>(simd, at, out),
+                11 => self.compute::<S, WIDE, 11>(simd, at, out),
+                10 => self.compute::<S, WIDE, 10>(simd, at, out),
+                9 => self.compute::<S, WIDE, 9>(simd, at, out),
+                8 => self.compute::<S, WIDE, 8>(simd, at, out),
+                7 => self.compute::<S, WIDE, 7>(simd, at, out),
+                6 => self.compute::<S, WIDE, 6>(simd, at, out),
+                5 => self.compute::<S, WIDE, 5>(simd, at, out),
+                4 => self.compute::<S, WIDE, 4>(simd, at, out),
+                3 => self.compute::<S, WIDE, 3>(simd, at, out),
+                2 => self.compute::<S, WIDE, 2>(simd, at, out),
+                _ => self.compute::<S, WIDE, 1>(simd, at, out),
+            }
         }
     }
 
@@ -191,9 +199,15 @@ impl Tile<'_> {
         for (pixel, sums) in sums.iter().enumerate() {
             let from = (at + pixel) * outputs + self.first;
             let out = &mut out[from..from + present];
+            let mut sums = *sums;
+            if self.silu {
+                for sum in &mut sums {
+                    *sum = silu(simd, *sum);
+                }
+            }
             if present == self.bias.len() {
                 let (out, _) = S::as_mut_simd_f32s(out);
-                out.copy_from_slice(sums);
+                out.copy_from_slice(&sums);
             } else {
                 let (head, tail) = out.split_at_mut(present.min(S::F32_LANES));
                 simd.partial_store_f32s(head, sums[0]);
@@ -231,9 +245,9 @@ impl WithSimd for EachRow<'_> {
             self.vectors(simd);
         } else {
             self.numbers();
-        }
-        if self.silu {
-            silu_all(self.out);
+            if self.silu {
+                Silu(self.out).with_simd(simd);
+            }
         }
     }
 }
@@ -261,7 +275,7 @@ impl EachRow<'_> {
                     }
                 }
                 let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), sums[2]);
-                out[lane] = sum;
+                out[lane] = if self.silu { silu(simd, sum) } else { sum };
             }
         }
     }
@@ -282,59 +296,3 @@ impl EachRow<'_> {
         }
     }
 }
-
-const CHUNK: usize = 32;
-
-/// `x · sigmoid(x)`, to about 2⁻²² of the true value.
-#[inline(always)]
-fn silu_all(values: &mut [f32]) {
-    let (chunks, rest) = values.as_chunks_mut::<CHUNK>();
-    for chunk in chunks {
-        for value in chunk {
-            *value = silu(*value);
-        }
-    }
-    for value in rest {
-        *value = silu(*value);
-    }
-}
-
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
-}
-
-/// eˣ between e⁻⁸⁷ and e⁸⁸: a power of two by way of the exponent's bits, the rest by a polynomial
-/// (the Taylor series to the sixth power, over ± ln 2 / 2).
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    /// Added, it leaves the nearest whole number in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 88.0);
-    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
-    let whole = rounded - ROUND;
-    let rest = (-whole).mul_add(LN2_LOW, (-whole).mul_add(LN2_HIGH, x));
-    let mut sum: f32 = 1.0 / 720.0;
-    for factor in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = sum.mul_add(rest, factor);
-    }
-    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    sum * power
-}
-
-/// `x · sigmoid(x)` of a whole map.
-pub struct Silu<'a>(pub &'a mut [f32]);
-
-impl pulp::NullaryFnOnce for Silu<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        silu_all(self.0);
-    }
-}
-
-#[cfg(test)]
-mod tests;

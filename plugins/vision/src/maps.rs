@@ -103,9 +103,21 @@ impl Maps {
 
     /// Lets `fill` write each row within the border; `cost` is what a row takes, in multiplications.
     fn fill(&self, map: &mut Map, cost: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
+        self.fill_by_way(map, cost, 0, |_, row, out| fill(row, out));
+    }
+
+    /// As [`Self::fill`], with so many numbers beside it that `fill` may write on its way.
+    fn fill_by_way(
+        &self,
+        map: &mut Map,
+        cost: usize,
+        beside: usize,
+        fill: impl Fn(&mut [f32], usize, &mut [f32]) + Sync,
+    ) {
         let (height, threads) = (map.height, self.threads.current_num_threads());
         if threads == 1 || cost * height < WORTH_SHARING {
-            map.rows_mut().enumerate().for_each(|(row, out)| fill(row, out));
+            let mut way = vec![0.0; beside];
+            map.rows_mut().enumerate().for_each(|(row, out)| fill(&mut way, row, out));
             return;
         }
         let (pitch, channels, width) = (map.pitch(), map.channels, map.width);
@@ -114,7 +126,10 @@ impl Maps {
             .par_chunks_exact_mut(pitch)
             .enumerate()
             .with_min_len(height.div_ceil(4 * threads))
-            .for_each(|(row, out)| fill(row, &mut out[channels..][..width * channels]));
+            .for_each_init(
+                || vec![0.0; beside],
+                |way, (row, out)| fill(way, row, &mut out[channels..][..width * channels]),
+            );
     }
 }
 
@@ -161,8 +176,9 @@ impl Ops for Maps {
     }
 
     fn take(&self, map: &Map) -> Result<Grid> {
-        let values = map.rows().flatten().copied().collect();
         let (height, width, channels) = (map.height, map.width, map.channels);
+        let mut values = Vec::with_capacity(height * width * channels);
+        map.rows().for_each(|row| values.extend_from_slice(row));
         Ok(Grid { height, width, channels, values })
     }
 
@@ -204,6 +220,41 @@ impl Ops for Maps {
         }
     }
 
+    /// A row at a time: what stands between the two is read while it is still near the processor.
+    fn pair(&self, each: &MapLayer, mix: &MapLayer, map: &Map) -> Result<Map> {
+        let (Kind::Each { weight, bias }, Kind::Mix { panels, size: 1 }, 1) =
+            (&each.kind, &mix.kind, mix.stride)
+        else {
+            return self.conv(mix, &self.conv(each, map)?);
+        };
+        if bias.len() != map.channels || panels.inputs != map.channels {
+            candle_core::bail!("{} channels where {} go in", map.channels, panels.inputs);
+        }
+        let (stride, channels) = (each.stride, map.channels);
+        let (height, width) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
+        let mut out = self.empty(height, width, panels.outputs);
+        let cost = width * channels * (panels.outputs + 9);
+        self.fill_by_way(&mut out, cost, width * channels, |way, row, out| {
+            let rows = [0, 1, 2].map(|line| map.row(row * stride + line));
+            self.arch.dispatch(EachRow {
+                weight,
+                bias,
+                rows,
+                stride,
+                silu: each.silu,
+                out: &mut *way,
+            });
+            self.arch.dispatch(MixRow {
+                panels,
+                rows: &[way],
+                step: channels,
+                silu: mix.silu,
+                out,
+            });
+        });
+        Ok(out)
+    }
+
     fn add(&self, mut left: Map, right: &Map) -> Result<Map> {
         if left.values.len() != right.values.len() || left.channels != right.channels {
             candle_core::bail!("maps of different shapes cannot be added");
@@ -219,21 +270,22 @@ impl Ops for Maps {
             candle_core::bail!("maps of different sizes cannot be stacked");
         }
         let mut out = self.empty(first.height, first.width, channels);
-        let mut from = 0;
-        for map in maps {
-            for (to, values) in out.rows_mut().zip(map.rows()) {
-                let pixels = to.chunks_exact_mut(channels).zip(values.chunks_exact(map.channels));
-                pixels
-                    .for_each(|(to, values)| to[from..from + map.channels].copy_from_slice(values));
+        self.fill(&mut out, first.width * channels, |row, out| {
+            let mut from = 0;
+            for map in maps {
+                let values = map.row(row + 1)[map.channels..].chunks_exact(map.channels);
+                for (to, values) in out.chunks_exact_mut(channels).zip(values) {
+                    to[from..from + map.channels].copy_from_slice(values);
+                }
+                from += map.channels;
             }
-            from += map.channels;
-        }
+        });
         Ok(out)
     }
 
     fn double(&self, map: &Map) -> Result<Map> {
         let mut out = self.empty(2 * map.height, 2 * map.width, map.channels);
-        for (row, to) in out.rows_mut().enumerate() {
+        self.fill(&mut out, 2 * map.width * map.channels, |row, to| {
             let from = &map.row(row / 2 + 1)[map.channels..];
             let pairs = to.chunks_exact_mut(2 * map.channels).zip(from.chunks_exact(map.channels));
             for (to, pixel) in pairs {
@@ -241,26 +293,28 @@ impl Ops for Maps {
                 left.copy_from_slice(pixel);
                 right.copy_from_slice(pixel);
             }
-        }
+        });
         Ok(out)
     }
 
     fn pool(&self, map: &Map) -> Result<Map> {
         let channels = map.channels;
         let mut wide = self.empty(map.height, map.width, channels);
-        for (to, from) in wide.rows_mut().zip(map.rows()) {
+        let cost = 5 * map.width * channels;
+        self.fill(&mut wide, cost, |row, to| {
+            let from = &map.row(row + 1)[channels..][..map.width * channels];
             for (pixel, to) in to.chunks_exact_mut(channels).enumerate() {
                 let reach = pixel.saturating_sub(2) * channels..(pixel + 3) * channels;
                 let from = &from[reach.start..reach.end.min(from.len())];
                 largest(to, from.chunks_exact(channels));
             }
-        }
+        });
         let mut out = self.empty(map.height, map.width, channels);
         let rows: Vec<&[f32]> = wide.rows().collect();
-        for (row, to) in out.rows_mut().enumerate() {
+        self.fill(&mut out, cost, |row, to| {
             let reach = row.saturating_sub(2)..(row + 3).min(rows.len());
             largest(to, rows[reach].iter().copied());
-        }
+        });
         Ok(out)
     }
 }

@@ -1,5 +1,8 @@
 //! What both families share: the interface of a network and the raw form of what it sees.
 
+use pulp::Arch;
+
+use crate::kernels::Sigmoid;
 use crate::ops::{Grid, Ops};
 
 /// How a family wants its pictures.
@@ -34,9 +37,9 @@ pub trait Network<O: Ops>: Send + Sync {
     fn look(&self, ops: &O, picture: &Grid) -> candle_core::Result<Sight>;
 }
 
-/// `1 / (1 + e⁻ˣ)`.
-pub(crate) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+/// Puts `1 / (1 + e⁻ˣ)` in the place of each number.
+pub(crate) fn sigmoid(numbers: &mut [f32]) {
+    Arch::new().dispatch(Sigmoid(numbers));
 }
 
 /// Centre of a cell, or its corner, in cells: small whole numbers, so exact.

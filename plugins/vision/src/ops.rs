@@ -46,6 +46,19 @@ pub trait Ops {
     /// What the device says.
     fn conv(&self, layer: &Self::Layer, map: &Self::Map) -> candle_core::Result<Self::Map>;
 
+    /// Convolves each channel by itself, and mixes the channels of each pixel then.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn pair(
+        &self,
+        each: &Self::Layer,
+        mix: &Self::Layer,
+        map: &Self::Map,
+    ) -> candle_core::Result<Self::Map> {
+        self.conv(mix, &self.conv(each, map)?)
+    }
+
     /// Adds two maps of the same shape.
     ///
     /// # Errors

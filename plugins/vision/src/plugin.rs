@@ -1,11 +1,13 @@
 //! The detector as a plugin of the platform.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use qudao_device::end_if_lost;
 use qudao_plugin_api::wire::{DetectRequest, Detected, ErrorKind, Object, PicturePart, Usage};
 use qudao_plugin_api::{Completion, Host, LogLevel, ModelPlugin, PluginError, Sink};
 
-use crate::annotate::{Mark, annotate};
+use crate::annotate::{Mark, Pen};
 use crate::config::Config;
 use crate::finding::Finding;
 use crate::model::{LookError, Model, Seen};
@@ -19,6 +21,7 @@ const TOKENS: u32 = 1;
 pub struct Vision {
     host: Host,
     model: Model,
+    pen: Pen,
 }
 
 impl ModelPlugin for Vision {
@@ -29,7 +32,8 @@ impl ModelPlugin for Vision {
             .map_err(|error| PluginError::new(ErrorKind::Unavailable, error.to_string()))?;
         let (classes, side) = (model.labels().len(), model.side());
         host.log(LogLevel::Info, &format!("{classes} classes, pictures of {side} × {side}"));
-        Ok(Self { host, model })
+        let pen = Pen::new().map_err(|error| PluginError::internal(error.to_string()))?;
+        Ok(Self { host, model, pen })
     }
 
     fn detect(&self, request: DetectRequest, sink: &Sink<'_>) -> Result<Completion, PluginError> {
@@ -47,8 +51,11 @@ impl ModelPlugin for Vision {
             })?;
         sink.data(&self.detected(&seen))?;
         if request.annotate {
-            let marks: Vec<Mark> = seen.findings.iter().map(|finding| self.mark(finding)).collect();
-            let file = annotate(&seen.picture, &marks)
+            let marks = seen.findings.iter().map(|found| self.mark(found, &request.captions));
+            let marks: Vec<Mark> = marks.collect();
+            let file = self
+                .pen
+                .annotate(&seen.picture, &marks)
                 .map_err(|error| PluginError::internal(error.to_string()))?;
             for part in file.chunks(PART_BYTES) {
                 let media_type = "image/jpeg".to_owned();
@@ -79,8 +86,10 @@ impl Vision {
         }
     }
 
-    fn mark(&self, finding: &Finding) -> Mark {
-        let label = format!("{} {:.0}%", self.model.label(finding), finding.score * 100.0);
+    fn mark(&self, finding: &Finding, captions: &BTreeMap<String, String>) -> Mark {
+        let label = self.model.label(finding);
+        let name = captions.get(label).map_or(label, String::as_str);
+        let label = format!("{name} {:.0}%", finding.score * 100.0);
         Mark { edges: finding.edges, label, class: finding.class }
     }
 }

@@ -160,7 +160,8 @@ where
         let mut values = Vec::new();
         for (level, map) in maps.iter().enumerate() {
             let sides = self.boxes[level].run(ops, map)?;
-            let scores = self.scores[level].run(ops, map)?;
+            let mut scores = self.scores[level].run(ops, map)?;
+            sigmoid(&mut scores.values);
             decode(&sides, &scores, cells(STRIDES[level]), &mut values);
         }
         Ok(Sight { classes: self.classes, values })
@@ -168,7 +169,7 @@ where
 }
 
 /// The four sides' distances from the middle of the cell become a box in pixels. The family does
-/// not say whether there is something at all: its scores alone do.
+/// not say whether there is something at all: its scores alone do, which are probabilities already.
 fn decode(sides: &Grid, scores: &Grid, stride: f32, into: &mut Vec<f32>) {
     let scores = scores.values.chunks_exact(scores.channels);
     for (at, (place, scores)) in sides.values.chunks_exact(sides.channels).zip(scores).enumerate() {
@@ -183,7 +184,7 @@ fn decode(sides: &Grid, scores: &Grid, stride: f32, into: &mut Vec<f32>) {
             (top + bottom) * stride,
             1.0,
         ]);
-        into.extend(scores.iter().map(|score| sigmoid(*score)));
+        into.extend_from_slice(scores);
     }
 }
 

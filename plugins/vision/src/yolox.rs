@@ -11,25 +11,26 @@ use crate::weights::Weights;
 const STRIDES: [usize; 3] = [8, 16, 32];
 
 /// One convolution, or a depthwise one and the pointwise one behind it.
-struct Conv<O: Ops>(Vec<O::Layer>);
+enum Conv<O: Ops> {
+    Plain(O::Layer),
+    Pair(O::Layer, O::Layer),
+}
 
 impl<O: Ops> Conv<O> {
     fn load(ops: &O, weights: &Weights, name: &str, stride: usize) -> Result<Self, LoadError> {
-        let layers = if weights.has(&format!("{name}.dconv.conv.weight")) {
-            vec![
-                weights.block(&format!("{name}.dconv"), stride)?,
-                weights.block(&format!("{name}.pconv"), 1)?,
-            ]
-        } else {
-            vec![weights.block(name, stride)?]
-        };
-        let layers = layers.into_iter().map(|layer| ops.prepare(layer));
-        Ok(Self(layers.collect::<Result<_, _>>()?))
+        if !weights.has(&format!("{name}.dconv.conv.weight")) {
+            return Ok(Self::Plain(ops.prepare(weights.block(name, stride)?)?));
+        }
+        let each = weights.block(&format!("{name}.dconv"), stride)?;
+        let mix = weights.block(&format!("{name}.pconv"), 1)?;
+        Ok(Self::Pair(ops.prepare(each)?, ops.prepare(mix)?))
     }
 
     fn run(&self, ops: &O, map: &O::Map) -> candle_core::Result<O::Map> {
-        let (first, rest) = (ops.conv(&self.0[0], map)?, &self.0[1..]);
-        rest.iter().try_fold(first, |map, layer| ops.conv(layer, &map))
+        match self {
+            Self::Plain(layer) => ops.conv(layer, map),
+            Self::Pair(each, mix) => ops.pair(each, mix, map),
+        }
     }
 }
 
@@ -203,7 +204,8 @@ where
         let maps = self.pyramid(ops, picture)?;
         let mut values = Vec::new();
         for ((map, head), stride) in maps.iter().zip(&self.heads).zip(STRIDES) {
-            let (places, classes) = head.run(ops, map)?;
+            let (places, mut classes) = head.run(ops, map)?;
+            sigmoid(&mut classes.values);
             decode(&places, &classes, cells(stride), &mut values);
         }
         Ok(Sight { classes: self.classes, values })
@@ -212,24 +214,27 @@ where
 
 /// Every second pixel of every second row, four times: half the side, four times the channels.
 fn focus(picture: &Grid) -> Grid {
-    let (height, width, channels) = (picture.height / 2, picture.width / 2, picture.channels);
-    let mut values = Vec::with_capacity(picture.values.len());
-    for pair in picture.values.chunks_exact(2 * picture.width * channels) {
-        let (above, below) = pair.split_at(picture.width * channels);
-        for (above, below) in above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels))
-        {
-            for part in
-                [&above[..channels], &below[..channels], &above[channels..], &below[channels..]]
-            {
-                values.extend_from_slice(part);
-            }
+    /// Red, green and blue.
+    const THREE: usize = 3;
+    let (height, width) = (picture.height / 2, picture.width / 2);
+    let mut values = vec![0.0; height * width * 4 * THREE];
+    let pairs = picture.values.chunks_exact(2 * picture.width * THREE);
+    for (pair, out) in pairs.zip(values.chunks_exact_mut(width * 4 * THREE)) {
+        let (above, below) = pair.split_at(picture.width * THREE);
+        let (above, below) = (above.as_chunks::<{ 2 * THREE }>().0, below.as_chunks().0);
+        let out = out.as_chunks_mut::<{ 4 * THREE }>().0;
+        for ((above, below), out) in above.iter().zip(below).zip(out) {
+            let (a, b): (&[f32; 2 * THREE], &[f32; 2 * THREE]) = (above, below);
+            *out = [a[0], a[1], a[2], b[0], b[1], b[2], a[3], a[4], a[5], b[3], b[4], b[5]];
         }
     }
-    Grid { height, width, channels: 4 * channels, values }
+    Grid { height, width, channels: 4 * THREE, values }
 }
 
-/// A cell's numbers are relative to it; here they become pixels and probabilities.
+/// A cell's numbers are relative to it; here they become pixels and probabilities. Those of the classes
+/// are that already.
 fn decode(places: &Grid, classes: &Grid, stride: f32, into: &mut Vec<f32>) {
+    into.reserve(places.height * places.width * (5 + classes.channels));
     let scores = classes.values.chunks_exact(classes.channels);
     let places_of = places.values.chunks_exact(places.channels);
     for (at, (place, scores)) in places_of.zip(scores).enumerate() {
@@ -239,8 +244,8 @@ fn decode(places: &Grid, classes: &Grid, stride: f32, into: &mut Vec<f32>) {
             (place[1] + y) * stride,
             place[2].exp() * stride,
             place[3].exp() * stride,
-            sigmoid(place[4]),
+            1.0 / (1.0 + (-place[4]).exp()),
         ]);
-        into.extend(scores.iter().map(|score| sigmoid(*score)));
+        into.extend_from_slice(scores);
     }
 }

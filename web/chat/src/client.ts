@@ -9,6 +9,7 @@
  * - every reconnect resumes behind the last message seen, and messages are recognised by `key`.
  */
 import { PageDoor, type Door } from './door';
+import { Pictures } from './files';
 import { Outbox, type Shelf } from './outbox';
 import type { ChannelInfo, ServerFrame } from './protocol';
 import { Timeline } from './timeline';
@@ -39,6 +40,7 @@ const MAX_SERVER_FAILURES = 3;
 
 export class ChatClient {
   readonly timeline = new Timeline();
+  readonly pictures = new Pictures((path, init) => this.ask(path, init));
   channel: ChannelInfo | null = null;
   connection: Connection = 'connecting';
   /** Code of the refusal that ended the conversation; reconnecting would not help. */

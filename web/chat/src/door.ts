@@ -38,13 +38,13 @@ export class PageDoor implements Door {
 
   async enter(): Promise<ChannelInfo> {
     const response = await request({ base: this.base, token: this.#token }, '/session', { method: 'POST' });
-    const session = (await response.json()) as { token: string; channel: ChannelInfo };
+    const session = (await response.json()) as { token: string; channel: ChannelInfo; uploads: boolean };
     if (this.#token === null) {
       // Another tab may have taken a token in the meantime: one visitor, one conversation.
       this.#token = this.#shelf.get(this.#name) ?? session.token;
       this.#shelf.set(this.#name, this.#token);
     }
-    return session.channel;
+    return { ...session.channel, uploads: session.uploads };
   }
 
   refused(): boolean {

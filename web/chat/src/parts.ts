@@ -9,7 +9,7 @@ export interface Press {
 
 export type Part =
   | { type: 'text'; markdown: boolean; text: string }
-  | { type: 'file'; kind: 'image' | 'audio' | 'video' | 'file'; name: string; size: number; url: string; caption: string }
+  | { type: 'file'; kind: 'image' | 'audio' | 'video' | 'file'; name: string; size: number; url: string; upload: string; caption: string }
   | { type: 'presses'; title: string; text: string; presses: Press[] };
 
 /** More than this on one message is no message for people. */
@@ -38,6 +38,7 @@ function readPart(value: unknown): Part | null {
         name: text(part['alt']) || text(part['name']),
         size: typeof part['size'] === 'number' ? part['size'] : 0,
         url: text(part['url']),
+        upload: text(part['upload_id']),
         caption: text(part['caption']),
       };
     case 'buttons':

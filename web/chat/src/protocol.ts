@@ -59,6 +59,8 @@ export interface ChannelInfo {
   assistant: string;
   locale: string;
   greeting: string;
+  /** Visitors may send files. */
+  uploads?: boolean;
 }
 
 type Fields = Record<string, 'string' | 'number' | 'boolean'>;

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ChatClient } from '../src/client';
+import { Pictures } from '../src/files';
 import { memoryShelf, type Shelf } from '../src/outbox';
 import { parseFrame, type MessageFrame, type ServerFrame } from '../src/protocol';
 import { EventParser, Refusal, type Endpoint, type Events, type Transport } from '../src/transport';
@@ -410,6 +411,29 @@ describe('connection', () => {
     expect(client.stopping).toBe(true);
     line().tell({ type: 'status', state: 'stopped' });
     expect(client.stopping).toBe(false);
+  });
+});
+
+describe('pictures', () => {
+  it('are fetched once with the visitor\'s token, and drawn only if they are pictures', async () => {
+    const asked: string[] = [];
+    const answers: Record<string, () => Promise<Response>> = {
+      '/files/upl_1': () => Promise.resolve(new Response('x', { headers: { 'content-type': 'image/jpeg' } })),
+      '/files/upl_2': () => Promise.resolve(new Response('x', { headers: { 'content-type': 'image/svg+xml' } })),
+      '/files/upl_3': () => Promise.reject(new Refusal(404, 'not_found', '')),
+      '/files/upl_4': () => Promise.reject(new TypeError('offline')),
+    };
+    const made = vi.fn(() => 'blob:1');
+    vi.stubGlobal('URL', Object.assign(URL, { createObjectURL: made }));
+    const pictures = new Pictures((path) => {
+      asked.push(path);
+      return (answers[path] as () => Promise<Response>)();
+    });
+    expect(await Promise.all([pictures.address('upl_1'), pictures.address('upl_1')])).toEqual(['blob:1', 'blob:1']);
+    for (const id of ['upl_2', 'upl_2', 'upl_3', 'upl_3', 'upl_4', 'upl_4']) expect(await pictures.address(id)).toBeNull();
+    // What failed on the way is asked for again.
+    expect(asked).toEqual(['/files/upl_1', '/files/upl_2', '/files/upl_3', '/files/upl_4', '/files/upl_4']);
+    expect(made).toHaveBeenCalledTimes(1);
   });
 });
 

@@ -7,6 +7,7 @@
 mod encoders;
 mod ours;
 mod process;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
@@ -91,7 +92,7 @@ fn main() -> Result<()> {
             measure(&args)?;
         }
     }
-    Ok(())
+    vision::compare(args.threads, args.rounds, &args.work)
 }
 
 /// The language engine.

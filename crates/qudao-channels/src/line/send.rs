@@ -128,7 +128,7 @@ fn messages(out: &Outgoing<'_>) -> Result<Vec<Value>, Failure> {
                 messages.extend(words(&std::mem::take(&mut said)));
                 messages.extend(card(title, text.as_deref(), image_url.as_deref(), items));
             }
-            Part::Image(media) => messages.push(image(media)?),
+            Part::Image(media) if !is_own(media) => messages.push(image(media)?),
             Part::Location { latitude, longitude, name, address } => {
                 let name = name.as_deref().unwrap_or("📍");
                 let address = address.clone().unwrap_or(format!("{latitude:.6}, {longitude:.6}"));
@@ -208,6 +208,11 @@ fn postback(id: &str, value: &str, said: &str, label: &str) -> Value {
         data = press::carry(id, label, DATA_MAX);
     }
     json!({ "type": "postback", "label": label, "data": data, "displayText": label })
+}
+
+/// A file of which nobody but the platform has a copy: LINE cannot fetch it, so it is told in words.
+fn is_own(media: &Media) -> bool {
+    media.upload_id.is_some() && media.url.is_none()
 }
 
 fn image(media: &Media) -> Result<Value, Failure> {

@@ -261,6 +261,12 @@ fn line_is_sent_what_it_can_show() {
     assert_eq!(place[0]["address"], "1.500000, 2.500000");
     let image = Media { url: Some("https://a.example/x.png".to_owned()), ..Media::default() };
     assert_eq!(to(vec![Part::Image(image)])[0]["previewImageUrl"], "https://a.example/x.png");
+    let own = Media {
+        upload_id: Some("upl_1".to_owned()),
+        alt: Some("a cat".to_owned()),
+        ..Media::default()
+    };
+    assert_eq!(to(vec![Part::Image(own)])[0]["text"], "[image: a cat]");
     let film = Media { url: Some("https://a.example/x.mp4".to_owned()), ..Media::default() };
     assert_eq!(to(vec![Part::Video(film)])[0]["text"], "[video]\nhttps://a.example/x.mp4");
 }

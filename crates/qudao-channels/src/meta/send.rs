@@ -57,6 +57,7 @@ pub(super) fn render(kind: Meta, out: &Outgoing<'_>) -> Result<Vec<Value>, Failu
                 let below = long.unwrap_or_default().to_owned();
                 said = with_links(below, &rest.iter().collect::<Vec<_>>());
             }
+            own if own.media().is_some_and(is_own) => said.push_str(&own.to_text()),
             Part::Image(media) => messages.push(file("image", media)?),
             Part::Audio(media) => messages.push(file("audio", media)?),
             Part::Video(media) => messages.push(file("video", media)?),
@@ -110,6 +111,11 @@ fn button(item: &Button) -> Value {
 fn quick_reply(row: &Row) -> Value {
     let payload = press::carry(&row.id, &row.value, DATA_MAX);
     json!({ "content_type": "text", "title": press::cut(&row.label, 20), "payload": payload })
+}
+
+/// A file of which nobody but the platform has a copy: Meta cannot fetch it, so it is told in words.
+fn is_own(media: &Media) -> bool {
+    media.upload_id.is_some() && media.url.is_none()
 }
 
 fn file(kind: &str, media: &Media) -> Result<Value, Failure> {

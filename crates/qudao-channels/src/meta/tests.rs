@@ -415,6 +415,14 @@ fn files_go_out_by_their_address() {
         "https://a.example/f"
     );
     assert_eq!(sent_json(&plans[1])["message"]["text"], "See");
+    let own = Media {
+        upload_id: Some("upl_1".to_owned()),
+        alt: Some("a cat".to_owned()),
+        ..Media::default()
+    };
+    let own = Message { parts: vec![Part::Image(own)], reply_to: None };
+    let plans = sent(&Meta::Instagram, &ours(), "77", &own, None);
+    assert_eq!(sent_json(&plans[0])["message"]["text"], "[image: a cat]");
     let nowhere = Message { parts: vec![Part::Image(Media::default())], reply_to: None };
     let out = Outgoing {
         id: "o",

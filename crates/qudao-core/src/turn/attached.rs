@@ -4,13 +4,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use qudao_domain::{TurnId, message::Part};
+use qudao_domain::{MediaId, TurnId, message::Part};
 use qudao_plugin_api::wire::Ask;
-use qudao_storage::{MediaFile, StorageError};
+use qudao_storage::{MediaFile, NewMedia, StorageError};
 use serde_json::Value;
 use tokio::time::{self, Instant};
 
-use super::Turn;
+use super::{Turn, look::Drawn};
 use crate::{Core, api::Aside};
 
 /// How long a turn waits for a file's bytes: they come after the message, from the visitor or from the
@@ -34,11 +34,16 @@ pub(super) struct Missed(pub(super) &'static str);
 
 /// The files of which nobody has said yet what they hold, if they are of the wanted kind.
 pub(super) fn unknown(turn: &Turn, wanted: impl Fn(&Part) -> bool) -> Vec<Attached> {
+    let untold = |part: &Part| part.media().is_some_and(|media| media.alt.is_none());
+    all(turn, |part| untold(part) && wanted(part))
+}
+
+/// The files of the wanted kind, whatever is known of them.
+pub(super) fn all(turn: &Turn, wanted: impl Fn(&Part) -> bool) -> Vec<Attached> {
     let mut found = Vec::new();
     for (message, pending) in turn.context.pending.iter().enumerate() {
         for (place, part) in pending.body.parts.iter().enumerate() {
-            let untold = part.media().is_some_and(|media| media.alt.is_none());
-            if untold && wanted(part) {
+            if part.media().is_some() && wanted(part) {
                 found.push(Attached { message, place, seq: pending.seq });
             }
         }
@@ -47,6 +52,16 @@ pub(super) fn unknown(turn: &Turn, wanted: impl Fn(&Part) -> bool) -> Vec<Attach
 }
 
 impl Attached {
+    /// The call that is made about the file: the same however often the turn begins anew.
+    fn call(&self, turn: &Turn) -> TurnId {
+        TurnId::beside(turn.claim.conversation_id, self.seq, self.place)
+    }
+
+    /// The copy that is drawn in that call.
+    pub(super) fn drawn_id(&self, turn: &Turn) -> MediaId {
+        MediaId::from_uuid(self.call(turn).as_uuid())
+    }
+
     /// The part of the message.
     pub(super) fn part<'a>(&self, turn: &'a Turn) -> Option<&'a Part> {
         turn.context.pending.get(self.message)?.body.parts.get(self.place)
@@ -106,7 +121,7 @@ impl Core {
             currency: turn.context.currency,
             policy: turn.context.fair_charging,
             channel_id: turn.context.channel_id,
-            id: TurnId::beside(turn.claim.conversation_id, file.seq, file.place),
+            id: file.call(turn),
             place: turn.place,
         };
         let model = ask.model().to_owned();
@@ -128,13 +143,33 @@ impl Core {
         Ok(found)
     }
 
+    /// Writes down what a file holds, and keeps the copy that was drawn of it: both or neither.
+    ///
     /// Without a database the turn goes on with what it knows; who begins it anew asks again, and that is
     /// not booked again.
-    pub(super) async fn write_down(&self, turn: &Turn, file: &Attached, words: &str, text: &str) {
+    pub(super) async fn write_down(
+        &self,
+        turn: &Turn,
+        file: &Attached,
+        (words, text): (&str, &str),
+        drawn: Option<&Drawn>,
+    ) {
         let write = async {
             let mut tx = self.store.begin(turn.claim.tenant_id).await?;
             let conversation = turn.claim.conversation_id;
             tx.describe_media(conversation, file.seq, file.place, words, text).await?;
+            if let Some(drawn) = drawn {
+                tx.keep_media(NewMedia {
+                    id: file.drawn_id(turn),
+                    channel_id: turn.context.channel_id,
+                    conversation_id: Some(conversation),
+                    mime: drawn.mime,
+                    name: Some(drawn.name),
+                    sha256: &drawn.sha256,
+                    bytes: &drawn.bytes,
+                })
+                .await?;
+            }
             tx.commit().await
         };
         if let Err(error) = write.await {

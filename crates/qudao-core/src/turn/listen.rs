@@ -56,7 +56,7 @@ impl Core {
             counter!("qudao_sounds_total", "outcome" => outcome).increment(1);
             let Some(text) = sound.describe(turn, &words) else { continue };
             if heard.is_ok() {
-                self.write_down(turn, &sound, &words, &text).await;
+                self.write_down(turn, &sound, (&words, &text), None).await;
                 failpoint!("listen.written");
             } else if let Some(model) = &speech_model {
                 let conversation = turn.claim.conversation_id;

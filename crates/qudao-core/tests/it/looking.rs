@@ -11,7 +11,7 @@ use qudao_domain::{
 use qudao_plugin_api::wire::Content;
 use qudao_storage::{Inbound, MessageBody, NewMedia};
 use qudao_testkit::Eye;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stage::{PER_CALL, Script, Stage, done, tenant, units};
 
@@ -37,6 +37,16 @@ fn parrot() -> Arc<Script> {
 /// An assistant with an eye, both of its models at one unit a call.
 async fn stage(locale: &'static str, vision_model: Option<&str>, chat: &Arc<Script>) -> Stage {
     let params = vision_model.map_or_else(|| json!({}), |model| json!({ "vision_model": model }));
+    stage_with(locale, params, chat).await
+}
+
+/// An assistant that shows in its replies what its eye drew.
+async fn drawing_stage(locale: &'static str, chat: &Arc<Script>) -> Stage {
+    let params = json!({ "vision_model": "eye", "vision_annotate": true });
+    stage_with(locale, params, chat).await
+}
+
+async fn stage_with(locale: &'static str, params: Value, chat: &Arc<Script>) -> Stage {
     let tenant = tenant().models(&["fake", "eye"]).rates(PER_CALL).params(params).locale(locale);
     Stage::new(tenant, &[("fake", chat)]).await
 }
@@ -103,6 +113,95 @@ async fn what_a_picture_shows_is_told_charged_and_written_down() {
         "The picture shows: 2 persons (93 %, 88 %), 1 cup (90 %)."
     );
     stage.assert_sound().await;
+}
+
+/// What was drawn, as the outbox names it and as it is kept: `words mime conversation`.
+fn drawn(stage: &Stage) -> String {
+    stage.sql(
+        "SELECT convert_from(substr(bytes, 4), 'UTF8') || ' ' || mime || ' ' || \
+             (SELECT count(*) FROM outbox, jsonb_array_elements(body -> 'parts') AS part \
+              WHERE part ->> 'upload_id' = 'upl_' || replace(media_id::text, '-', '')) \
+         FROM media WHERE name = 'found.jpg'",
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_shows_the_picture_with_what_was_found_in_it() {
+    let chat = parrot();
+    let stage = drawing_stage("en", &chat).await;
+    open_eye(&stage, &[("cat", 0.62), ("cup", 0.5)]).await;
+    show_and_keep(&stage, "1").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    let reply = stage.timeline().await.pop().unwrap();
+    let [Part::Text { text, .. }, Part::Image(picture)] = &reply.parts[..] else {
+        panic!("{:?}", reply.parts)
+    };
+    assert_eq!(*text, reply.text);
+    let found = "The picture shows: 1 cat (62 %), 1 cup (50 %).";
+    assert_eq!(picture.alt.as_deref(), Some(found));
+    assert_eq!((picture.mime.as_deref(), picture.size), (Some("image/jpeg"), Some(10)));
+    let id: MediaId = picture.upload_id.as_deref().unwrap().parse().unwrap();
+    let mut tx = stage.store.begin(stage.tenant.id).await.unwrap();
+    let kept = tx.channel_media(stage.tenant.channel_id, id).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(kept.bytes, b"\xff\xd8\xffcat,cup");
+    assert_eq!(booked(&stage), "eye 1000000, fake 1000000");
+    // An erasure finds it: it belongs to the conversation, and no other tenant has it.
+    assert_eq!(stage.sql("SELECT count(*) FROM media WHERE conversation_id IS NULL"), "0");
+    let rival = tenant().create(&stage.store).await;
+    let mut tx = stage.store.begin(rival.id).await.unwrap();
+    assert_eq!(tx.channel_media(stage.tenant.channel_id, id).await.unwrap(), None);
+    tx.commit().await.unwrap();
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn things_are_drawn_with_their_names_in_the_conversations_language() {
+    let chat = parrot();
+    let stage = drawing_stage("zh-CN", &chat).await;
+    open_eye(&stage, &[("cat", 0.62), ("defect", 0.5)]).await;
+    show_and_keep(&stage, "1").await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(drawn(&stage), "猫,defect image/jpeg 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_begins_anew_shows_what_was_drawn_before_once() {
+    let fails = Script::fails();
+    let stage = drawing_stage("en", &fails).await;
+    open_eye(&stage, &[("cat", 0.62)]).await;
+    show_and_keep(&stage, "1").await;
+    assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+    assert_eq!(drawn(&stage), "cat image/jpeg 0");
+    // As if the node had died after the look was paid and before anything of it was kept.
+    stage.sql("UPDATE inbox SET body = body #- '{parts,1,alt}'; DELETE FROM media WHERE name = 'found.jpg'");
+    stage.skip_backoff();
+    assert!(matches!(stage.answer().await, TurnOutcome::Released { .. }));
+    // The eye is gone: what the second attempt kept is what the third one shows.
+    let other = stage.another_node(&[("fake", &parrot())]).await;
+    stage.skip_backoff();
+    assert_eq!(other.run_turn(stage.claim().await).await, TurnOutcome::Answered);
+    assert_eq!(drawn(&stage), "cat image/jpeg 1");
+    assert_eq!(booked(&stage), "eye 1000000, fake 1000000");
+    stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_drawn_where_nobody_asked_for_it_or_nothing_could_be_seen() {
+    for (params, sees) in [
+        (json!({ "vision_model": "eye" }), &[("cat", 0.6)][..]),
+        (json!({ "vision_model": "eye", "vision_annotate": false }), &[("cat", 0.6)][..]),
+        (json!({ "vision_annotate": true }), &[("cat", 0.6)][..]),
+        (json!({ "vision_model": "eye", "vision_annotate": true }), &[][..]),
+    ] {
+        let chat = parrot();
+        let stage = stage_with("en", params, &chat).await;
+        open_eye(&stage, sees).await;
+        show_and_keep(&stage, "1").await;
+        assert_eq!(stage.answer().await, TurnOutcome::Answered);
+        assert_eq!(stage.timeline().await.pop().unwrap().parts, []);
+        assert_eq!(stage.sql("SELECT count(*) FROM media"), "1", "what the person sent, alone");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

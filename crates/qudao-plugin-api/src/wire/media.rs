@@ -1,6 +1,8 @@
 //! Models that look and listen. Pictures and sounds travel as base64 (RFC 4648, with padding) within the
 //! request, which has at most 16 MiB.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::is_false;
@@ -34,13 +36,18 @@ pub struct DetectRequest {
     /// Whether to return the picture with what was found drawn into it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub annotate: bool,
+    /// What to draw in the place of labels, by label: names in the reader's language. Labels that are
+    /// not among them are drawn as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub captions: BTreeMap<String, String>,
 }
 
 impl DetectRequest {
     /// A request to look at a picture, in base64.
     pub fn new(model: impl Into<String>, picture: impl Into<String>) -> Self {
         let (schema, model, picture) = (detect_schema(), model.into(), picture.into());
-        Self { schema, model, picture, threshold: None, annotate: false }
+        let captions = BTreeMap::new();
+        Self { schema, model, picture, threshold: None, annotate: false, captions }
     }
 }
 

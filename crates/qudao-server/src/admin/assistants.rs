@@ -88,6 +88,10 @@ pub(crate) struct Sampling {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 120, pattern = r"^[A-Za-z0-9._:/-]+$")]
     vision_model: Option<String>,
+    /// Whether the reply shows those pictures with what was found drawn into them, where the channel can
+    /// send pictures. Without a `vision_model` it means nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vision_annotate: Option<bool>,
     /// A model of the tenant's routes that listens to voice messages and other sounds: what is said in
     /// those that people send is told to the model that answers.
     #[serde(skip_serializing_if = "Option::is_none")]

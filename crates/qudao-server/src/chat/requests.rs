@@ -20,6 +20,7 @@ use crate::{
     rate::Standings,
     scope::RequestContext,
     state::AppState,
+    widget::entrance::settings_of,
 };
 
 /// What the chat page needs before anything was said.
@@ -30,6 +31,8 @@ pub(crate) struct Opening {
     token: String,
     /// What is open to everybody of the channel.
     channel: ChannelFace,
+    /// Whether visitors may send files.
+    uploads: bool,
 }
 
 /// A channel as a visitor sees it.
@@ -114,9 +117,11 @@ pub(crate) async fn open(
     if !door.open {
         return Err(ApiError::new(Code::ChannelClosed, "the channel is closed"));
     }
+    let settings = settings_of(&state, &door).await?;
     Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(Opening {
         token: format!("vt_{}", key::random_secret()),
         channel: ChannelFace::of(&door),
+        uploads: settings.uploads,
     }))
 }
 

@@ -48,9 +48,9 @@ pub(crate) fn rate_conversation() -> Doc {
 }
 
 pub(crate) fn send_file() -> Doc {
-    Doc::new("Widget", "Send a file")
+    Doc::new("Web chat", "Send a file")
         .about(
-            "At most 10 MB: a picture (JPEG, PNG, GIF, WebP), a PDF, a sound (MP3, Ogg, WAV, M4A, \
+            "Where the channel's setting `uploads` lets visitors do so. At most 10 MB: a picture (JPEG, PNG, GIF, WebP), a PDF, a sound (MP3, Ogg, WAV, M4A, \
              WebM) or plain text, judged by its bytes. It becomes a message of its own with the file \
              as its part. The same `id` is stored once, however often it is sent. A conversation may \
              hold 50 MB of files.",
@@ -61,6 +61,12 @@ pub(crate) fn send_file() -> Doc {
         .returns::<Receipt>(202, "Durable.")
         .fails(&[Code::InvalidQuery, Code::InsufficientCredits, Code::ChannelClosed])
         .fails(&[Code::Conflict, Code::RateLimited, Code::Overloaded])
+}
+
+pub(crate) fn fetch_file() -> Doc {
+    Doc::new("Web chat", "Get a file of the conversation")
+        .about("By the `upload_id` of a message's part: what the visitor sent, and what answers show.")
+        .returns_text(200, "application/octet-stream", "Its bytes, with its own media type.")
 }
 
 pub(crate) fn identify() -> Doc {

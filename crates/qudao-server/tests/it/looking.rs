@@ -56,8 +56,8 @@ async fn a_threshold_leaves_out_and_an_annotated_picture_comes_whole() {
     let body = json!({ "model": "eye", "image": "AAAA", "threshold": 0.6, "annotate": true });
     let answer = detect(&world, &tenant, body).await;
     assert_eq!(answer.body["objects"].as_array().unwrap().len(), 1, "{}", answer.body);
-    // `drawn`, of two parts.
-    assert_eq!(answer.body["annotated"], "data:image/jpeg;base64,ZHJhd24=");
+    // A JPEG file's first three bytes and `person`, of two parts.
+    assert_eq!(answer.body["annotated"], "data:image/jpeg;base64,/9j/cGVyc29u");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ mod chat;
 mod conform;
 mod endings;
 mod events;
+mod files;
 mod http;
 mod identity;
 mod limits;

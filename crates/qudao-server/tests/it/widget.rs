@@ -492,6 +492,12 @@ async fn a_file_becomes_a_message_once_by_what_is_in_it() {
     let history = site.ask("GET", "messages", &headers, "").await.body;
     assert_eq!(history["data"][1]["text"], "[image: dot.txt]");
     assert_eq!(history["data"][1]["parts"][0]["mime"], "image/gif");
+    let file = history["data"][1]["parts"][0]["upload_id"].as_str().unwrap();
+    let fetched = site.ask("GET", &format!("files/{file}"), &headers, "").await;
+    assert_eq!((fetched.status, fetched.body), (200, json!("GIF89a\u{1}\0")));
+    let stranger = shown(SHOP, &site.token().await);
+    let refused = site.ask("GET", &format!("files/{file}"), &stranger, "").await;
+    assert_eq!(refusal(&refused), (404, "not_found".to_owned()));
     site.world.db.psql("DELETE FROM media WHERE mime = 'image/gif'");
     let kept = "SELECT count(*), min(mime), min(size), min(convert_from(bytes, 'UTF8')) = \
                 E'dear shop,\\nhere is my order', count(conversation_id) FROM media";

@@ -79,6 +79,43 @@ proptest! {
     }
 
     #[test]
+    fn a_pair_is_its_two_convolutions(
+        (height, width) in (1usize..20, 1usize..20),
+        (channels, outputs) in (2usize..70, 1usize..90),
+        (halving, active) in any::<(bool, bool)>(),
+        threads in 1usize..4,
+    ) {
+        fn run<O: Ops>(ops: &O, each: &Layer, mix: &Layer, grid: &Grid) -> Result<Grid> {
+            let (each, mix) = (ops.prepare(each.clone())?, ops.prepare(mix.clone())?);
+            ops.take(&ops.pair(&each, &mix, &ops.put(grid)?)?)
+        }
+        let (height, width) = if halving { (2 * height, 2 * width) } else { (height, width) };
+        let activation = if active { Activation::Silu } else { Activation::None };
+        let each = Layer {
+            weight: numbers(9 * channels, 1),
+            bias: numbers(channels, 2),
+            inputs: channels,
+            outputs: channels,
+            size: 3,
+            stride: if halving { 2 } else { 1 },
+            depthwise: true,
+            activation: Activation::Silu,
+        };
+        let mix = Layer {
+            weight: numbers(channels * outputs, 3),
+            bias: numbers(outputs, 4),
+            outputs,
+            size: 1,
+            stride: 1,
+            depthwise: false,
+            activation,
+            ..each.clone()
+        };
+        let grid = grid(height, width, channels, 11);
+        both(threads, |maps| run(maps, &each, &mix, &grid), |plain| run(plain, &each, &mix, &grid));
+    }
+
+    #[test]
     fn pooling_doubling_stacking_and_adding_are_those_of_candle(
         (height, width, channels) in (1usize..16, 1usize..16, 1usize..40),
         other in 1usize..40,

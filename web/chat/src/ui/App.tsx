@@ -3,9 +3,10 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import type { ChatClient } from '../client';
 import type { Settings } from '../settings';
 import { explain, WORDS } from '../words';
+import { Attach } from './Attach';
 import { Banner } from './Banner';
 import { Composer } from './Composer';
-import { WordsContext } from './context';
+import { PicturesContext, WordsContext } from './context';
 import { Header } from './Header';
 import { Mark } from './icons';
 import { Log } from './Log';
@@ -53,21 +54,25 @@ export function App({ client, settings, changed }: AppProps): JSX.Element {
   }
   return (
     <WordsContext.Provider value={words}>
-      <div class="page">
-        <Header client={client} settings={settings} changed={changed} />
-        <Log
-          main
-          client={client}
-          language={settings.language}
-          edit={edit}
-          say={(chip) => client.send(chip)}
-          welcome={{ greeting: client.channel?.greeting || words.hello, intro: words.intro, suggestions: words.suggestions }}
-        />
-        <footer class="footer">
-          <Banner client={client} />
-          <Composer client={client} text={text} setText={setText} submit={submit} input={input} note={words.disclosure} />
-        </footer>
-      </div>
+      <PicturesContext.Provider value={client.pictures}>
+        <div class="page">
+          <Header client={client} settings={settings} changed={changed} />
+          <Log
+            main
+            client={client}
+            language={settings.language}
+            edit={edit}
+            say={(chip) => client.send(chip)}
+            welcome={{ greeting: client.channel?.greeting || words.hello, intro: words.intro, suggestions: words.suggestions }}
+          />
+          <footer class="footer">
+            <Banner client={client} />
+            <Composer client={client} text={text} setText={setText} submit={submit} input={input} note={words.disclosure}>
+              {client.channel?.uploads && <Attach client={client} />}
+            </Composer>
+          </footer>
+        </div>
+      </PicturesContext.Provider>
     </WordsContext.Provider>
   );
 }

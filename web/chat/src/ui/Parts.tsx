@@ -1,6 +1,8 @@
 import type { JSX } from 'preact';
+import { useContext, useEffect, useState } from 'preact/hooks';
 import { safeHref } from '../markdown';
 import { sizeText, type Part, type Press } from '../parts';
+import { PicturesContext } from './context';
 import { Icon } from './icons';
 import { Markdown } from './Markdown';
 
@@ -20,7 +22,7 @@ function PartView({ part, say }: { part: Part; say: (text: string) => void }): J
     case 'text':
       return part.markdown ? <Markdown text={part.text} streaming={false} /> : <p class="words" dir="auto">{part.text}</p>;
     case 'file':
-      return <File {...part} />;
+      return part.kind === 'image' && part.upload !== '' ? <Picture {...part} /> : <File {...part} />;
     case 'presses':
       return (
         <div class="presses">
@@ -43,6 +45,26 @@ function PressView({ press, say }: { press: Press; say: (text: string) => void }
   const href = safeHref(press.url);
   if (href === null) return <span class="press dead" dir="auto">{press.label}</span>;
   return <a class="press" dir="auto" href={href} target="_blank" rel="noopener noreferrer nofollow">{press.label}</a>;
+}
+
+/** A picture that the platform keeps. Until it is here, and if it never is, its name stands for it. */
+function Picture(part: Extract<Part, { type: 'file' }>): JSX.Element {
+  const pictures = useContext(PicturesContext);
+  const [address, setAddress] = useState<string | null>(null);
+  useEffect(() => {
+    let drawn = true;
+    void pictures?.address(part.upload).then((found) => drawn && setAddress(found));
+    return () => void (drawn = false);
+  }, [pictures, part.upload]);
+  if (address === null) return <File {...part} />;
+  return (
+    <div class="file-part">
+      <a class="picture" href={address} target="_blank" rel="noopener">
+        <img src={address} alt={part.name} onError={() => setAddress(null)} />
+      </a>
+      {part.caption !== '' && <p class="words" dir="auto">{part.caption}</p>}
+    </div>
+  );
 }
 
 function File({ name, size, url, caption }: Extract<Part, { type: 'file' }>): JSX.Element {

@@ -1,5 +1,6 @@
 import type { JSX } from 'preact';
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { Attach } from '../../../chat/src/ui/Attach';
 import { Banner } from '../../../chat/src/ui/Banner';
 import { Composer } from '../../../chat/src/ui/Composer';
 import { useWords } from '../../../chat/src/ui/context';
@@ -7,7 +8,6 @@ import { Icon } from '../../../chat/src/ui/icons';
 import { Log } from '../../../chat/src/ui/Log';
 import { download, transcript } from '../transcript';
 import { WIDGET_WORDS } from '../words';
-import { Attach } from './Attach';
 import { Copy } from './Copy';
 import { Rating } from './Rating';
 import type { WidgetProps } from './Widget';
@@ -107,7 +107,7 @@ export function Panel(props: WidgetProps): JSX.Element {
           input={input}
           note={face.ai_disclosure ? words.disclosure : ''}
         >
-          {face.uploads && <Attach client={client} words={own} />}
+          {face.uploads && <Attach client={client} />}
         </Composer>
       </footer>
     </div>

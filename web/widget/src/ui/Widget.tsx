@@ -2,7 +2,7 @@ import type { JSX } from 'preact';
 import { useLayoutEffect, useRef } from 'preact/hooks';
 import type { ChatClient } from '../../../chat/src/client';
 import type { Shelf } from '../../../chat/src/outbox';
-import { WordsContext } from '../../../chat/src/ui/context';
+import { PicturesContext, WordsContext } from '../../../chat/src/ui/context';
 import { WORDS } from '../../../chat/src/words';
 import { colours } from '../colour';
 import type { Face, WidgetDoor } from '../door';
@@ -42,7 +42,11 @@ export function Widget(props: WidgetProps): JSX.Element {
   return (
     <WordsContext.Provider value={WORDS[tongue.language]}>
       <div class={right ? 'root right' : 'root left'} lang={tongue.tag} dir={tongue.direction} style={style ?? undefined}>
-        {open && <Panel {...props} />}
+        {open && (
+          <PicturesContext.Provider value={props.client.pictures}>
+            <Panel {...props} />
+          </PicturesContext.Provider>
+        )}
         <button
           ref={launcher}
           type="button"

@@ -1,5 +1,7 @@
 //! What was found in a picture, in the conversation's language.
 
+use std::collections::BTreeMap;
+
 use qudao_plugin_api::wire::{Detected, Object};
 
 /// Kinds of things that are told; a crowd of kinds says less than its surest.
@@ -31,6 +33,13 @@ pub(super) fn of(detected: &Detected, locale: &str) -> String {
         true => format!("图中有：{}。", kinds.join("，")),
         false => format!("The picture shows: {}.", kinds.join(", ")),
     }
+}
+
+/// What to write in a drawn picture in the place of labels: the names in the conversation's language
+/// where they are known.
+pub(super) fn captions(locale: &str) -> BTreeMap<String, String> {
+    let known = CHINESE.iter().filter(|_| is_chinese(locale));
+    known.map(|(label, name)| ((*label).to_owned(), (*name).to_owned())).collect()
 }
 
 /// For a picture that no model could look at.
@@ -200,6 +209,13 @@ mod tests {
         let two = detected(&[("person", 0.93), ("cup", 0.9), ("person", 0.88)]);
         assert_eq!(of(&two, "en"), "The picture shows: 2 persons (93 %, 88 %), 1 cup (90 %).");
         assert_eq!(of(&two, "zh-CN"), "图中有：2 个人（93%、88%），1 个杯子（90%）。");
+    }
+
+    #[test]
+    fn a_drawn_picture_names_things_as_the_sentence_does() {
+        assert_eq!(captions("zh-CN")["cat"], "猫");
+        assert_eq!(captions("zh").len(), CHINESE.len());
+        assert!(captions("en").is_empty());
     }
 
     #[test]

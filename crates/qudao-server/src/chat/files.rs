@@ -1,6 +1,10 @@
-//! Files that visitors send. What a file is its first bytes say, and not its name or its sender.
+//! Files of a visitor's conversation: those that they send, and those of the answers. What a file is its
+//! first bytes say, and not its name or its sender.
 
-use actix_web::{HttpRequest, HttpResponse, dev::Payload, web};
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, dev::Payload, http::header, web};
+use qudao_channels::web::WidgetSettings;
 use qudao_domain::{
     ConversationId, MediaId,
     message::{Media, Part},
@@ -10,20 +14,20 @@ use qudao_storage::{NewUpload, StorageError, UploadedBytes};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::entrance::entrance;
+use super::{
+    door::{self, Visit},
+    frame::MessageKey,
+    requests::{Receipt, visit},
+    session::check_message,
+};
 use crate::{
     access::VisitorCaller,
-    chat::{
-        door::{self, Visit},
-        frame::MessageKey,
-        requests::{Receipt, visit},
-        session::check_message,
-    },
     code::Code,
     error::ApiError,
-    extract::{Query, Text, read_bytes},
+    extract::{NoQuery, Query, Text, path_id, read_bytes},
     scope::RequestContext,
     state::AppState,
+    widget::entrance::{entrance, settings_of},
 };
 
 /// Bytes of one file.
@@ -44,31 +48,89 @@ pub(crate) struct FileQuery {
     name: String,
 }
 
-/// Stores a file as a message of its own: its words for the model, and the bytes beside it. The
-/// message comes first, so that no file is kept that no conversation leads to; whoever sends the
-/// same id again puts right what broke off in between.
+/// A file from the chat page.
 pub(crate) async fn upload(
     state: web::Data<AppState>,
     request: HttpRequest,
     caller: VisitorCaller,
-    Query(FileQuery { id, name }): Query<FileQuery>,
+    Query(query): Query<FileQuery>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    if !entrance(&request)?.settings.uploads {
+    let visit = visit(&state, &request, &caller).await?;
+    takes_files(&settings_of(&state, &visit.door).await?)?;
+    store(&state, &request, visit, query, payload).await
+}
+
+/// A file from the widget.
+pub(crate) async fn upload_to_widget(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    caller: VisitorCaller,
+    Query(query): Query<FileQuery>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    takes_files(&entrance(&request)?.settings)?;
+    let visit = visit(&state, &request, &caller).await?;
+    store(&state, &request, visit, query, payload).await
+}
+
+fn takes_files(settings: &WidgetSettings) -> Result<(), ApiError> {
+    if !settings.uploads {
         return Err(ApiError::new(Code::Conflict, "this channel takes no files"));
     }
+    Ok(())
+}
+
+/// A file of the visitor's conversation, whoever sent it. Nobody else's is found.
+pub(crate) async fn fetch(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    caller: VisitorCaller,
+    _: Query<NoQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let id: MediaId = path_id(&request)?;
+    let visit = visit(&state, &request, &caller).await?;
+    let core = state.core.clone();
+    let reading = async move {
+        let mut tx = core.store.begin_reading(visit.door.tenant_id).await?;
+        let channel = visit.door.channel_id;
+        let file = match tx.find_conversation_of(channel, &visit.peer).await? {
+            Some(conversation) => tx.conversation_media(channel, conversation.id, id).await?,
+            None => None,
+        };
+        tx.commit().await?;
+        Ok::<_, StorageError>(file)
+    };
+    let file = state.on_runtime(reading).await?.ok_or_else(|| ApiError::not_found("file"))?;
+    // Whatever it is, no browser shall run it here.
+    Ok(HttpResponse::Ok()
+        .content_type(file.mime)
+        .insert_header((header::CONTENT_DISPOSITION, "attachment"))
+        .insert_header((header::CACHE_CONTROL, "private, max-age=3600"))
+        .body(file.bytes))
+}
+
+/// Stores a file as a message of its own: its words for the model, and the bytes beside it. The
+/// message comes first, so that no file is kept that no conversation leads to; whoever sends the
+/// same id again puts right what broke off in between.
+async fn store(
+    state: &AppState,
+    request: &HttpRequest,
+    visit: Visit,
+    FileQuery { id, name }: FileQuery,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
     let name = clean(&name);
     let (external_id, _) = check_message(&id, "file")
         .map_err(|wrong| ApiError::new(Code::InvalidQuery, format!("id {}", wrong.detail)))?;
-    let visit = visit(&state, &request, &caller).await?;
     let payload: Payload = payload.into_inner();
-    let bytes = read_bytes(&request, payload, MAX_BYTES).await?;
+    let bytes = read_bytes(request, payload, MAX_BYTES).await?;
     let Some((mime, part)) = kind_of(&bytes) else {
         let detail = "files are pictures (JPEG, PNG, GIF, WebP), PDF, sound (MP3, Ogg, WAV, M4A, \
                       WebM) or plain text, by what is in them";
         return Err(ApiError::new(Code::UnsupportedMediaType, detail));
     };
-    has_room(&state, &visit, bytes.len() as u64).await?;
+    has_room(state, &visit, bytes.len() as u64).await?;
     let sha256: [u8; 32] = Sha256::digest(&*bytes).into();
     let file_id = file_id(&visit, &external_id);
     let media = Media {
@@ -82,11 +144,11 @@ pub(crate) async fn upload(
     let part = part(media);
     let said = MessageText::parse(&part.to_text())
         .map_err(|error| ApiError::new(Code::InvalidQuery, error.to_string()))?;
-    let origin = RequestContext::of(&request).trace;
+    let origin = RequestContext::of(request).trace;
     let (accepted, _) =
-        door::accept(&state, &visit, &external_id, said, vec![part], origin).await?;
+        door::accept(state, &visit, &external_id, said, vec![part], origin).await?;
     let kept = Kept { visit, file_id, mime, name, sha256, bytes };
-    keep(&state, kept, accepted.conversation_id).await?;
+    keep(state, kept, accepted.conversation_id).await?;
     Ok(HttpResponse::Accepted().json(Receipt {
         id,
         seq: accepted.seq,
@@ -153,7 +215,7 @@ async fn has_room(state: &AppState, visit: &Visit, more: u64) -> Result<(), ApiE
 }
 
 /// After this somebody may ask again whether there is room.
-const ROOM_AGAIN: std::time::Duration = std::time::Duration::from_secs(60 * 60);
+const ROOM_AGAIN: Duration = Duration::from_secs(60 * 60);
 
 /// The same for the same message, so that a repetition keeps the file once.
 fn file_id(visit: &Visit, id: &ExternalId) -> MediaId {

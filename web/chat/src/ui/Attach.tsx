@@ -1,11 +1,12 @@
 import type { JSX } from 'preact';
 import { useRef, useState } from 'preact/hooks';
-import type { ChatClient } from '../../../chat/src/client';
-import { Icon } from '../../../chat/src/ui/icons';
+import type { ChatClient } from '../client';
 import { ACCEPTED, sendFile } from '../files';
-import type { WidgetWords } from '../words';
+import { useWords } from './context';
+import { Icon } from './icons';
 
-export function Attach({ client, words }: { client: ChatClient; words: WidgetWords }): JSX.Element {
+export function Attach({ client }: { client: ChatClient }): JSX.Element {
+  const words = useWords();
   const chooser = useRef<HTMLInputElement>(null);
   const [busy, setBusy] = useState(false);
   const [say, setSay] = useState('');
