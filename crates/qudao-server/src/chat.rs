@@ -4,6 +4,7 @@ pub(crate) mod claims;
 pub(crate) mod door;
 pub(crate) mod drive;
 pub(crate) mod events;
+pub(crate) mod files;
 pub(crate) mod frame;
 pub(crate) mod requests;
 pub(crate) mod session;

@@ -80,6 +80,7 @@ fn endpoints() -> Endpoints {
     api.post("/v1/web/{key}/session", Public, chat::requests::open, docs::open_chat());
     api.get("/v1/web/{key}/messages", Visitor, chat::requests::messages, docs::chat_messages());
     api.post("/v1/web/{key}/messages", Visitor, chat::requests::post_message, docs::post_message());
+    api.post("/v1/web/{key}/files", Visitor, chat::files::upload, docs::send_file());
     api.post("/v1/web/{key}/stop", Visitor, chat::requests::stop, docs::stop());
     claim_endpoints(&mut api);
     api.get("/v1/web/{key}/events", Visitor, chat::events::open, docs::events());
@@ -149,7 +150,7 @@ fn widget_endpoints(api: &mut Endpoints) {
     let transcript = "/v1/widget/{key}/transcript";
     api.post(transcript, Widget, widget::transcript::send, docs::send_transcript());
     let files = "/v1/widget/{key}/files";
-    api.post(files, Widget, widget::files::upload, docs::send_file());
+    api.post(files, Widget, chat::files::upload_in_widget, docs::send_file().of_the_widget());
 }
 
 fn operations_endpoints(api: &mut Endpoints) {

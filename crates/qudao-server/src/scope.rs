@@ -201,7 +201,9 @@ fn render(failure: &ApiError, context: &RequestContext, openai: bool) -> HttpRes
 fn is_openai(path: &str) -> bool {
     let alike = ["/v1/models", "/v1/embeddings", "/v1/classifications", "/v1/detections"];
     let below = ["/v1/chat/", "/v1/audio/"];
-    below.iter().any(|begin| path.starts_with(begin)) || alike.contains(&path) || path.starts_with("/v1/models/")
+    below.iter().any(|begin| path.starts_with(begin))
+        || alike.contains(&path)
+        || path.starts_with("/v1/models/")
 }
 
 fn log_failure(failure: &ApiError, context: &RequestContext, request: &HttpRequest) {

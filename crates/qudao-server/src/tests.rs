@@ -281,7 +281,11 @@ async fn pages_run_nothing_that_this_server_did_not_send() {
         assert!(policy.contains(&format!("frame-ancestors {ancestors}")), "{policy}");
         assert_eq!(header(&response, "x-frame-options"), framing);
         assert_eq!(policy.contains("trusted-types 'none'"), path != "/docs");
-        assert!(header(&response, "permissions-policy").contains("camera=()"));
+        let permissions = header(&response, "permissions-policy");
+        assert!(permissions.contains("camera=()"));
+        // Whoever chats may speak; nobody else needs a microphone.
+        let microphone = if chat { "microphone=(self)," } else { "microphone=()," };
+        assert!(permissions.contains(microphone), "{permissions}");
         assert_eq!(header(&response, "cross-origin-opener-policy"), "same-origin");
         assert_eq!(header(&response, "x-dns-prefetch-control"), "off");
         if let Some(tag) = response.headers().get("etag").cloned() {

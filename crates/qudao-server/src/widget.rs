@@ -6,7 +6,6 @@
 //! nowhere else do answers tell a browser that a page of another site may read them.
 
 pub(crate) mod entrance;
-pub(crate) mod files;
 pub(crate) mod identify;
 pub(crate) mod requests;
 pub(crate) mod token;

@@ -59,6 +59,8 @@ export interface ChannelInfo {
   assistant: string;
   locale: string;
   greeting: string;
+  /** Visitors may speak; absent in what an older server said. */
+  voice?: boolean;
 }
 
 type Fields = Record<string, 'string' | 'number' | 'boolean'>;

@@ -140,7 +140,8 @@ impl Segment {
                 matches!(c, '\u{2e80}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ff60}' | '\u{20000}'..='\u{3fffd}')
             })
         };
-        let (last, first) = (before.trim_end().chars().next_back(), after.trim_start().chars().next());
+        let (last, first) =
+            (before.trim_end().chars().next_back(), after.trim_start().chars().next());
         if last.is_none() || first.is_none() || (tight(last) && tight(first)) { "" } else { " " }
     }
 

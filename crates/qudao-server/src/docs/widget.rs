@@ -48,15 +48,17 @@ pub(crate) fn rate_conversation() -> Doc {
 }
 
 pub(crate) fn send_file() -> Doc {
-    Doc::new("Widget", "Send a file")
+    Doc::new("Web chat", "Send a file")
         .about(
             "At most 10 MB: a picture (JPEG, PNG, GIF, WebP), a PDF, a sound (MP3, Ogg, WAV, M4A, \
              WebM) or plain text, judged by its bytes. It becomes a message of its own with the file \
              as its part. The same `id` is stored once, however often it is sent. A conversation may \
-             hold 50 MB of files.",
+             hold 50 MB of files. A channel that takes no files, but whose `voice` is set, takes sounds \
+             with `voice=true`: what is said in them takes the place of the message's text.",
         )
         .needs_query("id", "Chosen by the client: 1 to 64 visible ASCII characters.")
         .query("name", "What the file is called.")
+        .query("voice", "`true` for a sound that the visitor speaks.")
         .file()
         .returns::<Receipt>(202, "Durable.")
         .fails(&[Code::InvalidQuery, Code::InsufficientCredits, Code::ChannelClosed])

@@ -190,10 +190,8 @@ mod tests {
 
     #[test]
     fn subtitles_have_their_times_and_no_text_that_breaks_them() {
-        let segments = [
-            said(0, 1_234, "Hello,\n\nthere."),
-            said(3_661_005, 3_662_000, "1 --> 2 <b>&"),
-        ];
+        let segments =
+            [said(0, 1_234, "Hello,\n\nthere."), said(3_661_005, 3_662_000, "1 --> 2 <b>&")];
         assert_eq!(
             srt(&segments),
             "1\n00:00:00,000 --> 00:00:01,234\nHello, there.\n\n\

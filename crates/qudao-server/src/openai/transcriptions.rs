@@ -27,7 +27,8 @@ use crate::{
 const SOUND_MAX: usize = (15 << 20) / 4 * 3;
 /// Characters of what is to be thought to have been said before.
 const PROMPT_MAX: usize = 4_000;
-const HOW: &str = "send multipart/form-data with the sound in the field `file` and the field `model`";
+const HOW: &str =
+    "send multipart/form-data with the sound in the field `file` and the field `model`";
 
 /// A sound to write down.
 #[derive(Debug, ToSchema)]

@@ -205,8 +205,7 @@ impl Whole {
         let failed = |detail: &'static str| ApiError::new(Code::ModelFailed, detail);
         let mut found: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
         for piece in self.pieces.drain(..) {
-            let part: T = serde_json::from_value(piece)
-                .map_err(|_| failed(OTHER_FORM))?;
+            let part: T = serde_json::from_value(piece).map_err(|_| failed(OTHER_FORM))?;
             let at = usize::try_from(index(&part)).unwrap_or(usize::MAX);
             match found.get_mut(at) {
                 Some(place @ None) => *place = Some(part),

@@ -58,15 +58,26 @@ pub(crate) fn entrance(request: &HttpRequest) -> Result<Rc<Entrance>, ApiError> 
 async fn find(request: &HttpRequest) -> Result<Entrance, ApiError> {
     let state = AppState::of(request);
     let door = door::known_door(state, request).await?;
+    let settings = web_settings(state, &door).await?;
+    let origin = check(&settings, request.headers())?;
+    Ok(Entrance { door, settings, origin })
+}
+
+/// What the tenant set of a channel of the web.
+///
+/// # Errors
+/// `not_found` if it is gone.
+pub(crate) async fn web_settings(
+    state: &AppState,
+    door: &ChannelDoor,
+) -> Result<WidgetSettings, ApiError> {
     let core = Arc::clone(&state.core);
     let (tenant, channel) = (door.tenant_id, door.channel_id);
     let setup = state.on_runtime(async move {
         core.channel_setup(tenant, channel).await.map_err(|error| setup_failed(&error))
     });
     let setup = setup.await?.ok_or_else(|| ApiError::not_found("channel"))?;
-    let settings = WidgetSettings::read(&setup.config);
-    let origin = check(&settings, request.headers())?;
-    Ok(Entrance { door, settings, origin })
+    Ok(WidgetSettings::read(&setup.config))
 }
 
 /// A tenant's secrets are none of a visitor's concern: that they cannot be opened is a failure.

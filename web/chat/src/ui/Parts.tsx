@@ -1,6 +1,7 @@
 import type { JSX } from 'preact';
 import { safeHref } from '../markdown';
 import { sizeText, type Part, type Press } from '../parts';
+import { useWords } from './context';
 import { Icon } from './icons';
 import { Markdown } from './Markdown';
 
@@ -45,12 +46,13 @@ function PressView({ press, say }: { press: Press; say: (text: string) => void }
   return <a class="press" dir="auto" href={href} target="_blank" rel="noopener noreferrer nofollow">{press.label}</a>;
 }
 
-function File({ name, size, url, caption }: Extract<Part, { type: 'file' }>): JSX.Element {
+function File({ name, size, url, caption, voice }: Extract<Part, { type: 'file' }>): JSX.Element {
+  const words = useWords();
   const href = url === '' ? null : safeHref(url);
   const inside = (
     <>
-      <Icon name="file" />
-      <span class="file-name" dir="auto">{name}</span>
+      <Icon name={voice ? 'mic' : 'file'} />
+      <span class="file-name" dir="auto">{voice ? words.voiceMessage : name}</span>
       {size > 0 && <span class="file-size">{sizeText(size)}</span>}
     </>
   );
