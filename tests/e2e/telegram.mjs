@@ -11,6 +11,8 @@ export class BotApi {
   /** Whether the endpoint answers a challenge. */
   honest = false;
   #waiting = [];
+  /** Bytes of files that people sent, by path. */
+  #files = new Map();
   #updates = 100;
   #server = createServer((request, response) => void this.#answer(request, response));
 
@@ -28,9 +30,18 @@ export class BotApi {
   }
   /** Somebody writes to the bot. */
   write(name, id, text) {
-    const person = { id, is_bot: false, first_name: name };
+    this.#push(name, id, { text });
+  }
+  /** Somebody speaks to the bot: a file of Ogg with Opus. */
+  speak(name, id, bytes) {
+    const file = `voice-${this.#updates}`;
+    this.#files.set(`voice/${file}.oga`, bytes);
+    this.#push(name, id, { voice: { file_id: file, file_unique_id: file, duration: 5, mime_type: 'audio/ogg', file_size: bytes.length } });
+  }
+  #push(name, id, content) {
+    const person = { id, is_bot: false, first_name: name, language_code: 'en' };
     this.#updates += 1;
-    this.#waiting.push({ update_id: this.#updates, message: { message_id: this.#updates, date: Math.floor(Date.now() / 1000), chat: { id, type: 'private', first_name: name }, from: person, text } });
+    this.#waiting.push({ update_id: this.#updates, message: { message_id: this.#updates, date: Math.floor(Date.now() / 1000), chat: { id, type: 'private', first_name: name }, from: person, ...content } });
   }
   async #answer(request, response) {
     let text = '';
@@ -42,6 +53,8 @@ export class BotApi {
       this.events.push(body.type);
       return reply(200, {});
     }
+    const asked = request.url.startsWith(`/file/bot${TOKEN}/`) && this.#files.get(request.url.slice(`/file/bot${TOKEN}/`.length));
+    if (asked) return response.writeHead(200, { 'content-type': 'application/octet-stream' }).end(asked);
     const [, token, method] = /^\/bot([^/]+)\/(\w+)/.exec(request.url) ?? [];
     if (token !== TOKEN) return reply(401, { ok: false, error_code: 401, description: 'Unauthorized' });
     if (method === 'getMe') return reply(200, { ok: true, result: { id: 4242, is_bot: true, first_name: 'Tea', username: 'tea_bot' } });
@@ -50,6 +63,7 @@ export class BotApi {
       if (this.#waiting.length === 0) await new Promise((resolve) => setTimeout(resolve, 200));
       return reply(200, { ok: true, result: this.#waiting.filter(({ update_id: id }) => id >= (body.offset ?? 0)) });
     }
+    if (method === 'getFile') return reply(200, { ok: true, result: { file_id: body.file_id, file_path: `voice/${body.file_id}.oga` } });
     if (method === 'sendMessage') this.sent.push(body);
     return reply(200, { ok: true, result: method === 'sendMessage' ? { message_id: 1000 + this.sent.length, date: 1, chat: { id: body.chat_id, type: 'private' } } : true });
   }
