@@ -167,7 +167,8 @@ impl TranscriptionForm {
         let language = text(form, "language", &mut check);
         let prompt = text(form, "prompt", &mut check);
         let temperature = text(form, "temperature", &mut check).and_then(|text| {
-            let number = text.trim().parse().ok().filter(|number| (0.0..=1.0).contains(number));
+            let number =
+                text.trim().parse::<f32>().ok().filter(|number| (0.0..=1.0).contains(number));
             check.take("/temperature", number.ok_or("has to be a number from 0 to 1"))
         });
         let stream = text(form, "stream", &mut check).and_then(|text| {
