@@ -265,7 +265,7 @@ fn granularities(form: &Form, check: &mut FieldCheck) -> Option<Vec<Granularity>
         if text == "word" {
             check.refuse(pointer, "times of words are not served here: ask for segment");
         } else {
-            found.extend(check.take(pointer, parse_word(&text)));
+            found.extend(check.take(pointer, parse_word::<Granularity>(&text)));
         }
     }
     (!found.is_empty()).then_some(found)
