@@ -140,7 +140,9 @@ fn the_description_is_complete_enough_for_generators_of_clients() {
         if operation["requestBody"].is_object() {
             let content = &operation["requestBody"]["content"];
             let file = content["application/octet-stream"].is_object();
-            assert!(file || content["application/json"]["example"].is_object(), "{name}");
+            let form = content["multipart/form-data"]["schema"].is_object();
+            let json = content["application/json"]["example"].is_object();
+            assert!(file || form || json, "{name}");
         }
         for parameter in name.split('/').filter_map(|part| part.strip_prefix('{')) {
             let parameter = parameter.trim_end_matches('}');

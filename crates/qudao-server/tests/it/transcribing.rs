@@ -15,6 +15,11 @@ const PATH: &str = "/v1/audio/transcriptions";
 const CREDITS: i64 = 100_000_000;
 /// What the ear hears in each sound, a second each.
 const SAID: &[&str] = &["Hello.", "Where is my parcel?"];
+/// As long as its two seconds are at least: what is set aside for a call is bounded by the bytes.
+const SOUND: &str = match std::str::from_utf8(&[b'x'; 600]) {
+    Ok(bytes) => bytes,
+    Err(_) => panic!("letters"),
+};
 /// Two seconds at a thousandth of a unit.
 const CHARGED: &str = "2000|2|0";
 
@@ -48,7 +53,7 @@ fn headers(key: &str, bound: &str) -> String {
 
 /// Sends a sound with more fields.
 async fn transcribe(world: &World, tenant: &TestTenant, more: &[(&str, &str)]) -> Answer {
-    let fields = [&[("file", "OggS"), ("model", "ear")], more].concat();
+    let fields = [&[("file", SOUND), ("model", "ear")], more].concat();
     send(world, tenant, &fields).await
 }
 
@@ -71,7 +76,7 @@ async fn what_is_said_has_openais_shape_and_a_price_by_the_second() {
     assert_eq!(answer.body, json!({ "text": "Hello. Where is my parcel?", "usage": usage }));
     assert_eq!(answer.header("x-qudao-model"), Some("ear"));
     assert_eq!(charged(&world), CHARGED);
-    let by_route = send(&world, &tenant, &[("file", "OggS"), ("model", "Test tenant")]).await;
+    let by_route = send(&world, &tenant, &[("file", SOUND), ("model", "Test tenant")]).await;
     assert_eq!((by_route.status, &by_route.body), (200, &answer.body));
     assert_eq!(by_route.header("x-qudao-model"), Some("ear"));
     assert!(by_route.header("x-qudao-decision").unwrap().starts_with("dec_"));
@@ -107,7 +112,7 @@ async fn a_stream_says_each_stretch_and_ends_when_it_is_charged() {
     let world = world(Some(SAID)).await;
     let tenant = tenant(&world, CREDITS).await;
     let connection = tokio::net::TcpStream::connect(world.addr()).await.unwrap();
-    let fields = [("file", "OggS"), ("model", "ear"), ("stream", "true")];
+    let fields = [("file", SOUND), ("model", "ear"), ("stream", "true")];
     let head = headers(&tenant.api_key.reveal(), "b0");
     let stream = Stream::open(connection, "POST", PATH, &head, &form("b0", &fields)).await;
     assert_eq!(stream.status, 200);
@@ -125,7 +130,7 @@ async fn a_repeated_call_is_made_and_charged_once_whatever_the_forms_bounds() {
         let head = format!("{}idempotency-key: {once}\r\n", headers(&key, bound));
         world.send("POST", PATH, &head, &form(bound, fields)).await
     };
-    let fields = [("file", "OggS"), ("model", "ear")];
+    let fields = [("file", SOUND), ("model", "ear")];
     let first = again("b0", "k1", &fields).await;
     let second = again("b1", "k1", &fields).await;
     assert_eq!((first.status, second.status), (200, 200), "{}", second.body);
@@ -155,7 +160,7 @@ async fn what_cannot_be_served_is_refused_and_costs_nothing() {
     let world = world(Some(SAID)).await;
     let (rich, poor) = (tenant(&world, CREDITS).await, tenant(&world, 0).await);
     let long = "x".repeat(4_001);
-    let (file, model) = (("file", "OggS"), ("model", "ear"));
+    let (file, model) = (("file", SOUND), ("model", "ear"));
     let mut refusals = Vec::new();
     for fields in [
         &[model][..],
@@ -198,7 +203,7 @@ async fn a_body_that_is_no_form_or_too_large_is_refused_before_it_is_read() {
     let world = world(Some(SAID)).await;
     let tenant = tenant(&world, CREDITS).await;
     let key = tenant.api_key.reveal();
-    let json = world.post(PATH, &key, &json!({ "model": "ear", "file": "OggS" })).await;
+    let json = world.post(PATH, &key, &json!({ "model": "ear", "file": SOUND })).await;
     assert_eq!(json.status, 415);
     assert!(json.body["error"]["message"].as_str().unwrap().contains("multipart/form-data"));
     let head = headers(&key, "b0");
@@ -223,7 +228,7 @@ async fn models_of_other_kinds_and_of_other_tenants_are_refused_in_words() {
     let path = format!("/v1/tenants/{}/routes", tenant.id);
     let more = json!({ "name": "Chat", "models": ["fake"] });
     assert_eq!(world.post(&path, OPERATOR, &more).await.status, 201);
-    let chats = send(&world, &tenant, &[("file", "OggS"), ("model", "fake")]).await;
+    let chats = send(&world, &tenant, &[("file", SOUND), ("model", "fake")]).await;
     assert_eq!(refusal(&chats), (400, "wrong_model_kind".to_owned()));
     let message = json!([{ "role": "user", "content": "Hello" }]);
     let key = tenant.api_key.reveal();
@@ -234,7 +239,7 @@ async fn models_of_other_kinds_and_of_other_tenants_are_refused_in_words() {
     let theirs = transcribe(&world, &stranger, &[]).await;
     assert_eq!(refusal(&theirs), (404, "model_not_found".to_owned()));
     let nobody = headers("qk_live_wrong", "b0");
-    let form = form("b0", &[("file", "OggS"), ("model", "ear")]);
+    let form = form("b0", &[("file", SOUND), ("model", "ear")]);
     assert_eq!(world.send("POST", PATH, &nobody, &form).await.status, 401);
     let keys = format!("/v1/tenants/{}/api-keys", tenant.id);
     let reads = json!({ "name": "Reads", "scopes": ["billing:read"] });
