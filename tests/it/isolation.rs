@@ -20,6 +20,8 @@ use crate::{
 mod estate;
 
 const CANARY: &str = "canary-";
+/// What tells that an operation takes a form.
+const FORM: &str = "/requestBody/content/multipart~1form-data";
 /// What the owner of a channel or of a sign-in page shows to everybody who has its address.
 const PUBLIC: &[&str] = &[
     "assistants-greeting",
@@ -55,6 +57,8 @@ struct Operation {
     access: String,
     scope: String,
     body: Option<Value>,
+    /// Takes a form with a file and the name of a model.
+    form: bool,
     takes_key: bool,
 }
 
@@ -111,6 +115,7 @@ impl Probe {
                     access: text("x-qudao-access"),
                     scope: text("x-qudao-scope"),
                     body: example.cloned(),
+                    form: operation.pointer(FORM).is_some(),
                     takes_key: parameters.iter().any(|one| one["name"] == "Idempotency-Key"),
                 });
             }
@@ -142,6 +147,14 @@ impl Probe {
         Some(body)
     }
 
+    /// A sound that the tenant's own model is to write down.
+    fn form(&self) -> String {
+        let part = |name: &str, value: &str| {
+            format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        part("file", "OggS") + &part("model", &self.ids["model"]) + "--b--\r\n"
+    }
+
     async fn ask(&self, operation: &Operation, path: &str, asker: &Asker) -> (u16, String) {
         let mut request = self.http.request(operation.method.clone(), self.platform.url(path));
         for (name, value) in &asker.headers {
@@ -152,6 +165,10 @@ impl Probe {
         }
         if let Some(body) = self.body(operation) {
             request = request.json(&body);
+        }
+        if operation.form {
+            let kind = "multipart/form-data; boundary=b";
+            request = request.header("content-type", kind).body(self.form());
         }
         let mut response = request.send().await.unwrap();
         let status = response.status().as_u16();

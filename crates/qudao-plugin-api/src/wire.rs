@@ -10,8 +10,8 @@ mod texts;
 
 pub use ask::Ask;
 pub use media::{
-    DETECT_SCHEMA, DetectRequest, Detected, Object, PicturePart, Segment, TRANSCRIBE_SCHEMA,
-    TranscribeRequest,
+    Confidence, DETECT_SCHEMA, DetectRequest, Detected, Object, PicturePart, Segment,
+    TRANSCRIBE_SCHEMA, TranscribeRequest,
 };
 pub use texts::{
     CLASSIFY_SCHEMA, Classified, ClassifyRequest, EMBED_SCHEMA, EmbedRequest, Embedded, Purpose,

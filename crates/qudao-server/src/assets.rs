@@ -22,7 +22,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 use crate::{
     code::Code,
     error::ApiError,
-    shield::{RESOURCE_POLICY, page_headers},
+    shield::{CLIPBOARD, MICROPHONE, RESOURCE_POLICY, page_headers},
 };
 
 #[derive(RustEmbed)]
@@ -50,6 +50,8 @@ struct Policy {
     content: &'static str,
     /// The same for browsers that do not know `frame-ancestors`.
     framing: &'static str,
+    /// What it needs of a device.
+    permissions: &'static str,
 }
 
 /// No text becomes markup or script in it, not even by a mistake of ours: it makes no trusted types.
@@ -59,6 +61,7 @@ const CHAT: Policy = Policy {
         img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
         require-trusted-types-for 'script'; trusted-types 'none'",
     framing: "SAMEORIGIN",
+    permissions: MICROPHONE,
 };
 
 /// As the chat, and in nobody's frame: a press on it gives rights away.
@@ -67,6 +70,7 @@ const CONSOLE: Policy = Policy {
         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
         require-trusted-types-for 'script'; trusted-types 'none'",
     framing: "DENY",
+    permissions: CLIPBOARD,
 };
 
 /// The renderer writes markup that its own sanitiser passed, and has its icons in its style sheet.
@@ -74,12 +78,14 @@ const DOCS: Policy = Policy {
     content: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
         img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     framing: "DENY",
+    permissions: CLIPBOARD,
 };
 
 /// Text alone.
 const TEXT: Policy = Policy {
     content: "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     framing: "DENY",
+    permissions: CLIPBOARD,
 };
 
 /// The chat page; the same for every channel, which it learns from its address.
@@ -161,7 +167,7 @@ fn html(policy: &Policy) -> HttpResponseBuilder {
         .content_type("text/html; charset=utf-8")
         .insert_header((header::CONTENT_SECURITY_POLICY, policy.content))
         .insert_header((header::CACHE_CONTROL, "no-cache"));
-    for header in page_headers(policy.framing) {
+    for header in page_headers(policy.framing, policy.permissions) {
         response.insert_header(header);
     }
     response

@@ -133,7 +133,7 @@ codes! {
         "Send less. `detail` names the limit in bytes.";
     UnsupportedMediaType = "unsupported_media_type", 415, "The body is of a type that is not understood",
         openai(415, "invalid_request_error", None),
-        "Send `Content-Type: application/json`.";
+        "Send what `detail` names; nearly everywhere that is `Content-Type: application/json`.";
     ValidationFailed = "validation_failed", 422, "Some fields are wrong",
         openai(400, "invalid_request_error", None),
         "`errors` lists each field with what is wrong with it.";
@@ -213,7 +213,8 @@ pub fn reference_markdown() -> String {
          <!-- Written from crates/qudao-server/src/code.rs; change the table there. -->\n\n\
          Every refusal is `application/problem+json` (RFC 9457) with a `code` from this table, which is\n\
          never renamed, and a `request_id`. The OpenAI-compatible endpoints (`/v1/chat/completions`,\n\
-         `/v1/embeddings`, `/v1/classifications`, `/v1/detections`, `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
+         `/v1/embeddings`, `/v1/classifications`, `/v1/detections`, `/v1/audio/transcriptions`,\n\
+         `/v1/models`) answer in OpenAI's shape with the status and code of the last two columns.\n\n\
          A request whose head is not HTTP/1.1 (a malformed header line, for instance) is refused with an\n\
          empty 400 before it reaches any endpoint; the connection is closed.\n\n\
          | code | status | meaning | what to do | OpenAI status | OpenAI code |\n\

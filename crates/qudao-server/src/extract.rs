@@ -23,7 +23,10 @@ use serde_json::Value;
 
 use crate::{code::Code, error::ApiError, failure::SHED, places::Held, state::AppState};
 
+mod form;
 mod unique;
+
+pub(crate) use form::{FORM_OVERHEAD, Form, FormField, read_form};
 
 use unique::Unique;
 

@@ -66,23 +66,7 @@ pub type MetricsRender = Arc<dyn Fn() -> String + Send + Sync>;
 /// All endpoints.
 fn endpoints() -> Endpoints {
     let mut api = Endpoints::default();
-    api.post(
-        "/v1/chat/completions",
-        Key(Scope::Chat),
-        openai::completions::create,
-        docs::completions(),
-    );
-    api.post("/v1/embeddings", Key(Scope::Chat), openai::embeddings::create, docs::embeddings());
-    api.post(
-        "/v1/classifications",
-        Key(Scope::Chat),
-        openai::classifications::create,
-        docs::classifications(),
-    );
-    api.post("/v1/detections", Key(Scope::Chat), openai::detections::create, docs::detections());
-    api.get("/v1/models", Key(Scope::Chat), openai::models::list, docs::models());
-    api.get("/v1/models/{model:.+}", Key(Scope::Chat), openai::models::get, docs::model());
-
+    model_endpoints(&mut api);
     tenant_endpoints(&mut api);
     people_endpoints(&mut api);
 
@@ -121,6 +105,20 @@ fn endpoints() -> Endpoints {
     api
 }
 
+/// What models are asked, as OpenAI's clients ask it.
+fn model_endpoints(api: &mut Endpoints) {
+    use openai::{classifications, completions, detections, embeddings, models, transcriptions};
+    let key = Key(Scope::Chat);
+    api.post("/v1/chat/completions", key, completions::create, docs::completions());
+    api.post("/v1/embeddings", key, embeddings::create, docs::embeddings());
+    api.post("/v1/classifications", key, classifications::create, docs::classifications());
+    api.post("/v1/detections", key, detections::create, docs::detections());
+    let sounds = "/v1/audio/transcriptions";
+    api.post(sounds, key, transcriptions::create, docs::transcriptions());
+    api.get("/v1/models", key, models::list, docs::models());
+    api.get("/v1/models/{model:.+}", key, models::get, docs::model());
+}
+
 /// How visitors prove an address.
 fn claim_endpoints(api: &mut Endpoints) {
     use chat::claims::{ask, confirm};
@@ -153,7 +151,7 @@ fn widget_endpoints(api: &mut Endpoints) {
     let transcript = "/v1/widget/{key}/transcript";
     api.post(transcript, Widget, widget::transcript::send, docs::send_transcript());
     let files = "/v1/widget/{key}/files";
-    let upload = chat::files::upload_to_widget;
+    let upload = chat::files::upload_in_widget;
     api.post(files, Widget, upload, docs::send_file().of_the_widget());
     let file = "/v1/widget/{key}/files/{upload_id}";
     api.get(file, Widget, chat::files::fetch, docs::fetch_file().of_the_widget());

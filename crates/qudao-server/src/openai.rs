@@ -9,5 +9,8 @@ pub(crate) mod models;
 pub(crate) mod pictures;
 pub(crate) mod rate;
 pub(crate) mod served;
+mod stream;
+pub(crate) mod transcript;
+pub(crate) mod transcriptions;
 pub(crate) mod whole;
 pub(crate) mod wire;

@@ -7,11 +7,10 @@ use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
         Components, Content, Header, HeaderBuilder, HttpMethod, InfoBuilder, LicenseBuilder,
-        OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, Response,
-        ResponseBuilder, Schema, ServerBuilder,
+        OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Response, ResponseBuilder,
+        Schema, ServerBuilder,
         path::{Operation, OperationBuilder, ParameterIn},
-        request_body::RequestBodyBuilder,
-        schema::{ObjectBuilder, Type},
+        schema::{AnyOfBuilder, ObjectBuilder, Type},
         security::{
             ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
         },
@@ -30,10 +29,12 @@ use crate::{
 };
 
 mod access;
+mod body;
 mod parameter;
 mod webhooks;
 
 use access::{API_KEY, OPERATOR, PARTNER, SESSION, VISITOR, WIDGET, extensions, failures, schemes};
+use body::Body;
 use parameter::{parameter, path_words};
 
 /// Each with its media type.
@@ -46,12 +47,10 @@ pub struct Doc {
     tag: &'static str,
     summary: &'static str,
     description: &'static str,
-    body: Option<(RefOr<Schema>, Value)>,
+    body: Body,
     parameters: Vec<(ParameterIn, &'static str, bool, &'static str)>,
     successes: Vec<(u16, &'static str, Contents)>,
     failures: Vec<Code>,
-    /// The body is a file.
-    file: bool,
     openai: bool,
     once: bool,
     /// Its answers tell which model gave them.
@@ -72,11 +71,10 @@ impl Doc {
             tag,
             summary,
             description: "",
-            body: None,
+            body: Body::Nothing,
             parameters: Vec::new(),
             successes: Vec::new(),
             failures: Vec::new(),
-            file: false,
             openai: false,
             once: false,
             served: false,
@@ -102,7 +100,7 @@ impl Doc {
 
     /// Takes a JSON body.
     pub(crate) fn body<T: ToSchema>(mut self, example: Value) -> Self {
-        self.body = Some((self.refer::<T>(), example));
+        self.body = Body::Json(self.refer::<T>(), example);
         self.fails(&[Code::MalformedJson, Code::BodyTooLarge, Code::UnsupportedMediaType])
             .fails(&[Code::ValidationFailed])
     }
@@ -203,8 +201,28 @@ impl Doc {
 
     /// Takes a body that is no JSON.
     pub(crate) fn file(mut self) -> Self {
-        self.file = true;
+        self.body = Body::File;
         self.fails(&[Code::BodyTooLarge, Code::UnsupportedMediaType])
+    }
+
+    /// Takes a form with a file in it.
+    pub(crate) fn form<T: ToSchema>(mut self) -> Self {
+        self.body = Body::Form(self.refer::<T>());
+        self.fails(&[Code::BadRequest, Code::BodyTooLarge, Code::UnsupportedMediaType])
+            .fails(&[Code::ValidationFailed])
+    }
+
+    /// Answers with JSON of one of two forms.
+    pub(crate) fn returns_either<A: ToSchema, B: ToSchema>(
+        mut self,
+        status: u16,
+        description: &'static str,
+    ) -> Self {
+        let (a, b) = (self.refer::<A>(), self.refer::<B>());
+        let either = AnyOfBuilder::new().item(a).item(b).build();
+        let content = Content::new(Some(RefOr::T(Schema::AnyOf(either))));
+        self.successes.push((status, description, vec![("application/json", content)]));
+        self
     }
 
     /// Tells which model answered.
@@ -243,20 +261,7 @@ impl Doc {
         for (place, name, required, words) in &self.parameters {
             operation = operation.parameter(parameter(place.clone(), name, *required, words));
         }
-        if let Some((schema, example)) = &self.body {
-            let content =
-                Content::builder().schema(Some(schema.clone())).example(Some(example.clone()));
-            let body = RequestBodyBuilder::new()
-                .required(Some(Required::True))
-                .content("application/json", content.build());
-            operation = operation.request_body(Some(body.build()));
-        }
-        if self.file {
-            let body = RequestBodyBuilder::new()
-                .required(Some(Required::True))
-                .content("application/octet-stream", Content::default());
-            operation = operation.request_body(Some(body.build()));
-        }
+        operation = operation.request_body(self.body.describe());
         for (status, description, contents) in &self.successes {
             let mut response = ResponseBuilder::new().description(*description);
             if self.once {

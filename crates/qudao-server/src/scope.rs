@@ -200,7 +200,10 @@ fn render(failure: &ApiError, context: &RequestContext, openai: bool) -> HttpRes
 /// Whether the clients of this path expect OpenAI's error shape.
 fn is_openai(path: &str) -> bool {
     let alike = ["/v1/models", "/v1/embeddings", "/v1/classifications", "/v1/detections"];
-    path.starts_with("/v1/chat/") || alike.contains(&path) || path.starts_with("/v1/models/")
+    let below = ["/v1/chat/", "/v1/audio/"];
+    below.iter().any(|begin| path.starts_with(begin))
+        || alike.contains(&path)
+        || path.starts_with("/v1/models/")
 }
 
 fn log_failure(failure: &ApiError, context: &RequestContext, request: &HttpRequest) {

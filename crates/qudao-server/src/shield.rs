@@ -17,12 +17,22 @@ const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-p
 const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
 const DNS_PREFETCH: HeaderName = HeaderName::from_static("x-dns-prefetch-control");
 
+macro_rules! permissions {
+    ($microphone:literal) => {
+        concat!(
+            "accelerometer=(), autoplay=(), camera=(), display-capture=(), encrypted-media=(), ",
+            "fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=",
+            $microphone,
+            ", midi=(), payment=(), publickey-credentials-get=(), screen-wake-lock=(), serial=(), ",
+            "usb=(), xr-spatial-tracking=(), clipboard-read=(), clipboard-write=(self)"
+        )
+    };
+}
+
 /// What pages of ours need of a device: nothing but the clipboard, on a press.
-const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), \
-    encrypted-media=(), fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), \
-    microphone=(), midi=(), payment=(), publickey-credentials-get=(), screen-wake-lock=(), \
-    serial=(), usb=(), xr-spatial-tracking=(), clipboard-read=(), \
-    clipboard-write=(self)";
+pub(crate) const CLIPBOARD: &str = permissions!("()");
+/// And of a page on which a person may speak the microphone, which the browser asks the person about.
+pub(crate) const MICROPHONE: &str = permissions!("(self)");
 
 /// Adds to an answer what it does not say itself.
 pub(crate) fn shield(headers: &mut HeaderMap, hsts: Option<&HeaderValue>) {
@@ -43,12 +53,15 @@ pub(crate) fn shield(headers: &mut HeaderMap, hsts: Option<&HeaderValue>) {
 }
 
 /// What a page says beside its policy. `framing` is for browsers that do not know the policy's
-/// `frame-ancestors`.
-pub(crate) fn page_headers(framing: &'static str) -> [(HeaderName, &'static str); 4] {
+/// `frame-ancestors`; `permissions` is one of those above.
+pub(crate) fn page_headers(
+    framing: &'static str,
+    permissions: &'static str,
+) -> [(HeaderName, &'static str); 4] {
     [
         (header::X_FRAME_OPTIONS, framing),
         (OPENER_POLICY, "same-origin"),
-        (PERMISSIONS_POLICY, PERMISSIONS),
+        (PERMISSIONS_POLICY, permissions),
         // The name of a host in a link of a model would be looked up without a press, and the
         // look-up can carry what was said.
         (DNS_PREFETCH, "off"),

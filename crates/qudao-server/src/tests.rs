@@ -140,7 +140,9 @@ fn the_description_is_complete_enough_for_generators_of_clients() {
         if operation["requestBody"].is_object() {
             let content = &operation["requestBody"]["content"];
             let file = content["application/octet-stream"].is_object();
-            assert!(file || content["application/json"]["example"].is_object(), "{name}");
+            let form = content["multipart/form-data"]["schema"].is_object();
+            let json = content["application/json"]["example"].is_object();
+            assert!(file || form || json, "{name}");
         }
         for parameter in name.split('/').filter_map(|part| part.strip_prefix('{')) {
             let parameter = parameter.trim_end_matches('}');
@@ -281,7 +283,11 @@ async fn pages_run_nothing_that_this_server_did_not_send() {
         assert!(policy.contains(&format!("frame-ancestors {ancestors}")), "{policy}");
         assert_eq!(header(&response, "x-frame-options"), framing);
         assert_eq!(policy.contains("trusted-types 'none'"), path != "/docs");
-        assert!(header(&response, "permissions-policy").contains("camera=()"));
+        let permissions = header(&response, "permissions-policy");
+        assert!(permissions.contains("camera=()"));
+        // Whoever chats may speak; nobody else needs a microphone.
+        let microphone = if chat { "microphone=(self)," } else { "microphone=()," };
+        assert!(permissions.contains(microphone), "{permissions}");
         assert_eq!(header(&response, "cross-origin-opener-policy"), "same-origin");
         assert_eq!(header(&response, "x-dns-prefetch-control"), "off");
         if let Some(tag) = response.headers().get("etag").cloned() {

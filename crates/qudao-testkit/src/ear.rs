@@ -58,6 +58,7 @@ impl ModelPlugin for Ear {
                 end_ms: start_ms + 1_000,
                 text: text.clone(),
                 language,
+                confidence: None,
             })?;
         }
         let seconds = u32::try_from(said.len().max(1)).unwrap_or(u32::MAX);

@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use candle_core::Result as Computed;
 use flate2::{Compression, write::ZlibEncoder};
+use qudao_plugin_api::wire::Confidence;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -35,6 +36,7 @@ pub(crate) struct Understood {
     sure: f32,
     nothing: f32,
     packed: f32,
+    temperature: f32,
 }
 
 /// The beginning of everything that is said about half a minute.
@@ -52,12 +54,23 @@ pub(crate) struct Ear<'a> {
     pub(crate) decoder: &'a Decoder,
     pub(crate) vocabulary: &'a Vocabulary,
     pub(crate) stop: Stop<'a>,
+    /// How freely words are chosen at first.
+    pub(crate) temperature: f32,
 }
 
 impl Understood {
     /// Whether nothing was said: the mark of silence is likely, and the words are not.
     pub(crate) fn is_nothing(&self) -> bool {
         NOTHING_MAX < self.nothing && self.sure < SURE_MIN
+    }
+
+    pub(crate) fn confidence(&self) -> Confidence {
+        Confidence {
+            mean_logprob: self.sure,
+            nothing_said: self.nothing,
+            compression: self.packed,
+            temperature: self.temperature,
+        }
     }
 
     fn makes_sense(&self) -> bool {
@@ -107,7 +120,8 @@ impl Ear<'_> {
         opening: &Opening,
     ) -> Result<Understood, EarError> {
         let mut tried: Vec<Understood> = Vec::new();
-        for temperature in TEMPERATURES {
+        let more = TEMPERATURES.into_iter().filter(|more| self.temperature < *more);
+        for temperature in std::iter::once(self.temperature).chain(more) {
             let understood = self.try_once(memory, opening, temperature)?;
             if understood.makes_sense() {
                 return Ok(understood);
@@ -152,7 +166,7 @@ impl Ear<'_> {
         #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens")]
         let sure = sum / (tokens.len() + 1) as f32;
         let packed = packed(text.trim());
-        Ok(Understood { tokens, sure, nothing: *nothing, packed })
+        Ok(Understood { tokens, sure, nothing: *nothing, packed, temperature })
     }
 
     fn say(&self, token: u32, said: &mut Said, memory: &Memory) -> Computed<Vec<f32>> {

@@ -39,6 +39,26 @@ pub struct Model {
     silence: f32,
 }
 
+/// What a caller wants of a sound beside its words.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes<'a> {
+    /// The language that is spoken; that of the settings, else found out, if absent.
+    pub language: Option<&'a str>,
+    /// What is to be thought to have been said before; that of the settings if absent.
+    pub prompt: Option<&'a str>,
+    /// How freely words are chosen at first, 0 to 1.
+    pub temperature: f32,
+}
+
+/// What is known of a sound before its words are.
+struct Known {
+    /// The language's token.
+    language: Option<u32>,
+    /// Tokens of what is to be thought to have been said before.
+    before: Option<Vec<u32>>,
+    temperature: f32,
+}
+
 /// What came of listening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
@@ -110,19 +130,27 @@ impl Model {
     pub fn listen<E: From<ListenError> + Send>(
         &self,
         bytes: &[u8],
-        language: Option<&str>,
+        wishes: Wishes<'_>,
         stop: Stop<'_>,
         take: &mut (dyn FnMut(Segment) -> Result<(), E> + Send),
     ) -> Result<Heard, E> {
-        let wanted = language.or(self.language.as_deref());
-        let language = self.known(wanted).map_err(E::from)?;
+        let known = self.known(wishes).map_err(E::from)?;
         let sound = sound::read(bytes, self.limits).map_err(ListenError::from)?;
         let seconds = sound::seconds(&sound);
-        let stopped = self.threads.install(|| self.walk(&sound, language, stop, take))?;
+        let stopped = self.threads.install(|| self.walk(&sound, &known, stop, take))?;
         Ok(Heard { seconds, stopped })
     }
 
-    fn known(&self, language: Option<&str>) -> Result<Option<u32>, ListenError> {
+    fn known(&self, wishes: Wishes<'_>) -> Result<Known, ListenError> {
+        let Wishes { language, prompt, temperature } = wishes;
+        let language = self.language_of(language.or(self.language.as_deref()))?;
+        let prompt = prompt.map(str::trim).filter(|prompt| !prompt.is_empty());
+        let before = prompt.map(|prompt| self.vocabulary.said_before(prompt)).transpose();
+        let before = before.map_err(ListenError::Text)?;
+        Ok(Known { language, before, temperature: temperature.clamp(0.0, 1.0) })
+    }
+
+    fn language_of(&self, language: Option<&str>) -> Result<Option<u32>, ListenError> {
         let Some(language) = language else { return Ok(None) };
         let languages = &self.vocabulary.languages;
         match languages.get(language) {
@@ -136,7 +164,7 @@ impl Model {
     fn walk<E: From<ListenError>>(
         &self,
         sound: &[f32],
-        mut language: Option<u32>,
+        known: &Known,
         stop: Stop<'_>,
         take: &mut (dyn FnMut(Segment) -> Result<(), E> + Send),
     ) -> Result<bool, E> {
@@ -146,10 +174,12 @@ impl Model {
         }
         let picture = self.mel.picture(sound).map_err(computed)?;
         let before = |language: Option<u32>| {
-            language.and_then(|token| self.prompts.get(&token)).cloned().unwrap_or_default()
+            let own = || language.and_then(|token| self.prompts.get(&token));
+            known.before.as_ref().or_else(own).cloned().unwrap_or_default()
         };
-        let ear = Ear { decoder: &self.decoder, vocabulary: &self.vocabulary, stop };
-        let mut at = 0;
+        let (decoder, vocabulary) = (&self.decoder, &self.vocabulary);
+        let ear = Ear { decoder, vocabulary, stop, temperature: known.temperature };
+        let (mut at, mut language) = (0, known.language);
         while at < picture.rows {
             if stop() {
                 return Ok(true);
@@ -173,10 +203,12 @@ impl Model {
                 at += rows;
                 continue;
             }
+            let confidence = understood.confidence();
             let (stretches, next) = self.stretches(&understood.tokens, rows);
             for stretch in stretches {
                 let segment = self.segment(&stretch, at, language, sound).map_err(E::from)?;
-                if let Some(segment) = segment {
+                if let Some(mut segment) = segment {
+                    segment.confidence = Some(confidence);
                     take(segment)?;
                 }
             }
@@ -254,6 +286,7 @@ impl Model {
                 Some(token) => name(token),
                 None => Some("en".to_owned()),
             },
+            confidence: None,
         }))
     }
 

@@ -6,7 +6,11 @@ use qudao_plugin_api::{
     wire::{ErrorKind, TranscribeRequest, Usage},
 };
 
-use crate::{config::Config, error::ListenError, model::Model};
+use crate::{
+    config::Config,
+    error::ListenError,
+    model::{Model, Wishes},
+};
 
 /// A Whisper that serves.
 pub struct Speech {
@@ -58,7 +62,12 @@ impl ModelPlugin for Speech {
             .map_err(|error| PluginError::bad_request(format!("the sound's base64: {error}")))?;
         let stop = || sink.is_cancelled();
         let mut take = |segment| sink.data(&segment).map_err(Failure::Plugin);
-        let heard = self.model.listen(&bytes, request.language.as_deref(), &stop, &mut take)?;
+        let wishes = Wishes {
+            language: request.language.as_deref(),
+            prompt: request.prompt.as_deref(),
+            temperature: request.temperature.unwrap_or_default(),
+        };
+        let heard = self.model.listen(&bytes, wishes, &stop, &mut take)?;
         if heard.stopped {
             return Err(PluginError::cancelled());
         }

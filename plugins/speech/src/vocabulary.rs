@@ -92,8 +92,11 @@ impl Vocabulary {
     pub(crate) fn said_before(&self, words: &str) -> Result<Vec<u32>, String> {
         let text = format!(" {}", words.trim());
         let encoded = self.tokenizer.encode_fast(text, false).map_err(|error| error.to_string())?;
-        let words = encoded.get_ids().iter().copied().filter(|token| *token < self.end);
-        Ok(std::iter::once(self.before).chain(words.take(BEFORE_MAX)).collect())
+        let words: Vec<u32> =
+            encoded.get_ids().iter().copied().filter(|token| *token < self.end).collect();
+        // What was said last counts most.
+        let last = words.len().saturating_sub(BEFORE_MAX);
+        Ok(std::iter::once(self.before).chain(words.into_iter().skip(last)).collect())
     }
 
     /// The step of a token of time.

@@ -9,7 +9,7 @@ export interface Press {
 
 export type Part =
   | { type: 'text'; markdown: boolean; text: string }
-  | { type: 'file'; kind: 'image' | 'audio' | 'video' | 'file'; name: string; size: number; url: string; upload: string; caption: string }
+  | { type: 'file'; kind: 'image' | 'audio' | 'video' | 'file'; name: string; size: number; url: string; upload: string; caption: string; voice: boolean }
   | { type: 'presses'; title: string; text: string; presses: Press[] };
 
 /** More than this on one message is no message for people. */
@@ -25,6 +25,7 @@ type Fields = Record<string, unknown>;
 function readPart(value: unknown): Part | null {
   if (typeof value !== 'object' || value === null) return null;
   const part = value as Fields;
+  const voice = part['type'] === 'audio' && part['voice'] === true;
   switch (part['type']) {
     case 'text':
       return { type: 'text', markdown: part['format'] === 'markdown', text: text(part['text']) };
@@ -35,11 +36,13 @@ function readPart(value: unknown): Part | null {
       return {
         type: 'file',
         kind: part['type'],
-        name: text(part['alt']) || text(part['name']),
+        // Of a voice message the words are told beside it, once they are known.
+        name: voice ? '' : text(part['alt']) || text(part['name']),
         size: typeof part['size'] === 'number' ? part['size'] : 0,
         url: text(part['url']),
         upload: text(part['upload_id']),
-        caption: text(part['caption']),
+        caption: text(voice ? part['alt'] : part['caption']),
+        voice,
       };
     case 'buttons':
       return { type: 'presses', title: '', text: '', presses: list(part['items']).map(press) };

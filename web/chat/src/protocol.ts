@@ -61,6 +61,8 @@ export interface ChannelInfo {
   greeting: string;
   /** Visitors may send files. */
   uploads?: boolean;
+  /** Visitors may speak; absent in what an older server said. */
+  voice?: boolean;
 }
 
 type Fields = Record<string, 'string' | 'number' | 'boolean'>;

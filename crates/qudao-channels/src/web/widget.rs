@@ -7,7 +7,8 @@ use qudao_domain::state::ChannelKind;
 use serde::Serialize;
 use url::Url;
 
-/// Settings of a web channel. All of them are the widget's: the chat page has none.
+/// Settings of a web channel. All of them are the widget's; the chat page has `voice` and `uploads` of
+/// them.
 pub static MANIFEST: Manifest = Manifest {
     kind: ChannelKind::Web,
     name: "Web chat",
@@ -62,6 +63,10 @@ pub static MANIFEST: Manifest = Manifest {
             .optional(),
         Field::text("uploads", "Take files", "接收文件")
             .help("Off if left out: strangers will send them.")
+            .form(FieldForm::Bool)
+            .optional(),
+        Field::text("voice", "Take voice messages", "接收语音消息")
+            .help("On if left out, where the assistant has a speech model.")
             .form(FieldForm::Bool)
             .optional(),
         Field::text("transcript", "Let visitors save the conversation", "允许保存对话")
@@ -161,6 +166,8 @@ pub struct WidgetSettings {
     pub csat: bool,
     /// It takes files.
     pub uploads: bool,
+    /// It takes voice messages, if the assistant listens.
+    pub voice: bool,
     /// The conversation can be saved.
     pub transcript: bool,
 }
@@ -193,6 +200,7 @@ impl WidgetSettings {
             ai_disclosure: config.flag("ai_disclosure", true),
             csat: config.flag("csat", true),
             uploads: config.flag("uploads", false),
+            voice: config.flag("voice", true),
             transcript: config.flag("transcript", true),
         }
     }

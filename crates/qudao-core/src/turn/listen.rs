@@ -81,7 +81,6 @@ impl Core {
             .into_iter()
             .map(|segment| serde_json::from_value(segment).map_err(|_| Missed("failed")))
             .collect::<Result<_, _>>()?;
-        let said: Vec<&str> = segments.iter().map(|segment| segment.text.trim()).collect();
-        Ok(said.join(" ").trim().chars().take(TRANSCRIPT_MAX).collect())
+        Ok(Segment::text_of(&segments).chars().take(TRANSCRIPT_MAX).collect())
     }
 }

@@ -90,7 +90,7 @@ pub struct PicturePart {
 }
 
 /// Turn speech into text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TranscribeRequest {
     /// [`TRANSCRIBE_SCHEMA`].
     #[serde(default = "transcribe_schema")]
@@ -102,18 +102,26 @@ pub struct TranscribeRequest {
     /// The language that is spoken, as two letters; found out if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
+    /// What the model is to think was said before: names and words that come up, in the style to go on
+    /// in. The model's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// How freely words are chosen at first, 0 to 1; 0 if absent. A model may choose more freely where
+    /// the likeliest words make no sense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
 }
 
 impl TranscribeRequest {
     /// A request to write down a sound, in base64.
     pub fn new(model: impl Into<String>, sound: impl Into<String>) -> Self {
         let (schema, model, sound) = (transcribe_schema(), model.into(), sound.into());
-        Self { schema, model, sound, language: None }
+        Self { schema, model, sound, language: None, prompt: None, temperature: None }
     }
 }
 
 /// A stretch of speech: a DATA event, as soon as it is understood.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Segment {
     /// Where it begins, in milliseconds from the sound's beginning.
     pub start_ms: u32,
@@ -124,4 +132,72 @@ pub struct Segment {
     /// In which language, as two letters, where the model tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
+    /// How sure the model is, where it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
+}
+
+impl Segment {
+    /// What stands between two stretches of one text: a space, or nothing where a script without spaces
+    /// meets itself.
+    #[must_use]
+    pub fn gap(before: &str, after: &str) -> &'static str {
+        let tight = |letter: Option<char>| {
+            letter.is_some_and(|c| {
+                matches!(c, '\u{2e80}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ff60}' | '\u{20000}'..='\u{3fffd}')
+            })
+        };
+        let (last, first) =
+            (before.trim_end().chars().next_back(), after.trim_start().chars().next());
+        if last.is_none() || first.is_none() || (tight(last) && tight(first)) { "" } else { " " }
+    }
+
+    /// What is said in all of them.
+    #[must_use]
+    pub fn text_of(segments: &[Self]) -> String {
+        let mut text = String::new();
+        for segment in segments {
+            text.push_str(Self::gap(&text, &segment.text));
+            text.push_str(segment.text.trim());
+        }
+        text
+    }
+}
+
+/// How sure a model is of a stretch of speech, in the numbers that a Whisper is judged by. Stretches that
+/// were understood together have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Confidence {
+    /// The mean natural logarithm of its tokens' probabilities: 0 is certain.
+    pub mean_logprob: f32,
+    /// How likely it is that nothing was said at all, 0 to 1.
+    pub nothing_said: f32,
+    /// How much shorter the text becomes when it is packed: what repeats itself packs well.
+    pub compression: f32,
+    /// How freely the words were chosen, 0 to 1.
+    pub temperature: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_become_one_text_as_their_script_is_written() {
+        let text = |said: &[&str]| {
+            let segment = |text: &&str| Segment {
+                start_ms: 0,
+                end_ms: 0,
+                text: (*text).to_owned(),
+                language: None,
+                confidence: None,
+            };
+            Segment::text_of(&said.iter().map(segment).collect::<Vec<_>>())
+        };
+        assert_eq!(text(&[]), "");
+        assert_eq!(text(&[" One. ", "", "Two."]), "One. Two.");
+        assert_eq!(text(&["你好。", "我想退货，", "谢谢"]), "你好。我想退货，谢谢");
+        assert_eq!(text(&["你好。", "OK", "谢谢"]), "你好。 OK 谢谢");
+        assert_eq!(text(&["안녕하세요", "반갑습니다"]), "안녕하세요 반갑습니다");
+    }
 }

@@ -10,7 +10,7 @@ use qudao_domain::{
     message::{Media, Part},
     text::{ExternalId, MessageText},
 };
-use qudao_storage::{NewUpload, StorageError, UploadedBytes};
+use qudao_storage::{ChannelDoor, NewUpload, StorageError, UploadedBytes};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -27,7 +27,7 @@ use crate::{
     extract::{NoQuery, Query, Text, path_id, read_bytes},
     scope::RequestContext,
     state::AppState,
-    widget::entrance::{entrance, settings_of},
+    widget::entrance::{entrance, web_settings},
 };
 
 /// Bytes of one file.
@@ -46,39 +46,83 @@ pub(crate) struct FileQuery {
     id: String,
     #[serde(default)]
     name: String,
+    /// The sound is what the visitor says.
+    #[serde(default)]
+    voice: bool,
 }
 
-/// A file from the chat page.
+/// What a channel takes beside words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Takes {
+    /// Files of all kinds.
+    pub(crate) files: bool,
+    /// Sounds that a visitor speaks, to which the assistant listens.
+    pub(crate) voice: bool,
+}
+
+impl Takes {
+    /// What the settings allow, and the assistant can do something with.
+    ///
+    /// # Errors
+    /// `unavailable` without the database.
+    pub(crate) async fn of(
+        state: &AppState,
+        door: &ChannelDoor,
+        settings: &WidgetSettings,
+    ) -> Result<Self, ApiError> {
+        let voice = settings.voice && hears(state, door).await?;
+        Ok(Self { files: settings.uploads, voice })
+    }
+
+    fn allow(self, voice: bool, part: fn(Media) -> Part) -> Result<(), ApiError> {
+        let sound = matches!(part(Media::default()), Part::Audio(_));
+        if self.files || (self.voice && voice && sound) {
+            return Ok(());
+        }
+        let detail =
+            "this channel takes voice messages and no other files: send a sound with `voice=true`";
+        Err(ApiError::new(Code::UnsupportedMediaType, detail))
+    }
+}
+
+/// Whether the assistant has a model that listens.
+async fn hears(state: &AppState, door: &ChannelDoor) -> Result<bool, ApiError> {
+    let (core, tenant, id) = (state.core.clone(), door.tenant_id, door.assistant_id);
+    let assistant = state.on_runtime(async move {
+        let mut tx = core.store.begin_reading(tenant).await?;
+        let found = tx.find_assistant(id).await?;
+        tx.commit().await?;
+        Ok::<_, StorageError>(found)
+    });
+    let assistant = assistant.await?;
+    Ok(assistant.is_some_and(|assistant| assistant.params["speech_model"].is_string()))
+}
+
+/// A file of a visitor of the chat page.
 pub(crate) async fn upload(
     state: web::Data<AppState>,
     request: HttpRequest,
     caller: VisitorCaller,
-    Query(query): Query<FileQuery>,
+    query: Query<FileQuery>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let visit = visit(&state, &request, &caller).await?;
-    takes_files(&settings_of(&state, &visit.door).await?)?;
-    store(&state, &request, visit, query, payload).await
+    let door = door::known_door(&state, &request).await?;
+    let settings = web_settings(&state, &door).await?;
+    let takes = Takes::of(&state, &door, &settings).await?;
+    take(&state, &request, &caller, takes, query, payload).await
 }
 
-/// A file from the widget.
-pub(crate) async fn upload_to_widget(
+/// A file of a visitor of a widget.
+pub(crate) async fn upload_in_widget(
     state: web::Data<AppState>,
     request: HttpRequest,
     caller: VisitorCaller,
-    Query(query): Query<FileQuery>,
+    query: Query<FileQuery>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    takes_files(&entrance(&request)?.settings)?;
-    let visit = visit(&state, &request, &caller).await?;
-    store(&state, &request, visit, query, payload).await
-}
-
-fn takes_files(settings: &WidgetSettings) -> Result<(), ApiError> {
-    if !settings.uploads {
-        return Err(ApiError::new(Code::Conflict, "this channel takes no files"));
-    }
-    Ok(())
+    let entrance = entrance(&request)?;
+    let takes = Takes::of(&state, &entrance.door, &entrance.settings).await?;
+    take(&state, &request, &caller, takes, query, payload).await
 }
 
 /// A file of the visitor's conversation, whoever sent it. Nobody else's is found.
@@ -113,16 +157,21 @@ pub(crate) async fn fetch(
 /// Stores a file as a message of its own: its words for the model, and the bytes beside it. The
 /// message comes first, so that no file is kept that no conversation leads to; whoever sends the
 /// same id again puts right what broke off in between.
-async fn store(
-    state: &AppState,
+async fn take(
+    state: &web::Data<AppState>,
     request: &HttpRequest,
-    visit: Visit,
-    FileQuery { id, name }: FileQuery,
+    caller: &VisitorCaller,
+    takes: Takes,
+    Query(FileQuery { id, name, voice }): Query<FileQuery>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
+    if !takes.files && !takes.voice {
+        return Err(ApiError::new(Code::Conflict, "this channel takes no files"));
+    }
     let name = clean(&name);
     let (external_id, _) = check_message(&id, "file")
         .map_err(|wrong| ApiError::new(Code::InvalidQuery, format!("id {}", wrong.detail)))?;
+    let visit = visit(state, request, caller).await?;
     let payload: Payload = payload.into_inner();
     let bytes = read_bytes(request, payload, MAX_BYTES).await?;
     let Some((mime, part)) = kind_of(&bytes) else {
@@ -130,6 +179,7 @@ async fn store(
                       WebM) or plain text, by what is in them";
         return Err(ApiError::new(Code::UnsupportedMediaType, detail));
     };
+    takes.allow(voice, part)?;
     has_room(state, &visit, bytes.len() as u64).await?;
     let sha256: [u8; 32] = Sha256::digest(&*bytes).into();
     let file_id = file_id(&visit, &external_id);
@@ -139,14 +189,14 @@ async fn store(
         size: Some(bytes.len() as u64),
         sha256: Some(hex::encode(sha256)),
         name: Some(name.clone()),
+        voice: voice && mime.starts_with("audio/"),
         ..Media::default()
     };
     let part = part(media);
     let said = MessageText::parse(&part.to_text())
         .map_err(|error| ApiError::new(Code::InvalidQuery, error.to_string()))?;
     let origin = RequestContext::of(request).trace;
-    let (accepted, _) =
-        door::accept(state, &visit, &external_id, said, vec![part], origin).await?;
+    let (accepted, _) = door::accept(state, &visit, &external_id, said, vec![part], origin).await?;
     let kept = Kept { visit, file_id, mime, name, sha256, bytes };
     keep(state, kept, accepted.conversation_id).await?;
     Ok(HttpResponse::Accepted().json(Receipt {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     door::{self, Visit},
+    files::Takes,
     frame::{MessageFrame, MessageKey},
     session::check_message,
 };
@@ -20,7 +21,7 @@ use crate::{
     rate::Standings,
     scope::RequestContext,
     state::AppState,
-    widget::entrance::settings_of,
+    widget::entrance::web_settings,
 };
 
 /// What the chat page needs before anything was said.
@@ -44,11 +45,14 @@ pub(crate) struct ChannelFace {
     locale: String,
     /// May be empty.
     greeting: String,
+    /// Visitors may speak: it takes voice messages, and its assistant listens.
+    voice: bool,
 }
 
 impl ChannelFace {
-    pub(crate) fn of(door: &ChannelDoor) -> Self {
+    pub(crate) fn of(door: &ChannelDoor, takes: Takes) -> Self {
         Self {
+            voice: takes.voice,
             name: door.name.clone(),
             assistant: door.assistant_name.clone(),
             locale: door.locale.clone(),
@@ -117,11 +121,12 @@ pub(crate) async fn open(
     if !door.open {
         return Err(ApiError::new(Code::ChannelClosed, "the channel is closed"));
     }
-    let settings = settings_of(&state, &door).await?;
+    let settings = web_settings(&state, &door).await?;
+    let takes = Takes::of(&state, &door, &settings).await?;
     Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(Opening {
         token: format!("vt_{}", key::random_secret()),
-        channel: ChannelFace::of(&door),
-        uploads: settings.uploads,
+        channel: ChannelFace::of(&door, takes),
+        uploads: takes.files,
     }))
 }
 

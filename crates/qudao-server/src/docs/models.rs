@@ -10,6 +10,8 @@ use crate::{
         detections::{Detection, DetectionRequest},
         embeddings::{EmbeddingList, EmbeddingRequest},
         models::{Model, ModelList},
+        transcript::{Transcription, VerboseTranscription},
+        transcriptions::TranscriptionForm,
         wire::CompletionRequest,
     },
     openapi::Doc,
@@ -90,6 +92,27 @@ pub(crate) fn detections() -> Doc {
             "annotate": true,
         }))
         .returns::<Detection>(200, "What is in the picture, the surest first.")
+        .fails(ASKED)
+}
+
+pub(crate) fn transcriptions() -> Doc {
+    Doc::new("Models", "Write down what is said")
+        .openai()
+        .about(
+            "As OpenAI's endpoint of the same name. A second of sound, begun ones counted, is charged as \
+             a token of input. `srt` and `text` come as `text/plain`, `vtt` as `text/vtt`. With `stream` \
+             the answer is `text/event-stream`: `transcript.text.delta` for each stretch of speech as soon \
+             as it is understood, `transcript.text.done` and `data: [DONE]` when the charge is settled. \
+             With an `Idempotency-Key` the answer is kept for a day and given again: the model is called \
+             and charged once, and the form's own bounds may differ.",
+        )
+        .once()
+        .served()
+        .form::<TranscriptionForm>()
+        .returns_either::<Transcription, VerboseTranscription>(200, "What is said.")
+        .or_text("text/plain")
+        .or_text("text/vtt")
+        .or_text("text/event-stream")
         .fails(ASKED)
 }
 

@@ -53,10 +53,12 @@ pub(crate) fn send_file() -> Doc {
             "Where the channel's setting `uploads` lets visitors do so. At most 10 MB: a picture (JPEG, PNG, GIF, WebP), a PDF, a sound (MP3, Ogg, WAV, M4A, \
              WebM) or plain text, judged by its bytes. It becomes a message of its own with the file \
              as its part. The same `id` is stored once, however often it is sent. A conversation may \
-             hold 50 MB of files.",
+             hold 50 MB of files. A channel that takes no files, but whose `voice` is set, takes sounds \
+             with `voice=true`: what is said in them takes the place of the message's text.",
         )
         .needs_query("id", "Chosen by the client: 1 to 64 visible ASCII characters.")
         .query("name", "What the file is called.")
+        .query("voice", "`true` for a sound that the visitor speaks.")
         .file()
         .returns::<Receipt>(202, "Durable.")
         .fails(&[Code::InvalidQuery, Code::InsufficientCredits, Code::ChannelClosed])
@@ -65,7 +67,9 @@ pub(crate) fn send_file() -> Doc {
 
 pub(crate) fn fetch_file() -> Doc {
     Doc::new("Web chat", "Get a file of the conversation")
-        .about("By the `upload_id` of a message's part: what the visitor sent, and what answers show.")
+        .about(
+            "By the `upload_id` of a message's part: what the visitor sent, and what answers show.",
+        )
         .returns_text(200, "application/octet-stream", "Its bytes, with its own media type.")
 }
 

@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::stream::{Writer, write_json};
+
 /// What names one completion.
 #[derive(Debug, Clone)]
 pub(crate) struct Heading {
@@ -113,27 +115,6 @@ impl ChunkWriter {
         Self { prefix: prefix.into(), suffix, heading, include_usage, begun: false }
     }
 
-    /// Appends what one event becomes.
-    pub(crate) fn write(&mut self, event: &ApiEvent, out: &mut BytesMut) {
-        if !self.begun {
-            self.begun = true;
-            self.delta(br#"{"role":"assistant","content":""}"#, out);
-        }
-        match event {
-            ApiEvent::Delta { text, reasoning } => {
-                let name: &[u8] =
-                    if *reasoning { b"{\"reasoning_content\":" } else { b"{\"content\":" };
-                out.extend_from_slice(&self.prefix);
-                out.extend_from_slice(name);
-                write_json(text, out);
-                out.extend_from_slice(b"}");
-                out.extend_from_slice(self.suffix);
-            }
-            ApiEvent::Data(delta) => self.data(delta, out),
-            ApiEvent::End { finish_reason, usage, .. } => self.end(*finish_reason, *usage, out),
-        }
-    }
-
     /// A delta of the plugin. Probabilities stand in it, and beside the delta at OpenAI.
     fn data(&self, delta: &Value, out: &mut BytesMut) {
         out.extend_from_slice(&self.prefix);
@@ -155,13 +136,6 @@ impl ChunkWriter {
                 out.extend_from_slice(self.suffix);
             }
         }
-    }
-
-    /// An error in the middle of a stream, as OpenAI's clients expect it. Nothing follows.
-    pub(crate) fn fail(error: &crate::error::ApiError, out: &mut BytesMut) {
-        out.extend_from_slice(b"data: ");
-        write_json(&error.openai(), out);
-        out.extend_from_slice(b"\n\n");
     }
 
     fn delta(&self, delta: &[u8], out: &mut BytesMut) {
@@ -192,11 +166,26 @@ impl ChunkWriter {
     }
 }
 
-fn write_json<T: Serialize + ?Sized>(value: &T, out: &mut BytesMut) {
-    use actix_web::web::BufMut as _;
-    // Neither a text nor a JSON value can fail to be written into memory.
-    let written = serde_json::to_writer(out.writer(), value);
-    debug_assert!(written.is_ok());
+impl Writer for ChunkWriter {
+    fn write(&mut self, event: &ApiEvent, out: &mut BytesMut) {
+        if !self.begun {
+            self.begun = true;
+            self.delta(br#"{"role":"assistant","content":""}"#, out);
+        }
+        match event {
+            ApiEvent::Delta { text, reasoning } => {
+                let name: &[u8] =
+                    if *reasoning { b"{\"reasoning_content\":" } else { b"{\"content\":" };
+                out.extend_from_slice(&self.prefix);
+                out.extend_from_slice(name);
+                write_json(text, out);
+                out.extend_from_slice(b"}");
+                out.extend_from_slice(self.suffix);
+            }
+            ApiEvent::Data(delta) => self.data(delta, out),
+            ApiEvent::End { finish_reason, usage, .. } => self.end(*finish_reason, *usage, out),
+        }
+    }
 }
 
 /// Adds the members that are absent or null.

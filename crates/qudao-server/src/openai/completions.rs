@@ -1,22 +1,13 @@
 //! `POST /v1/chat/completions`, as a stream and whole.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _,
-    http::header::{CACHE_CONTROL, HeaderName},
-    web::{self, Bytes, BytesMut},
-};
-use futures_util::{FutureExt as _, Stream, future::LocalBoxFuture};
-use qudao_core::{Answered, ApiEvent, ApiReply, ApiRequest, KeptAnswer};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _, web};
+use qudao_core::{Answered, ApiReply, ApiRequest, KeptAnswer};
 use serde::de::DeserializeOwned;
 
 use super::{
     answer::{ChunkWriter, Collector, Heading},
     rate, served,
+    stream::{streamed, streamed_again},
     wire::CompletionRequest,
 };
 use crate::{
@@ -86,18 +77,10 @@ pub(super) fn read_once(
 /// A call that was served before: the same answer, as a stream or whole like the first time.
 fn again(answer: KeptAnswer, stream: bool, include_usage: bool) -> HttpResponse {
     let heading = Heading::new(answer.turn_id, answer.created, &answer.model);
-    let mut response = HttpResponse::Ok();
-    mark_replayed(&mut response);
-    if let Some(by) = &answer.served {
-        served::tell(&mut response, by);
-    }
+    let mut response = accepted_again(&answer);
     if stream {
-        let mut writer = ChunkWriter::new(heading, include_usage);
-        let mut body = BytesMut::new();
-        for event in answer.into_events() {
-            writer.write(&event, &mut body);
-        }
-        return event_stream(&mut response).body(body.freeze());
+        let writer = ChunkWriter::new(heading, include_usage);
+        return streamed_again(&mut response, answer, writer);
     }
     let mut collector = Collector::default();
     for event in answer.into_events() {
@@ -106,6 +89,16 @@ fn again(answer: KeptAnswer, stream: bool, include_usage: bool) -> HttpResponse 
         }
     }
     cut_off().error_response()
+}
+
+/// The head of a response that was given before.
+pub(super) fn accepted_again(answer: &KeptAnswer) -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    mark_replayed(&mut response);
+    if let Some(by) = &answer.served {
+        served::tell(&mut response, by);
+    }
+    response
 }
 
 pub(super) fn broke_off() -> ApiError {
@@ -143,7 +136,7 @@ fn refusal<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> ApiEr
 }
 
 /// The head of a response to a call that was let in.
-fn accepted(reply: &ApiReply) -> HttpResponseBuilder {
+pub(super) fn accepted(reply: &ApiReply) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     rate::tell(&mut response, reply.standings());
     served::tell(&mut response, &reply.served());
@@ -161,94 +154,6 @@ async fn whole(mut reply: ApiReply, heading: &Heading) -> Result<HttpResponse, A
     Err(cut_off())
 }
 
-/// The head waits for the first event, so that a refusal of the model still gets its status.
-async fn streamed(mut reply: ApiReply, mut writer: ChunkWriter) -> Result<HttpResponse, ApiError> {
-    let mut response = accepted(&reply);
-    let first = reply.next().await.ok_or_else(cut_off)??;
-    let mut head = BytesMut::with_capacity(1024);
-    writer.write(&first, &mut head);
-    let ended = matches!(first, ApiEvent::End { .. });
-    let body = Chunks { writer, buffer: head, reply: Waiting::Idle(Box::new(reply)), ended };
-    Ok(event_stream(&mut response).streaming(body))
-}
-
-fn event_stream(response: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder {
-    response
-        .content_type("text/event-stream; charset=utf-8")
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((HeaderName::from_static("x-accel-buffering"), "no"))
-}
-
 pub(super) fn cut_off() -> ApiError {
     ApiError::new(Code::ModelFailed, "the answer broke off")
-}
-
-type NextEvent =
-    LocalBoxFuture<'static, (Box<ApiReply>, Option<Result<ApiEvent, qudao_core::ApiError>>)>;
-
-enum Waiting {
-    Idle(Box<ApiReply>),
-    Busy(NextEvent),
-    Done,
-}
-
-/// The body of a stream. All events that are ready at one time are written at one time.
-struct Chunks {
-    writer: ChunkWriter,
-    buffer: BytesMut,
-    reply: Waiting,
-    ended: bool,
-}
-
-impl Chunks {
-    /// Writes one event; `false` when it was the last.
-    fn write(&mut self, event: Option<Result<ApiEvent, qudao_core::ApiError>>) -> bool {
-        match event {
-            Some(Ok(event)) => {
-                self.writer.write(&event, &mut self.buffer);
-                !matches!(event, ApiEvent::End { .. })
-            }
-            Some(Err(failure)) => {
-                ChunkWriter::fail(&failure.into(), &mut self.buffer);
-                false
-            }
-            None => {
-                ChunkWriter::fail(&cut_off(), &mut self.buffer);
-                false
-            }
-        }
-    }
-}
-
-impl Stream for Chunks {
-    type Item = Result<Bytes, actix_web::Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        while !this.ended {
-            let mut next = match std::mem::replace(&mut this.reply, Waiting::Done) {
-                Waiting::Idle(mut reply) => async move {
-                    let event = reply.next().await;
-                    (reply, event)
-                }
-                .boxed_local(),
-                Waiting::Busy(next) => next,
-                Waiting::Done => break,
-            };
-            match next.poll_unpin(cx) {
-                Poll::Ready((reply, event)) => {
-                    this.ended = !this.write(event);
-                    this.reply = Waiting::Idle(reply);
-                }
-                Poll::Pending => {
-                    this.reply = Waiting::Busy(next);
-                    break;
-                }
-            }
-        }
-        if !this.buffer.is_empty() {
-            return Poll::Ready(Some(Ok(this.buffer.split().freeze())));
-        }
-        if this.ended { Poll::Ready(None) } else { Poll::Pending }
-    }
 }

@@ -1,7 +1,7 @@
 //! Calls whose answer is sent when it is whole: those of models that do not chat.
 
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
-use qudao_core::{Answered, ApiEvent, ApiRequest, Served};
+use qudao_core::{Answered, ApiEvent, ApiReply, ApiRequest, KeptAnswer, Served};
 use qudao_plugin_api::wire::{Ask, Usage};
 use qudao_storage::Standing;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -87,6 +87,8 @@ pub(crate) struct Door<'a> {
     pub(crate) body: &'a [u8],
 }
 
+const OTHER_FORM: &str = "the model's answer has another form than was asked";
+
 /// A whole answer.
 pub(crate) struct Whole {
     pub(crate) model: String,
@@ -97,33 +99,53 @@ pub(crate) struct Whole {
     replayed: bool,
 }
 
+/// A call that was let in.
+pub(super) enum Opened {
+    /// Its answer begins.
+    Now(Box<ApiReply>),
+    /// It was answered before.
+    Before(KeptAnswer),
+}
+
 impl Door<'_> {
+    /// Asks the model. With `stream`, what was handed out counts as delivered though the rest is not.
+    pub(super) async fn open(
+        &self,
+        ask: impl Into<Ask>,
+        slot: qudao_core::CallSlot,
+        stream: bool,
+    ) -> Result<Opened, ApiError> {
+        let Self { state, request, caller, context, body } = *self;
+        let call = ApiRequest {
+            ask: ask.into(),
+            choices: None,
+            stream,
+            trace: context.trace,
+            address: Some(client_address(request)),
+            slot: Some(slot),
+        };
+        let Some(once) = read_once(request, caller, body)? else {
+            let reply = state.within(state.core.api_call(&caller.0, call)).await?;
+            return Ok(Opened::Now(Box::new(reply)));
+        };
+        match state.within(state.core.api_call_once(&caller.0, call, once)).await? {
+            Answered::Now(reply) => Ok(Opened::Now(reply)),
+            Answered::Before(answer) => Ok(Opened::Before(answer)),
+            Answered::BrokenOff => Err(broke_off()),
+            Answered::OtherBody => Err(reused()),
+            Answered::UnderWay => Err(under_way()),
+        }
+    }
+
     /// Asks the model and waits for the end of its answer, which is settled then.
     pub(crate) async fn ask(
         &self,
         ask: impl Into<Ask>,
         slot: qudao_core::CallSlot,
     ) -> Result<Whole, ApiError> {
-        let Self { state, request, caller, context, body } = *self;
-        let call = ApiRequest {
-            ask: ask.into(),
-            choices: None,
-            stream: false,
-            trace: context.trace,
-            address: Some(client_address(request)),
-            slot: Some(slot),
-        };
-        let mut reply = match read_once(request, caller, body)? {
-            None => state.within(state.core.api_call(&caller.0, call)).await?,
-            Some(once) => {
-                match state.within(state.core.api_call_once(&caller.0, call, once)).await? {
-                    Answered::Now(reply) => *reply,
-                    Answered::Before(answer) => return Whole::again(answer),
-                    Answered::BrokenOff => return Err(broke_off()),
-                    Answered::OtherBody => return Err(reused()),
-                    Answered::UnderWay => return Err(under_way()),
-                }
-            }
+        let mut reply = match self.open(ask, slot, false).await? {
+            Opened::Now(reply) => reply,
+            Opened::Before(answer) => return Whole::again(answer),
         };
         let mut whole = Whole {
             model: reply.model().to_owned(),
@@ -144,7 +166,7 @@ impl Door<'_> {
 
 impl Whole {
     /// A call that was served before: the same answer.
-    fn again(answer: qudao_core::KeptAnswer) -> Result<Self, ApiError> {
+    fn again(answer: KeptAnswer) -> Result<Self, ApiError> {
         let mut whole = Self {
             model: answer.model.clone(),
             pieces: Vec::new(),
@@ -183,8 +205,7 @@ impl Whole {
         let failed = |detail: &'static str| ApiError::new(Code::ModelFailed, detail);
         let mut found: Vec<Option<T>> = std::iter::repeat_with(|| None).take(count).collect();
         for piece in self.pieces.drain(..) {
-            let part: T = serde_json::from_value(piece)
-                .map_err(|_| failed("the model's answer has another form than was asked"))?;
+            let part: T = serde_json::from_value(piece).map_err(|_| failed(OTHER_FORM))?;
             let at = usize::try_from(index(&part)).unwrap_or(usize::MAX);
             match found.get_mut(at) {
                 Some(place @ None) => *place = Some(part),
@@ -193,6 +214,15 @@ impl Whole {
         }
         let whole: Option<Vec<T>> = found.into_iter().collect();
         whole.ok_or_else(|| failed("the model left something out of its answer"))
+    }
+
+    /// All that the model said, of which nobody knew how much it would be.
+    ///
+    /// # Errors
+    /// `model_failed` where it said something else.
+    pub(crate) fn all<T: DeserializeOwned>(&mut self) -> Result<Vec<T>, ApiError> {
+        let pieces = self.pieces.drain(..).map(serde_json::from_value).collect::<Result<_, _>>();
+        pieces.map_err(|_| ApiError::new(Code::ModelFailed, OTHER_FORM))
     }
 
     /// All that the model said, as it came.

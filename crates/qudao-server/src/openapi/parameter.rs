@@ -70,6 +70,7 @@ pub(super) fn parameter(
         "status" => ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some("^(ready|sending|done|dead|expired)$")),
+        "voice" => ObjectBuilder::new().schema_type(Type::Boolean),
         // The client's own id of a message.
         "id" => ObjectBuilder::new()
             .schema_type(Type::String)

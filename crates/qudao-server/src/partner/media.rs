@@ -2,7 +2,6 @@
 //! addresses that are good for an hour.
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use futures_util::StreamExt as _;
 use qudao_channels::partner::{MEDIA_GOOD_FOR, MediaLink};
 use qudao_domain::{ChannelId, MediaId, TenantId};
 use qudao_pcp::MEDIA_MAX;
@@ -15,8 +14,7 @@ use super::PartnerCaller;
 use crate::{
     code::Code,
     error::ApiError,
-    extract::{NoQuery, Query, path_id},
-    failure::SHED,
+    extract::{FORM_OVERHEAD, Form, FormField, NoQuery, Query, path_id, read_form},
     oidc::base_url,
     state::AppState,
 };
@@ -55,30 +53,11 @@ pub(crate) async fn upload(
     request: HttpRequest,
     PartnerCaller(door): PartnerCaller,
     _: Query<NoQuery>,
-    mut payload: web::Payload,
+    payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let boundary = kind.and_then(|kind| multer::parse_boundary(kind).ok());
-    let boundary = boundary.ok_or_else(|| {
-        let detail = "send multipart/form-data with one file in the field `file`";
-        ApiError::new(Code::UnsupportedMediaType, detail)
-    })?;
-    // Read whole first: a file is bounded, and so is the memory of all of them.
-    let mut held = state.bodies.open();
-    let mut whole = web::BytesMut::new();
-    let limit = MEDIA_MAX + 64 * 1024;
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
-        if limit < whole.len() + chunk.len() {
-            return Err(too_large());
-        }
-        if !held.grow(chunk.len()) {
-            let detail = "too many bodies are being read at this moment";
-            return Err(ApiError::new(Code::Overloaded, detail).retry_after(SHED).closing());
-        }
-        whole.extend_from_slice(&chunk);
-    }
-    let file = read(whole.freeze(), boundary).await?;
+    let how = "send multipart/form-data with one file in the field `file`";
+    let form = read_form(&request, payload.into_inner(), MEDIA_MAX + FORM_OVERHEAD, how).await?;
+    let file = first_file(&form)?;
     let (size, sha256, mime) = (file.bytes.len(), hex::encode(&file.sha256), file.mime.clone());
     let id = MediaId::new();
     let (core, tenant_id, channel_id) = (state.core.clone(), door.tenant_id, door.channel_id);
@@ -111,29 +90,26 @@ fn too_large() -> ApiError {
     ApiError::new(Code::BodyTooLarge, format!("a file may have {MEDIA_MAX} bytes at most"))
 }
 
-async fn read(whole: web::Bytes, boundary: String) -> Result<MediaFile, ApiError> {
-    let malformed = |error: multer::Error| ApiError::new(Code::BadRequest, error.to_string());
-    let stream = futures_util::stream::once(async move { Ok::<_, std::io::Error>(whole) });
-    let mut form = multer::Multipart::new(stream, boundary);
-    while let Some(field) = form.next_field().await.map_err(malformed)? {
-        let Some(name) = field.file_name().map(str::to_owned) else { continue };
-        let mime = field.content_type().map(|mime| mime.essence_str().to_owned());
-        let bytes = field.bytes().await.map_err(malformed)?;
-        if MEDIA_MAX < bytes.len() {
-            return Err(too_large());
-        }
-        let name = name.replace(['\0', '/', '\\'], "_");
-        return Ok(MediaFile {
-            mime: mime.filter(|mime| mime.len() <= 127).unwrap_or_else(|| OCTETS.to_owned()),
-            name: Some(name).filter(|name| !name.is_empty()),
-            sha256: Sha256::digest(&bytes).to_vec(),
-            bytes: bytes.to_vec(),
-        });
+fn first_file(form: &Form) -> Result<MediaFile, ApiError> {
+    let mut files = form.fields.iter().filter(|field| field.file_name.is_some());
+    let Some(FormField { file_name, media_type, bytes, .. }) = files.next() else {
+        return Err(ApiError::new(Code::BadRequest, "the form holds no file"));
+    };
+    if MEDIA_MAX < bytes.len() {
+        return Err(too_large());
     }
-    Err(ApiError::new(Code::BadRequest, "the form holds no file"))
+    let name = file_name.as_deref().unwrap_or_default().replace(['\0', '/', '\\'], "_");
+    Ok(MediaFile {
+        mime: media_type.clone().filter(|mime| mime.len() <= 127).unwrap_or_else(octets),
+        name: Some(name).filter(|name| !name.is_empty()),
+        sha256: Sha256::digest(bytes).to_vec(),
+        bytes: bytes.to_vec(),
+    })
 }
 
-const OCTETS: &str = "application/octet-stream";
+fn octets() -> String {
+    "application/octet-stream".to_owned()
+}
 
 /// The file's bytes, to whoever holds a good address.
 pub(crate) async fn fetch(

@@ -58,16 +58,16 @@ pub(crate) fn entrance(request: &HttpRequest) -> Result<Rc<Entrance>, ApiError> 
 async fn find(request: &HttpRequest) -> Result<Entrance, ApiError> {
     let state = AppState::of(request);
     let door = door::known_door(state, request).await?;
-    let settings = settings_of(state, &door).await?;
+    let settings = web_settings(state, &door).await?;
     let origin = check(&settings, request.headers())?;
     Ok(Entrance { door, settings, origin })
 }
 
-/// What a web channel's owner set.
+/// What the tenant set of a channel of the web.
 ///
 /// # Errors
-/// `not_found` if the channel is gone, and those of the database.
-pub(crate) async fn settings_of(
+/// `not_found` if it is gone.
+pub(crate) async fn web_settings(
     state: &AppState,
     door: &ChannelDoor,
 ) -> Result<WidgetSettings, ApiError> {

@@ -13,6 +13,7 @@ use crate::{
     access::VisitorCaller,
     chat::{
         door::Visit,
+        files::Takes,
         requests::{ChannelFace, visit},
     },
     code::Code,
@@ -129,11 +130,12 @@ pub(crate) async fn token(
         ApiError::field("/visitor", "has to be a secret that this endpoint gave: vw_…")
     })?;
     let token = token::issue(&state, &entrance, peer).await?;
+    let takes = Takes::of(&state, &entrance.door, &entrance.settings).await?;
     Ok(HttpResponse::Ok().json(WidgetToken {
         token,
         expires_in: token::GOOD_FOR.as_secs(),
         visitor,
-        channel: ChannelFace::of(&entrance.door),
+        channel: ChannelFace::of(&entrance.door, takes),
         widget: WidgetFace::of(&entrance.settings, &entrance.door, state.core.sends_mail()),
     }))
 }

@@ -27,5 +27,7 @@ mod proof;
 mod reading;
 mod routing;
 mod socket;
+mod speaking;
+mod transcribing;
 mod widget;
 mod world;

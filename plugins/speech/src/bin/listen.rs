@@ -8,7 +8,11 @@
 use std::{path::PathBuf, time::Instant};
 
 use qudao_plugin_api::wire::Segment;
-use qudao_plugin_speech::{config::Config, error::ListenError, model::Model};
+use qudao_plugin_speech::{
+    config::Config,
+    error::ListenError,
+    model::{Model, Wishes},
+};
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             segments.push(segment);
             Ok::<(), ListenError>(())
         };
-        let heard = model.listen(&bytes, None, &|| false, &mut take)?;
+        let heard = model.listen(&bytes, Wishes::default(), &|| false, &mut take)?;
         let took = begun.elapsed().as_secs_f64();
         let name = sound.file_name().map(|name| name.to_string_lossy().into_owned());
         println!(

@@ -1,8 +1,10 @@
 import type { ComponentChildren, JSX, RefObject } from 'preact';
-import { useLayoutEffect } from 'preact/hooks';
+import { useLayoutEffect, useState } from 'preact/hooks';
 import type { ChatClient } from '../client';
+import { canRecord } from '../voice';
 import { useWords } from './context';
 import { Icon } from './icons';
+import { Voice } from './Voice';
 
 interface ComposerProps {
   client: ChatClient;
@@ -21,9 +23,11 @@ export const MAX_CHARS = 16_000;
 
 export function Composer({ client, text, setText, submit, input, note, children }: ComposerProps): JSX.Element {
   const words = useWords();
+  const [complaint, complain] = useState('');
   const busy = client.timeline.isBusy(Date.now());
   const closed = client.closedBy !== null;
   const over = text.length > MAX_CHARS ? [...text].length - MAX_CHARS : 0;
+  const wrong = over > 0 ? words.tooLong.replace('{n}', String(over)) : complaint;
   const stoppable = busy && client.connection === 'online';
   const ready = text.trim() !== '' && over <= 0 && !closed;
 
@@ -69,9 +73,13 @@ export function Composer({ client, text, setText, submit, input, note, children 
           aria-invalid={over > 0}
           enterkeyhint="send"
           autoComplete="off"
-          onInput={(event) => setText(event.currentTarget.value)}
+          onInput={(event) => {
+            complain('');
+            setText(event.currentTarget.value);
+          }}
           onKeyDown={keyDown}
         />
+        {client.channel?.voice && text === '' && canRecord() && <Voice client={client} complain={complain} />}
         {stoppable && (
           <button
             type="button"
@@ -93,8 +101,8 @@ export function Composer({ client, text, setText, submit, input, note, children 
           </button>
         )}
       </div>
-      <p id="composer-note" dir="auto" class={over > 0 ? 'note wrong' : 'note'} role={over > 0 ? 'alert' : undefined}>
-        {over > 0 ? words.tooLong.replace('{n}', String(over)) : note}
+      <p id="composer-note" dir="auto" class={wrong !== '' ? 'note wrong' : 'note'} role={wrong !== '' ? 'alert' : undefined}>
+        {wrong || note}
       </p>
     </form>
   );

@@ -2,7 +2,7 @@ import type { JSX } from 'preact';
 import { useContext, useEffect, useState } from 'preact/hooks';
 import { safeHref } from '../markdown';
 import { sizeText, type Part, type Press } from '../parts';
-import { PicturesContext } from './context';
+import { PicturesContext, useWords } from './context';
 import { Icon } from './icons';
 import { Markdown } from './Markdown';
 
@@ -67,12 +67,13 @@ function Picture(part: Extract<Part, { type: 'file' }>): JSX.Element {
   );
 }
 
-function File({ name, size, url, caption }: Extract<Part, { type: 'file' }>): JSX.Element {
+function File({ name, size, url, caption, voice }: Extract<Part, { type: 'file' }>): JSX.Element {
+  const words = useWords();
   const href = url === '' ? null : safeHref(url);
   const inside = (
     <>
-      <Icon name="file" />
-      <span class="file-name" dir="auto">{name}</span>
+      <Icon name={voice ? 'mic' : 'file'} />
+      <span class="file-name" dir="auto">{voice ? words.voiceMessage : name}</span>
       {size > 0 && <span class="file-size">{sizeText(size)}</span>}
     </>
   );

@@ -428,6 +428,7 @@ export const zhHelp: Record<string, string> = {
   'web.ai_disclosure': '默认开启。法律有要求时请保持开启。',
   'web.csat': '默认开启。',
   'web.uploads': '默认关闭：开启后陌生人可以发送文件。',
+  'web.voice': '默认开启，前提是助手设置了语音模型。',
   'web.transcript': '默认开启。',
   'web.site_secret': '至少 32 个字符。您的服务器用它签名，表明登录的是谁（HS256）。',
   'web.site_keys': '用来代替密钥：PEM 格式的 ES256 或 EdDSA 公钥，可填写多个。',
