@@ -30,7 +30,6 @@ const REACH: f64 = 0.8;
 /// # Errors
 /// Whatever goes wrong with the peer, the weights or the detector.
 pub(crate) fn compare(threads: usize, rounds: usize, work: &Path) -> Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "the same setting as that of the tests")]
     let Some(onnx) = std::env::var_os("QUDAO_YOLOX_ONNX").map(PathBuf::from) else {
         println!(
             "\nthe detector is left out: set QUDAO_YOLOX_ONNX to yolox_nano.onnx (docs/vision.md)"
