@@ -68,7 +68,7 @@ path = "libtea.so"
     fn refusal(schema: &str, config: &Value) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("schema.json"), schema).unwrap();
-        let mut manifest = Manifest::parse(MANIFEST).unwrap();
+        let mut manifest = Manifest::parse_template(MANIFEST).unwrap();
         manifest.config = Some(ConfigSection { schema: "schema.json".to_owned() });
         let plugin = VerifiedPlugin { folder: folder.path().to_owned(), manifest, signer: None };
         check(&plugin, config).err().map(|error| error.to_string())

@@ -37,6 +37,8 @@ enum Subject {
     Language,
     /// Encoders beside ONNX Runtime.
     Encoders,
+    /// The detector beside ONNX Runtime.
+    Vision,
 }
 
 /// Measures local models beside their peers.
@@ -86,13 +88,17 @@ fn main() -> Result<()> {
     let subjects = [
         (Subject::Language, language as fn(&Args) -> Result<()>),
         (Subject::Encoders, encoders::measure),
+        (Subject::Vision, |args| {
+            std::fs::create_dir_all(&args.work)?;
+            vision::compare(args.threads, args.rounds, &args.work)
+        }),
     ];
     for (subject, measure) in subjects {
         if args.only.is_none_or(|only| only == subject) {
             measure(&args)?;
         }
     }
-    vision::compare(args.threads, args.rounds, &args.work)
+    Ok(())
 }
 
 /// The language engine.

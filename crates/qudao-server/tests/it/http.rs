@@ -121,7 +121,7 @@ pub(crate) async fn send(
     let mut bytes = Vec::new();
     // A server that refuses a body early may reset the connection after its answer.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("an answer in time");
-    let text = String::from_utf8(bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()));
