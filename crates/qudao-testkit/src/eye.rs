@@ -58,7 +58,8 @@ impl ModelPlugin for Eye {
         sink.data(&Detected { width: 40, height: 20, objects: objects.collect() })?;
         if request.annotate {
             // What a JPEG file begins with, and what a pen would write; in two parts.
-            let pen = |(label, _): &&(String, f32)| request.captions.get(label).unwrap_or(label).clone();
+            let pen =
+                |(label, _): &&(String, f32)| request.captions.get(label).unwrap_or(label).clone();
             let written: Vec<_> = seen.iter().map(pen).collect();
             for part in [&b"\xff\xd8\xff"[..], written.join(",").as_bytes()] {
                 let media_type = "image/jpeg".to_owned();

@@ -79,7 +79,8 @@ impl Core {
         patience: Instant,
     ) -> Result<(Detected, Option<Drawn>), Missed> {
         let file = self.attached_file(turn, picture, patience).await?;
-        let captions = if annotate { words::captions(&turn.context.locale) } else { BTreeMap::new() };
+        let captions =
+            if annotate { words::captions(&turn.context.locale) } else { BTreeMap::new() };
         let request = DetectRequest {
             annotate,
             captions,

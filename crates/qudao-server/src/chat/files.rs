@@ -145,8 +145,7 @@ async fn store(
     let said = MessageText::parse(&part.to_text())
         .map_err(|error| ApiError::new(Code::InvalidQuery, error.to_string()))?;
     let origin = RequestContext::of(request).trace;
-    let (accepted, _) =
-        door::accept(state, &visit, &external_id, said, vec![part], origin).await?;
+    let (accepted, _) = door::accept(state, &visit, &external_id, said, vec![part], origin).await?;
     let kept = Kept { visit, file_id, mime, name, sha256, bytes };
     keep(state, kept, accepted.conversation_id).await?;
     Ok(HttpResponse::Accepted().json(Receipt {

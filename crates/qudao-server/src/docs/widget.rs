@@ -65,7 +65,9 @@ pub(crate) fn send_file() -> Doc {
 
 pub(crate) fn fetch_file() -> Doc {
     Doc::new("Web chat", "Get a file of the conversation")
-        .about("By the `upload_id` of a message's part: what the visitor sent, and what answers show.")
+        .about(
+            "By the `upload_id` of a message's part: what the visitor sent, and what answers show.",
+        )
         .returns_text(200, "application/octet-stream", "Its bytes, with its own media type.")
 }
 

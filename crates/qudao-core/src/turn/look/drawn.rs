@@ -29,7 +29,10 @@ impl Drawn {
             let PicturePart { part, .. } = serde_json::from_value(part).ok()?;
             STANDARD.decode_vec(part, &mut bytes).ok()?;
             if BYTES_MAX < bytes.len() {
-                tracing::warn!(most = BYTES_MAX, "a model drew a picture that is too large to send");
+                tracing::warn!(
+                    most = BYTES_MAX,
+                    "a model drew a picture that is too large to send"
+                );
                 return None;
             }
         }
@@ -54,7 +57,8 @@ mod tests {
     use super::*;
 
     fn parts(bytes: &[&[u8]]) -> impl Iterator<Item = Value> {
-        let part = |bytes: &&[u8]| json!({ "media_type": "image/jpeg", "part": STANDARD.encode(bytes) });
+        let part =
+            |bytes: &&[u8]| json!({ "media_type": "image/jpeg", "part": STANDARD.encode(bytes) });
         bytes.iter().map(part).collect::<Vec<_>>().into_iter()
     }
 
