@@ -2,8 +2,9 @@
 //!
 //! `look convert DETECTOR.onnx OUT.safetensors` rewrites a detector.
 //!
-//! `look WEIGHTS [--side N] [--threads N] [--device D] [--raw FOLDER] [--rounds N] PICTURE…` prints a line
-//! of JSON for each picture. `--raw` writes what the network gets and says as 32-bit numbers; `--rounds`
+//! `look WEIGHTS [--side N] [--threads N] [--device D] [--raw FOLDER] [--draw FOLDER] [--rounds N]
+//! PICTURE…` prints a line of JSON for each picture. `--raw` writes what the network gets and says as 32-bit
+//! numbers; `--draw` writes the pictures with what was found drawn into them; `--rounds`
 //! measures the network alone and prints the milliseconds of the median round.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for the command line")]
@@ -11,7 +12,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use qudao_plugin_vision::annotate::{Mark, Pen};
 use qudao_plugin_vision::config::Config;
+use qudao_plugin_vision::finding::Finding;
 use qudao_plugin_vision::model::Model;
 use qudao_plugin_vision::picture::{Limits, square, unpack};
 use serde_json::json;
@@ -25,7 +28,8 @@ fn main() {
         return;
     }
     let mut config = Config::new(weights);
-    let (mut raw, mut rounds, mut pictures) = (None::<PathBuf>, 0, Vec::new());
+    let (mut raw, mut draw, mut rounds) = (None::<PathBuf>, None::<PathBuf>, 0);
+    let mut pictures = Vec::new();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap();
         match argument.as_str() {
@@ -33,6 +37,7 @@ fn main() {
             "--threads" => config.threads = Some(value().parse().unwrap()),
             "--device" => config.device = value(),
             "--raw" => raw = Some(value().into()),
+            "--draw" => draw = Some(value().into()),
             "--rounds" => rounds = value().parse().unwrap(),
             _ => pictures.push(PathBuf::from(argument)),
         }
@@ -46,6 +51,17 @@ fn main() {
             let stem = path.file_stem().unwrap().to_string_lossy();
             write(&folder.join(format!("{stem}.in")), &square.grid.values);
             write(&folder.join(format!("{stem}.out")), &model.see(&square.grid).unwrap().values);
+        }
+        if let Some(folder) = &draw {
+            let mark = |finding: &Finding| Mark {
+                edges: finding.edges,
+                label: format!("{} {:.0}%", model.label(finding), finding.score * 100.0),
+                class: finding.class,
+            };
+            let marks: Vec<Mark> = seen.findings.iter().map(mark).collect();
+            let file = Pen::new().unwrap().annotate(&seen.picture, &marks).unwrap();
+            std::fs::write(folder.join(path.with_extension("jpg").file_name().unwrap()), file)
+                .unwrap();
         }
         let found = seen.findings.iter().map(|finding| {
             json!({ "label": model.label(finding), "score": finding.score, "edges": finding.edges })

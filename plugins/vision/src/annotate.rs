@@ -187,7 +187,7 @@ mod tests {
     fn each_name_of_either_language_has_letters_of_its_own() {
         let pen = Pen::new().unwrap();
         let missing = pen.0.glyph_id('\u{10ffff}');
-        for letter in "person 93% äßéñł 人自行车红绿灯风筝瑕疵".chars().filter(|c| *c != ' ')
+        for letter in "person 93% äßéñ 人自行车红绿灯风筝缺陷".chars().filter(|c| *c != ' ')
         {
             assert_ne!(pen.0.glyph_id(letter), missing, "{letter}");
             assert!(pen.set(&letter.to_string(), 20).1 > 0.0, "{letter}");
