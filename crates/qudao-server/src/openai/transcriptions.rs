@@ -30,7 +30,7 @@ const PROMPT_MAX: usize = 4_000;
 const HOW: &str =
     "send multipart/form-data with the sound in the field `file` and the field `model`";
 
-/// A sound to write down.
+/// A sound to write down. A field of a form is there or not; there is no null.
 #[derive(Debug, ToSchema)]
 pub(crate) struct TranscriptionForm {
     /// Ogg or WebM with Opus, WAV or MP3, of 11,796,480 bytes at most. What it is its bytes say, and not
@@ -41,21 +41,23 @@ pub(crate) struct TranscriptionForm {
     #[schema(min_length = 1)]
     model: String,
     /// The language that is spoken, as in ISO 639; found out if left out.
-    #[schema(pattern = "^[A-Za-z]{2,3}$")]
+    #[schema(nullable = false, pattern = "^[A-Za-z]{2,3}$")]
     language: Option<String>,
     /// What the model is to think was said before: names and words that come up.
-    #[schema(max_length = 4000, pattern = r"^[^\x00]*$")]
+    #[schema(nullable = false, max_length = 4000, pattern = r"^[^\x00]*$")]
     prompt: Option<String>,
     /// `json` if left out.
+    #[schema(nullable = false)]
     response_format: Option<TranscriptFormat>,
     /// How freely words are chosen, 0 to 1; 0 if left out. Where the likeliest words make no sense,
     /// others are tried by themselves.
-    #[schema(minimum = 0, maximum = 1)]
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
     temperature: Option<f32>,
     /// Of what times are told, with `verbose_json`. Times of words are not served.
-    #[schema(rename = "timestamp_granularities[]")]
+    #[schema(nullable = false, rename = "timestamp_granularities[]")]
     timestamp_granularities: Option<Vec<Granularity>>,
     /// Whether what is understood is sent at once, as server-sent events; for `json` and `text`.
+    #[schema(nullable = false)]
     stream: Option<bool>,
 }
 
