@@ -154,7 +154,7 @@ async fn where_only_a_model_elsewhere_could_answer_nobody_does() {
     let mut visitor = Visitor::arrive(&platform).await;
     visitor.say("a", PHONE).await;
     let notice = visitor.reply().await;
-    assert_eq!(notice["role"], "system", "{notice}");
+    assert_eq!(notice["role"], "notice", "{notice}");
     assert_eq!(elsewhere.heard().await, Vec::<String>::new());
 
     let decisions = format!("/v1/tenants/{}/decisions", platform.text("tenant_id"));

@@ -96,9 +96,9 @@ impl Things {
         let web = json!({ "name": "Site", "kind": "web", "assistant_id": ada });
         let web = world.post(&format!("{own}/channels"), OPERATOR, &web).await.body;
         let key = web["public_key"].as_str().unwrap().to_owned();
-        let opened = world.send("POST", &format!("/v1/web/{key}/session"), JSON, "").await;
         let listed = r#"{"origins":["https://shop.example"],"uploads":true}"#;
         world.db.psql(&format!("UPDATE channels SET settings = '{listed}'"));
+        let opened = world.send("POST", &format!("/v1/web/{key}/session"), JSON, "").await;
         let path = format!("/v1/widget/{key}/token");
         let given = world.send("POST", &path, &format!("{SHOP}{JSON}"), "{}").await;
         let name = json!({ "name": "Mine" });
@@ -113,6 +113,7 @@ impl Things {
         let path = "/v1/invitations/accept";
         let accepted = world.send("POST", path, JSON, &accept.to_string()).await;
         let text = |value: &Value| value.as_str().unwrap().to_owned();
+        assert_eq!((opened.status, given.status), (200, 200), "{} {}", opened.body, given.body);
         let browser = format!(
             "cookie: {}\r\norigin: http://test\r\nx-csrf-token: {}\r\n",
             accepted.cookie.unwrap(),
@@ -128,8 +129,8 @@ impl Things {
             assistant_id: ada,
             channel_id: web["id"].as_str().unwrap().to_owned(),
             key,
-            widget: given.body["token"].as_str().unwrap().to_owned(),
-            visitor: opened.body["token"].as_str().unwrap().to_owned(),
+            widget: text(&given.body["token"]),
+            visitor: text(&opened.body["token"]),
             asked: 0,
             world,
         }

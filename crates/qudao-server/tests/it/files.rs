@@ -93,7 +93,7 @@ async fn a_picture_comes_back_with_what_was_found_in_it_and_to_nobody_else() {
         (&*page.token, "upl_1", (404, "not_found")),
         // A stranger, and one who wrote something of their own.
         (&*visitor(), drawn, (404, "not_found")),
-        ("", drawn, (401, "unauthenticated")),
+        ("", drawn, (401, "invalid_credentials")),
     ] {
         let answer = page.ask("GET", &format!("files/{id}"), token, "").await;
         let code = answer.body["code"].as_str().unwrap_or_default();
