@@ -189,22 +189,7 @@ fn tenant_endpoints(api: &mut Endpoints) {
     let ledger = "/v1/tenants/{tenant_id}/ledger";
     api.get(ledger, Tenant(Scope::BillingRead), admin::books::ledger, docs::ledger());
 
-    let (read, write) = (Tenant(Scope::AssistantsRead), Tenant(Scope::AssistantsWrite));
-    let routes = "/v1/tenants/{tenant_id}/routes";
-    api.post(routes, write, admin::routes::create, docs::create_route());
-    api.get(routes, read, admin::routes::list, docs::list_routes());
-    let route = "/v1/tenants/{tenant_id}/routes/{route_id}";
-    api.get(route, read, admin::routes::get, docs::get_route());
-    api.patch(route, write, admin::routes::update, docs::update_route());
-    let traffic = "/v1/tenants/{tenant_id}/routes/{route_id}/traffic";
-    api.get(traffic, read, admin::traffic::get, docs::route_traffic());
-    let models = "/v1/tenants/{tenant_id}/models";
-    api.get(models, read, admin::offers::list, docs::list_offers());
-    let assistants = "/v1/tenants/{tenant_id}/assistants";
-    api.post(assistants, write, admin::assistants::create, docs::create_assistant());
-    api.get(assistants, read, admin::assistants::list, docs::list_assistants());
-    let assistant = "/v1/tenants/{tenant_id}/assistants/{assistant_id}";
-    api.get(assistant, read, admin::assistants::get, docs::get_assistant());
+    assistant_endpoints(api);
 
     let (read, write) = (Tenant(Scope::ChannelsRead), Tenant(Scope::ChannelsWrite));
     let channels = "/v1/tenants/{tenant_id}/channels";
@@ -245,6 +230,26 @@ fn tenant_endpoints(api: &mut Endpoints) {
     api.get(audit, Tenant(Scope::AuditRead), admin::audit::list, docs::audit());
 
     identity_endpoints(api);
+}
+
+/// Who answers: routes, models and assistants.
+fn assistant_endpoints(api: &mut Endpoints) {
+    let (read, write) = (Tenant(Scope::AssistantsRead), Tenant(Scope::AssistantsWrite));
+    let routes = "/v1/tenants/{tenant_id}/routes";
+    api.post(routes, write, admin::routes::create, docs::create_route());
+    api.get(routes, read, admin::routes::list, docs::list_routes());
+    let route = "/v1/tenants/{tenant_id}/routes/{route_id}";
+    api.get(route, read, admin::routes::get, docs::get_route());
+    api.patch(route, write, admin::routes::update, docs::update_route());
+    let traffic = "/v1/tenants/{tenant_id}/routes/{route_id}/traffic";
+    api.get(traffic, read, admin::traffic::get, docs::route_traffic());
+    let models = "/v1/tenants/{tenant_id}/models";
+    api.get(models, read, admin::offers::list, docs::list_offers());
+    let assistants = "/v1/tenants/{tenant_id}/assistants";
+    api.post(assistants, write, admin::assistants::create, docs::create_assistant());
+    api.get(assistants, read, admin::assistants::list, docs::list_assistants());
+    let assistant = "/v1/tenants/{tenant_id}/assistants/{assistant_id}";
+    api.get(assistant, read, admin::assistants::get, docs::get_assistant());
 }
 
 /// What partners speak.
