@@ -10,7 +10,7 @@ use config::{Config, Environment, File, FileFormat, Map};
 use qudao_domain::Micros;
 
 use crate::{
-    Instance, Settings,
+    Instance, ModelKind, Settings,
     settings::{Egress, Mail, Telemetry},
 };
 
@@ -368,9 +368,14 @@ fn check_instances(instances: &[Instance]) -> Vec<Problem> {
             if !models.insert(&model.name) {
                 refuse(format!("{at}.name"), format!("{} is offered twice", model.name));
             }
-            if model.max_output_tokens == 0 || model.context_tokens <= model.max_output_tokens {
+            // The others do not write: what they may read is all that bounds them.
+            let writes = model.kind == ModelKind::Chat;
+            if writes && !(1..model.context_tokens).contains(&model.max_output_tokens) {
                 let reason = "must be at least 1 and less than context_tokens".to_owned();
                 refuse(format!("{at}.max_output_tokens"), reason);
+            }
+            if model.context_tokens == 0 {
+                refuse(format!("{at}.context_tokens"), "must be at least 1".to_owned());
             }
             let mut currencies = BTreeSet::new();
             for (index, price) in model.prices.iter().enumerate() {

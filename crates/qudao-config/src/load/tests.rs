@@ -208,7 +208,7 @@ fn instances_are_checked_with_their_place_in_the_list() {
 [[instances]]
 name = "one"
 plugin = "echo"
-models = [{ name = "m" }, { name = "m", max_output_tokens = 9000 }]
+models = [{ name = "m" }, { name = "m", max_output_tokens = 9000 }, { name = "ear", kind = "transcribe", context_tokens = 120 }]
 
 [[instances]]
 name = "one"
