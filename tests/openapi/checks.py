@@ -49,6 +49,7 @@ FIELDS = {
     "and has to be one that": "which model is of which kind is told by /v1/models",
     "is for routes of models that chat": "the same",
     "can be set to operator by the operator only": "who asks",
+    "the form cannot be read": "the name of a field that nobody documented may be no header of a part",
     "is for answers in verbose_json": "one field of a form asks for another",
     "is for answers in json or text": "the same",
     "the key has to begin with whpk_": "a key of another form is none",

@@ -33,6 +33,9 @@ pub(crate) struct ApiError {
     closing: bool,
 }
 
+/// Of so many wrong fields an error's sentence tells.
+const FIELDS_TOLD: usize = 5;
+
 impl ApiError {
     /// A refusal with words for this occurrence.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -54,9 +57,15 @@ impl ApiError {
 
     /// Wrong fields of the body.
     pub(crate) fn fields(fields: Vec<FieldError>) -> Self {
+        let words =
+            |field: &FieldError| format!("{} {}", display_pointer(&field.pointer), field.detail);
         let detail = match fields.as_slice() {
-            [only] => format!("{} {}", display_pointer(&only.pointer), only.detail),
-            many => format!("{} fields are wrong", many.len()),
+            [only] => words(only),
+            // OpenAI's shape has no list: its readers learn of the others here.
+            many => {
+                let some: Vec<String> = many.iter().take(FIELDS_TOLD).map(words).collect();
+                format!("{} fields are wrong: {}", many.len(), some.join("; "))
+            }
         };
         Self { fields, ..Self::new(Code::ValidationFailed, detail) }
     }

@@ -10,6 +10,7 @@ use crate::{
         routes::{CreateRoute, RouteBody, UpdateRoute},
         traffic::RouteTraffic,
     },
+    code::Code,
     openapi::Doc,
 };
 
@@ -56,6 +57,7 @@ pub(crate) fn route_traffic() -> Doc {
     Doc::new("Assistants", "Say what came through a route")
         .about("Who answered, which rules matched, who was passed over and why, and how the trial does.")
         .query("minutes", "Over so many minutes, 1 to 10080; 60 if left out.")
+        .fails(&[Code::InvalidQuery])
         .returns::<RouteTraffic>(200, "What its decisions sum up to.")
 }
 
