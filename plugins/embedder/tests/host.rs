@@ -187,7 +187,7 @@ async fn a_question_finds_its_answer_in_both_languages() {
     ];
     let (passages, _) = ask(&host, &request(&answers, Some(Purpose::Passage))).await;
     for (question, wanted) in [
-        ("When will my order be delivered?", 0),
+        ("How long until my parcel arrives?", 0),
         ("I want my money back", 1),
         ("几点关门？", 2),
         ("怎么退货？", 1),
