@@ -90,7 +90,7 @@ test('what is missing is said where it is missing, and nothing is made', async (
 test('a route is made by hand, with rules, an order and a trial', async () => {
   await mei.field('Name').first().fill('Support');
   await mei.field('Model 1').first().selectOption('away');
-  await mei.press('Add a model');
+  await page().getByRole('button', { name: 'Add a model', exact: true }).first().click();
   await mei.field('Model 2').first().selectOption('echo-fast');
 
   await rule(1).getByLabel('Name', { exact: true }).fill('personal data stays here');

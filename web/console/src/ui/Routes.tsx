@@ -1,6 +1,6 @@
 /** Routes: the list, how models do, and the way to one of them. */
 import type { JSX } from 'preact';
-import { useEffect, useMemo } from 'preact/hooks';
+import { useEffect, useMemo, useRef } from 'preact/hooks';
 import type { Offer, Route } from '../protocol';
 import { may } from '../scopes';
 import { fill } from '../words';
@@ -90,12 +90,15 @@ export function TrialTag({ route: { canary } }: { route: Route }): JSX.Element |
 
 /** Reads again and again while somebody looks. */
 export function useEvery(seconds: number, read: () => Promise<void>): void {
+  // What else is drawn anew meanwhile does not begin the wait again.
+  const latest = useRef(read);
+  latest.current = read;
   useEffect(() => {
     const timer = setInterval(() => {
-      if (document.visibilityState === 'visible') void read();
+      if (document.visibilityState === 'visible') void latest.current();
     }, seconds * 1000);
     return () => clearInterval(timer);
-  });
+  }, [seconds]);
 }
 
 /** What routes may name, as it is now. */
