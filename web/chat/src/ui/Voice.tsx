@@ -24,6 +24,7 @@ export function Voice({ client, complain }: VoiceProps): JSX.Element {
   const opener = useRef<HTMLButtonElement>(null);
   const sender = useRef<HTMLButtonElement>(null);
   const gone = useRef(false);
+  const left = useRef(false);
 
   // Whoever closes the chat turns the microphone off.
   useEffect(() => () => {
@@ -32,6 +33,9 @@ export function Voice({ client, complain }: VoiceProps): JSX.Element {
   }, []);
   useEffect(() => {
     if (stage === 'recording') sender.current?.focus();
+    // Not before it is drawn as one that can be pressed: another takes no focus.
+    if (stage === 'idle' && left.current) opener.current?.focus();
+    left.current = false;
     if (stage !== 'recording') return;
     const timer = setInterval(() => {
       const so = recording.current?.length ?? 0;
@@ -56,8 +60,8 @@ export function Voice({ client, complain }: VoiceProps): JSX.Element {
   }
   function leave(): void {
     recording.current = null;
+    left.current = true;
     setStage('idle');
-    opener.current?.focus();
   }
   function cancel(): void {
     void recording.current?.end();
