@@ -123,7 +123,11 @@ fn build<'a>(members: &[&'a Member], args: &Args) -> Result<Vec<(&'a Member, Pat
         }
         let mut cargo = crate::cargo();
         cargo.arg("build").arg("--target-dir").arg(&folder);
-        for member in &part {
+        // Those that are optimised always together: of a part of them cargo would compile candle anew,
+        // with other features.
+        for member in
+            if native { MEMBERS.iter().filter(|member| member.native).collect() } else { part }
+        {
             cargo.arg("--package").arg(format!("qudao-plugin-{}", member.name));
             if let Some(program) = member.program {
                 cargo.arg("--package").arg(program);

@@ -6,7 +6,8 @@ cd "$(dirname "$0")/../../.."
 . scripts/python-env.sh
 . tests/peers/platform.sh
 python_env target/tools/encoders tests/peers/encoders/requirements.txt
-RUSTFLAGS="-C target-cpu=native" cargo build --quiet --release --target-dir target/native -p qudao-encoder
+. scripts/selection.sh
+RUSTFLAGS="-C target-cpu=native" cargo build --quiet --release --target-dir target/native "${optimised[@]}"
 models=${QUDAO_MODELS_DIR:-$HOME/.cache/qudao/models}
 for model in multilingual-e5-small all-minilm-l6-v2; do
     # The tests of the plugins fetch it; who runs this alone does it here.

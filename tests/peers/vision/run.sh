@@ -13,8 +13,9 @@ if [ -z "$onnx" ]; then
     exit 0
 fi
 python_env "$venv" "$here/requirements.txt"
+. scripts/selection.sh
 RUSTFLAGS="-C target-cpu=native" cargo build --quiet --release --target-dir target/native \
-    -p qudao-plugin-vision --example look
+    "${optimised[@]}" --example look
 look=target/native/release/examples/look
 raw=$(mktemp -d)
 trap 'rm -rf "$raw"' EXIT

@@ -21,8 +21,9 @@ if ! "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no
 fi
 (cd "$folder" && python3 -m zipfile -e "$wheel" .)
 echo "$sum  $folder/nudenet/320n.onnx" | sha256sum --check --quiet
+. scripts/selection.sh
 RUSTFLAGS="-C target-cpu=native" cargo build --quiet --release --target-dir target/native \
-    -p qudao-plugin-vision --example look
+    "${optimised[@]}" --example look
 look=target/native/release/examples/look
 $look convert "$folder/nudenet/320n.onnx" "$folder/320n.safetensors"
 "$venv/bin/python" "$here/compare.py" "$look" "$folder/nudenet/320n.onnx" "$folder/320n.safetensors" "$folder"
