@@ -208,9 +208,7 @@ test('a person speaks to a bot of Telegram', { skip: !wav || !port }, async () =
     assert.ok(api.sent[0].text.trim().length > 0);
     const { data: [conversation] } = await admin('GET', `${base}/conversations`);
     const { data: messages } = await admin('GET', `${base}/conversations/${conversation.id}/messages`);
-    const sound = messages[0].parts.find(({ type }) => type === 'audio');
-    assert.deepEqual([sound.voice, sound.mime], [true, 'audio/ogg']);
-    assert.match(sound.alt, SAID);
+    assert.match(messages.find(({ role }) => role === 'user').text, SAID);
     assert.deepEqual(await charges(base), [LOCAL_MODEL, SPEECH_MODEL].sort());
   } finally {
     await api.close();
