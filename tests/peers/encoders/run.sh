@@ -35,4 +35,4 @@ prices = [
 done
 export PEER_SETTINGS PEER_PLUGINS=embedder
 start_platform "$(free_port)"
-target/tools/encoders/bin/python tests/peers/encoders/platform.py "$QUDAO_DEMO" "$models"
+target/tools/encoders/bin/python tests/peers/encoders/served.py "$QUDAO_DEMO" "$models"

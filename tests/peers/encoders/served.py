@@ -1,4 +1,4 @@
-"""platform.py DEMO MODELS: the vectors that a platform serves at /v1/embeddings, asked for by the unmodified openai
+"""served.py DEMO MODELS: the vectors that a platform serves at /v1/embeddings, asked for by the unmodified openai
 package, against ONNX Runtime's on the same weights; and what it refuses."""
 import json, pathlib, sys, time, urllib.request
 import numpy as np
@@ -87,5 +87,6 @@ for name, longest in (("multilingual-e5-small", 512), ("all-minilm-l6-v2", 256))
     ):
         got, body = refused(model=name, **asked)
         assert got == status and body["message"], (str(asked)[:80], got, body)
-        assert param is None or body["param"] == param, (str(asked)[:80], body)
+        # Of an entry of a list its place is named.
+    assert param is None or body["param"].split("[")[0] == param, (str(asked)[:80], body)
     print(f"{name}: {len(TEXTS)} texts for both purposes through the platform, least cosine {worst:.6f}, width {width}")
