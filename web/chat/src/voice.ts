@@ -26,6 +26,7 @@ export class Recording {
   /** The same however often it is sent: it becomes one message. */
   readonly id = clientId();
   #recorder: MediaRecorder;
+  #microphone: MediaStream;
   #pieces: Blob[] = [];
   #ended: Promise<void>;
   #begun = performance.now();
@@ -44,12 +45,13 @@ export class Recording {
   }
 
   constructor(microphone: MediaStream) {
+    this.#microphone = microphone;
     this.#recorder = new MediaRecorder(microphone, { mimeType: recordedType(), audioBitsPerSecond: BITS_PER_SECOND });
     this.#recorder.ondataavailable = ({ data }) => this.#pieces.push(data);
     this.#ended = new Promise((resolve) => {
       this.#recorder.onstop = () => {
         this.#length = performance.now() - this.#begun;
-        for (const track of microphone.getTracks()) track.stop();
+        this.#silence();
         resolve();
       };
     });
@@ -63,8 +65,17 @@ export class Recording {
 
   /** Turns the microphone off; what was recorded stays. */
   end(): Promise<void> {
-    if (this.#recorder.state !== 'inactive') this.#recorder.stop();
+    if (this.#recorder.state !== 'inactive') {
+      this.#recorder.stop();
+      // At once: the recorder says only later that it stopped, and until then the browser shows that
+      // somebody listens.
+      this.#silence();
+    }
     return this.#ended;
+  }
+
+  #silence(): void {
+    for (const track of this.#microphone.getTracks()) track.stop();
   }
 
   /** Sends it as a message; throws what went wrong. */
