@@ -34,22 +34,38 @@ web() {
 
 lint() { scripts/build-tests.sh && QUDAO_BIN=$PWD/target/debug/qudao target/debug/xtask check; }
 
+# The plugins that compute take as long to compile as the part `rust` to run, which waits more than it
+# computes: one is done beside the other, at the lowest priority.
+native_log=$(mktemp)
+trap 'rm -f "$native_log"' EXIT
+native=
+build_native_beside() {
+    [[ " ${parts[*]} " =~ \ (model|e2e)\  ]] || return 0
+    nice -n 19 scripts/build-native.sh >"$native_log" 2>&1 &
+    native=$!
+}
+build_native() {
+    if [ -n "$native" ]; then
+        # What failed is said by the second try.
+        wait "$native" && return
+    fi
+    native=
+    scripts/build-native.sh
+}
+
 rust() {
     # What the system tests start and load comes first.
-    scripts/build-tests.sh \
-        && target/debug/xtask plugins --dev --built --only echo,rogue,openai --out target/test-plugins \
+    scripts/build-tests.sh || return
+    build_native_beside
+    target/debug/xtask plugins --dev --built --only echo,rogue,openai --out target/test-plugins \
         && QUDAO_BUILT=1 target/debug/testbed -- bash -c "$(declare -f cargo_test); cargo_test ${unoptimised[*]}"
 }
 
 # Real weights need optimised code; the folder is shared with the plugin that is laid out.
 model() {
-    export RUSTFLAGS="-C target-cpu=native"
-    # What the tests would build themselves, so that no test waits for a compiler.
-    cargo build --quiet --release --target-dir target/native "${optimised[@]}" -p qudao-plugin-host \
-        && QUDAO_BUILT=1 cargo_test --release --target-dir target/native "${optimised[@]}"
-    local verdict=$?
-    unset RUSTFLAGS
-    return $verdict
+    build_native || return
+    QUDAO_BUILT=1 RUSTFLAGS="-C target-cpu=native" \
+        cargo_test --release --target-dir target/native "${optimised[@]}"
 }
 
 e2e() { scripts/e2e.sh; }

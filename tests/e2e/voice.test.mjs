@@ -83,6 +83,7 @@ test('a person speaks on the chat page, is understood and answered, and each mod
   await chat.screenshot('voice-recording-light-en');
   await button(chat.page, 'Send the voice message').click();
   await chat.answers(1);
+  await chat.page.locator('.entry.user .words', { hasText: SAID }).waitFor();
   const stored = await storedMessages(chatUrl, await chat.token());
   assert.deepEqual(stored.map(({ role }) => role), ['user', 'assistant']);
   const [part] = stored[0].parts;

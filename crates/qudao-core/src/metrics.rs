@@ -45,9 +45,9 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram("qudao_model_first_token_seconds", Unit::Seconds, "From the call of a model for a turn to its first word"),
     Metric::counter("qudao_rungs_failed_total", "Models that did not answer a turn, so that the next one of the route was asked").by(&[MODEL]),
     Metric::counter("qudao_pictures_total", "Pictures that an assistant's vision model was to look at: `seen`, or why not")
-        .by(&[Label { name: "outcome", values: &["seen", "elsewhere", "absent", "too_large", "failed"] }]),
+        .by(&[Label { name: "outcome", values: &["seen", "remote", "elsewhere", "absent", "too_large", "failed"] }]),
     Metric::counter("qudao_sounds_total", "Sounds that were sent to an assistant: `heard`, `silent` where nobody speaks, `deaf` where it has no speech model, or why not")
-        .by(&[Label { name: "outcome", values: &["heard", "silent", "deaf", "elsewhere", "absent", "too_large", "failed"] }]),
+        .by(&[Label { name: "outcome", values: &["heard", "silent", "deaf", "remote", "elsewhere", "absent", "too_large", "failed"] }]),
     Metric::counter("qudao_unpriced_total", "Turns that passed a model over because it has no price in the tenant's currency").by(&[MODEL]),
     // Routes.
     Metric::counter("qudao_route_decisions_total", "Decisions of routes, by the door that the question came through and whether a model answered")

@@ -38,6 +38,15 @@ pub enum PreviewEvent {
         /// Its place among the conversation's outbound messages.
         out_seq: i64,
     },
+    /// What is said in a voice message of the conversation is known now.
+    Heard {
+        /// Its place among the conversation's inbound messages.
+        seq: i64,
+        /// Which of the message's parts.
+        place: usize,
+        /// The words.
+        words: String,
+    },
     /// What the assistant is doing.
     Status {
         /// The new state.

@@ -44,6 +44,12 @@ pub struct Routing {
 }
 
 impl Routing {
+    /// Whether some rule keeps words on the machine. What is shown to a model before the rules are
+    /// looked at is then shown to none by which it would leave.
+    pub fn keeps_local(&self) -> bool {
+        self.rules.iter().any(|rule| rule.local_only)
+    }
+
     /// Every model that it names, with repetitions.
     pub fn models(&self) -> impl Iterator<Item = &str> {
         let targets = self.rules.iter().flat_map(|rule| &rule.targets);

@@ -6,7 +6,7 @@ use qudao_plugin_api::{
     Completion, Host, ModelPlugin, PluginError, Sink,
     wire::{Segment, TranscribeRequest, Usage},
 };
-use qudao_plugin_host::{InstanceSettings, ModelEntry, ModelKind, PluginHost};
+use qudao_plugin_host::{DataClass, InstanceSettings, ModelEntry, ModelKind, PluginHost};
 use serde_json::json;
 
 /// A model without a library: it is part of the test. A stretch of speech is a second long, and a second is
@@ -21,9 +21,24 @@ impl Ear {
     /// # Panics
     /// If it does not serve within ten seconds.
     pub async fn register(host: &PluginHost, name: &str, hears: Option<&[&str]>) {
+        Self::serve(host, ModelEntry::of_kind(name, ModelKind::Transcribe), hears).await;
+    }
+
+    /// As [`Self::register`], as a model by which sounds leave the machine.
+    ///
+    /// # Panics
+    /// As [`Self::register`].
+    pub async fn register_remote(host: &PluginHost, name: &str, hears: Option<&[&str]>) {
+        let entry = ModelEntry::of_kind(name, ModelKind::Transcribe);
+        Self::serve(host, ModelEntry { data_class: DataClass::Remote, ..entry }, hears).await;
+    }
+
+    async fn serve(host: &PluginHost, entry: ModelEntry, hears: Option<&[&str]>) {
+        let name = entry.name.clone();
+        let name = name.as_str();
         let settings = InstanceSettings {
             config: json!(hears),
-            models: vec![ModelEntry::of_kind(name, ModelKind::Transcribe)],
+            models: vec![entry],
             ..InstanceSettings::new(name, "ear", name)
         };
         host.register_static::<Self>(settings);

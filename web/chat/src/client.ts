@@ -291,6 +291,9 @@ export class ChatClient {
       case 'reset':
         this.timeline.reset(frame.turn, frame.epoch);
         break;
+      case 'heard':
+        this.timeline.heard(frame);
+        break;
       case 'status':
         if (frame.state === 'stopped') this.stopping = false;
         this.timeline.status(frame.state);

@@ -33,6 +33,16 @@ export interface DeltaFrame {
   text: string;
 }
 
+/** What is said in a voice message, once it is known. */
+export interface HeardFrame {
+  type: 'heard';
+  /** The message's place among the visitor's own: the number in its key. */
+  seq: number;
+  /** Which of its parts. */
+  place: number;
+  words: string;
+}
+
 export interface ErrorFrame {
   type: 'error';
   code: string;
@@ -48,6 +58,7 @@ export type ServerFrame =
   | AcceptedFrame
   | DeltaFrame
   | { type: 'reset'; turn: string; epoch: number }
+  | HeardFrame
   | { type: 'status'; state: 'thinking' | 'stopped' }
   | ErrorFrame
   /** The node is shutting down: connect again. */
@@ -73,6 +84,7 @@ const FRAMES: Record<ServerFrame['type'], Fields> = {
   accepted: { id: 'string', key: 'string' },
   delta: { turn: 'string', epoch: 'number', offset: 'number', text: 'string' },
   reset: { turn: 'string', epoch: 'number' },
+  heard: { seq: 'number', place: 'number', words: 'string' },
   status: { state: 'string' },
   error: { code: 'string' },
   reconnect: {},

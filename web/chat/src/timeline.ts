@@ -7,7 +7,7 @@
  */
 import { applyDelta, resetPreview, startPreview, type Preview } from './preview';
 import type { Part } from './parts';
-import type { AcceptedFrame, DeltaFrame, MessageFrame, Role } from './protocol';
+import type { AcceptedFrame, DeltaFrame, HeardFrame, MessageFrame, Role } from './protocol';
 
 export type SendState = 'queued' | 'sending' | 'sent' | 'failed';
 
@@ -112,6 +112,18 @@ export class Timeline {
     if (preview?.turn !== turn || epoch < preview.epoch) return;
     resetPreview(preview, epoch);
     this.#showPreview(preview);
+  }
+
+  /** The words of a voice message stand beside it as soon as they are known. */
+  heard(frame: HeardFrame): void {
+    const told = (part: Part, place: number): Part => {
+      if (place !== frame.place || part.type !== 'file') return part;
+      return part.voice ? { ...part, caption: frame.words } : { ...part, name: frame.words };
+    };
+    this.#update(
+      (entry) => entry.key === `i:${frame.seq}`,
+      (entry) => (entry.parts ? { ...entry, parts: entry.parts.map(told) } : entry),
+    );
   }
 
   status(state: 'thinking' | 'stopped'): void {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { readParts } from '../src/parts';
 import type { MessageFrame } from '../src/protocol';
 import { Timeline } from '../src/timeline';
 
@@ -25,6 +26,21 @@ describe('messages', () => {
     timeline.message(message('o:1', 'hello'));
     expect(texts(timeline)).toEqual(['hi', 'hello']);
     expect(timeline.cursor).toBe('c-o:1');
+  });
+
+  it('the words of a voice message come to stand beside it, those of another sound in the place of its name', () => {
+    const timeline = new Timeline();
+    const parts = [true, false].map((voice) => ({ type: 'audio', name: 'said.webm', voice }));
+    timeline.message(message('i:1', 'hi'));
+    timeline.message(message('i:2', '', { parts: readParts(parts) }));
+    timeline.heard({ type: 'heard', seq: 2, place: 0, words: 'Where is it?' });
+    timeline.heard({ type: 'heard', seq: 2, place: 1, words: 'A song.' });
+    timeline.heard({ type: 'heard', seq: 1, place: 0, words: 'Nothing.' });
+    expect(timeline.entries[0]?.parts).toBeUndefined();
+    expect(timeline.entries[1]?.parts).toMatchObject([
+      { name: '', caption: 'Where is it?' },
+      { name: 'A song.', caption: '' },
+    ]);
   });
 
   it('the word that a reply is begun changes nothing once the reply is there', () => {

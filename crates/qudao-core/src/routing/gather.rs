@@ -57,6 +57,13 @@ impl Core {
         }
     }
 
+    /// Whether a route keeps from this model what comes before its rules are looked at: one that keeps
+    /// words on the machine does not show them to somebody else to find out whether.
+    pub(crate) fn is_withheld(&self, routing: &Routing, model: &str) -> bool {
+        let is_remote = |entry: Arc<ModelEntry>| entry.data_class == DataClass::Remote;
+        routing.keeps_local() && self.plugins.ready(model).is_ok_and(is_remote)
+    }
+
     async fn balance(&self, matter: &Matter) -> Reading<Micros> {
         if let Some(available) = matter.available {
             return Reading::Known(available);
@@ -84,10 +91,7 @@ impl Core {
     /// A call of its own in the books, booked once however often the turn begins anew.
     async fn sentiment(self: &Arc<Self>, routing: &Routing, matter: &Matter) -> Reading<Sentiment> {
         let Some(model) = &routing.sentiment_model else { return Reading::unknown("no_model") };
-        // A route that keeps words on the machine does not show them to somebody else to find out whether.
-        let keeps = routing.rules.iter().any(|rule| rule.local_only);
-        let is_remote = |entry: Arc<ModelEntry>| entry.data_class == DataClass::Remote;
-        if keeps && self.plugins.ready(model).is_ok_and(is_remote) {
+        if self.is_withheld(routing, model) {
             return Reading::unknown("remote");
         }
         let text = matter.text.trim();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::{self, Instant};
 
 use super::{Turn, look::Drawn};
-use crate::{Core, api::Aside};
+use crate::{Core, PreviewEvent, api::Aside};
 
 /// How long a turn waits for a file's bytes: they come after the message, from the visitor or from the
 /// platform.
@@ -65,6 +65,11 @@ impl Attached {
     /// The part of the message.
     pub(super) fn part<'a>(&self, turn: &'a Turn) -> Option<&'a Part> {
         turn.context.pending.get(self.message)?.body.parts.get(self.place)
+    }
+
+    /// Tells whoever watches what is said in it.
+    pub(super) fn heard(&self, words: String) -> PreviewEvent {
+        PreviewEvent::Heard { seq: self.seq, place: self.place, words }
     }
 
     /// Puts the words in the place where the message's text mentions the file. Returns the whole text.

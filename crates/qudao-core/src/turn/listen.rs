@@ -57,6 +57,7 @@ impl Core {
             let Some(text) = sound.describe(turn, &words) else { continue };
             if heard.is_ok() {
                 self.write_down(turn, &sound, (&words, &text), None).await;
+                self.show(turn.claim.conversation_id, &sound.heard(words)).await;
                 failpoint!("listen.written");
             } else if let Some(model) = &speech_model {
                 let conversation = turn.claim.conversation_id;
@@ -73,6 +74,9 @@ impl Core {
         sound: &Attached,
         patience: Instant,
     ) -> Result<String, Missed> {
+        if self.is_withheld(&turn.context.routing, model) {
+            return Err(Missed("remote"));
+        }
         let file = self.attached_file(turn, sound, patience).await?;
         let request = TranscribeRequest::new(model, STANDARD.encode(&file.bytes));
         let answer = self.ask_about(turn, sound, request.into()).await?;

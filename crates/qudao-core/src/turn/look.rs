@@ -78,6 +78,9 @@ impl Core {
         (model, annotate): (&str, bool),
         patience: Instant,
     ) -> Result<(Detected, Option<Drawn>), Missed> {
+        if self.is_withheld(&turn.context.routing, model) {
+            return Err(Missed("remote"));
+        }
         let file = self.attached_file(turn, picture, patience).await?;
         let captions =
             if annotate { words::captions(&turn.context.locale) } else { BTreeMap::new() };

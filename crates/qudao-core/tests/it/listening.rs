@@ -1,16 +1,16 @@
 //! Sounds in a conversation: what the assistant's speech model hears is told to the one that answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use qudao_core::TurnOutcome;
+use qudao_core::{PreviewEvent, TurnOutcome};
 use qudao_domain::{
-    MediaId, Micros,
+    ConversationId, MediaId, Micros,
     message::{Media, Part},
     text::ExternalId,
 };
 use qudao_plugin_api::wire::Content;
-use qudao_storage::{Inbound, MessageBody, NewMedia};
-use qudao_testkit::Ear;
+use qudao_storage::{BusEvent, Inbound, MessageBody, NewMedia, Topic};
+use qudao_testkit::{Ear, TenantBuilder, TestRedis};
 use serde_json::json;
 
 use crate::stage::{PER_CALL, Script, Stage, done, tenant, units};
@@ -25,14 +25,17 @@ fn parrot() -> Arc<Script> {
 }
 
 /// An assistant with an ear, both of its models at one unit a call.
-async fn stage(locale: &'static str, speech_model: Option<&str>, chat: &Arc<Script>) -> Stage {
+fn assistant(locale: &'static str, speech_model: Option<&str>) -> TenantBuilder {
     let params = speech_model.map_or_else(|| json!({}), |model| json!({ "speech_model": model }));
-    let tenant = tenant().models(&["fake", "ear"]).rates(PER_CALL).params(params).locale(locale);
-    Stage::new(tenant, &[("fake", chat)]).await
+    tenant().models(&["fake", "ear"]).rates(PER_CALL).params(params).locale(locale)
+}
+
+async fn stage(locale: &'static str, speech_model: Option<&str>, chat: &Arc<Script>) -> Stage {
+    Stage::new(assistant(locale, speech_model), &[("fake", chat)]).await
 }
 
 /// A message of nothing but a sound, whose bytes are here.
-async fn speak(stage: &Stage, voice: bool) {
+async fn speak(stage: &Stage, voice: bool) -> ConversationId {
     let media = MediaId::new();
     let sound =
         Part::Audio(Media { upload_id: Some(media.to_string()), voice, ..Media::default() });
@@ -57,6 +60,7 @@ async fn speak(stage: &Stage, voice: bool) {
     .await
     .unwrap();
     tx.commit().await.unwrap();
+    accepted.conversation_id
 }
 
 /// What was booked, by model.
@@ -85,6 +89,48 @@ async fn what_is_said_becomes_the_turns_text_is_charged_and_written_down() {
     assert_eq!(stage.wallet().await.0, units(98));
     assert_eq!(kept(&stage), told);
     stage.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_reads_what_is_said_before_it_is_answered() {
+    let redis = TestRedis::new().await;
+    let chat = parrot();
+    let stage =
+        Stage::on_bus(assistant("en", Some("ear")), &[("fake", &chat)], redis.url()).await;
+    Ear::register(&stage.core.plugins, "ear", Some(&["Hello."])).await;
+    let conversation = speak(&stage, true).await;
+    let mut preview = stage.core.bus.subscribe(&Topic::Preview(conversation));
+    assert_eq!(preview.next().await, BusEvent::Ready);
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    let told = async {
+        loop {
+            let BusEvent::Message(bytes) = preview.next().await else { continue };
+            match serde_json::from_slice(&bytes).unwrap() {
+                PreviewEvent::Heard { seq, place, words } => break (seq, place, words),
+                PreviewEvent::Delta { .. } => panic!("answered before it was told"),
+                _ => {}
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+    assert_eq!(told, (1, 0, "Hello.".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_keeps_words_here_lets_no_remote_model_hear_them() {
+    let chat = parrot();
+    let routing = json!({ "rules": [{
+        "name": "private",
+        "when": [{ "signal": "personal_data", "any_of": ["card"] }],
+        "targets": [{ "model": "fake" }], "local_only": true,
+    }] });
+    let tenant = assistant("en", Some("ear")).routing(routing);
+    let stage = Stage::new(tenant, &[("fake", &chat)]).await;
+    Ear::register_remote(&stage.core.plugins, "ear", Some(&["My card is 4111."])).await;
+    speak(&stage, true).await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await[1], "[a voice message that could not be listened to]");
+    assert_eq!(booked(&stage), "fake 1000000 10");
 }
 
 #[tokio::test(flavor = "multi_thread")]

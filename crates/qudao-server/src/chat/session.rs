@@ -300,6 +300,7 @@ impl Session {
             PreviewEvent::Message { .. } => self.read().into_iter().collect(),
             PreviewEvent::Delta { .. }
             | PreviewEvent::Reset { .. }
+            | PreviewEvent::Heard { .. }
             | PreviewEvent::Status { .. } => {
                 self.answer_due = true;
                 vec![Effect::Send(ServerFrame::Preview(hint))]
