@@ -8,13 +8,25 @@ parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(web lint rust model e2e peers)
 results=()
 failed=0
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+
+wanted() { [[ " ${parts[*]} " == *" $1 "* ]]; }
+
+# record NAME STATUS SECONDS: what the last lines say of a part.
+record() {
+    local verdict=passed
+    if [ "$2" -ne 0 ]; then verdict=FAILED; failed=1; fi
+    results+=("$(printf '%-6s %s in %s s' "$1" "$verdict" "$3")")
+}
+
+say() { printf '\n\033[1m==> tests: %s\033[0m\n' "$1" >&2; }
 
 part() {
-    local name=$1; shift
-    local start; start=$(date +%s)
-    printf '\n\033[1m==> tests: %s\033[0m\n' "$name" >&2
-    if "$@"; then verdict=passed; else verdict=FAILED; failed=1; fi
-    results+=("$(printf '%-6s %s in %s s' "$name" "$verdict" "$(( $(date +%s) - start ))")")
+    local start=$SECONDS
+    say "$1"
+    "$1"
+    record "$1" $? $(( SECONDS - start ))
 }
 
 # cargo-nextest runs each test in a process of its own; without it `cargo test` does.
@@ -34,22 +46,17 @@ web() {
 
 lint() { scripts/build-tests.sh && QUDAO_BIN=$PWD/target/debug/qudao target/debug/xtask check; }
 
-# The plugins that compute take as long to compile as the part `rust` to run, which waits more than it
-# computes: one is done beside the other, at the lowest priority.
-native_log=$(mktemp)
-trap 'rm -f "$native_log"' EXIT
+# The part `rust` waits a quarter of its time: beside it the plugins that compute are compiled, at the
+# lowest priority.
 native=
 build_native_beside() {
-    [[ " ${parts[*]} " =~ \ (model|e2e)\  ]] || return 0
-    nice -n 19 scripts/build-native.sh >"$native_log" 2>&1 &
+    if ! wanted model && ! wanted e2e; then return; fi
+    nice -n 19 scripts/build-native.sh >"$logs/native" 2>&1 &
     native=$!
 }
 build_native() {
-    if [ -n "$native" ]; then
-        # What failed is said by the second try.
-        wait "$native" && return
-    fi
-    native=
+    # What failed is said by the second try.
+    if [ -n "$native" ]; then wait "$native"; fi
     scripts/build-native.sh
 }
 
@@ -72,24 +79,38 @@ e2e() { scripts/e2e.sh; }
 
 # Adapters, the kit and the SDKs against libraries and servers that others made. What a failed one
 # printed last is said again at the end, where it is looked for.
+log_of() { printf '%s/%s' "$logs" "$(basename "$(dirname "$1")")"; }
 peers() {
-    local run logs failures=()
-    logs=$(mktemp -d)
+    local run failures=()
     for run in tests/peers/*/run.sh; do
         printf '%s\n' "-- $run" >&2
         # Into a file: a pipe would wait for whoever it left running.
-        "$run" >"$logs/$(basename "$(dirname "$run")")" 2>&1 || failures+=("$run")
-        tail -n 1 "$logs/$(basename "$(dirname "$run")")" | cut -c 1-300 >&2
+        "$run" >"$(log_of "$run")" 2>&1 || failures+=("$run")
+        tail -n 1 "$(log_of "$run")" | cut -c 1-300 >&2
     done
     for run in "${failures[@]}"; do
         printf '%s\n' "-- $run FAILED:" >&2
-        tail -n 25 "$logs/$(basename "$(dirname "$run")")" | cut -c 1-600 >&2
+        tail -n 25 "$(log_of "$run")" | cut -c 1-600 >&2
     done
-    rm -rf "$logs"
     [ ${#failures[@]} -eq 0 ]
 }
 
-for name in "${parts[@]}"; do part "$name" "$name"; done
+for name in "${parts[@]}"; do
+    # These two mostly wait, for browsers, servers and packages: one is run beside the other.
+    if [ "$name" = e2e ] && wanted peers; then
+        start=$SECONDS
+        (peers; printf '%s %s\n' $? $(( SECONDS - start )) >"$logs/ended") >"$logs/peers" 2>&1 &
+        beside=$!
+        part e2e
+        wait "$beside"
+        say "peers (beside the last)"
+        cat "$logs/peers" >&2
+        read -r status took <"$logs/ended"
+        record peers "$status" "$took"
+    elif [ "$name" != peers ] || ! wanted e2e; then
+        part "$name"
+    fi
+done
 printf '\n'
 printf '%s\n' "${results[@]}"
 exit $failed

@@ -1,14 +1,13 @@
 //! Files from Hugging Face, with resumption of a broken download.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
 use tokio::io::AsyncWriteExt;
 
 use crate::error::ModelsError;
-use crate::pull::Progress;
+use crate::pull::{Progress, validator_path};
 
 /// The publisher's site.
 const SITE: &str = "https://huggingface.co";
@@ -171,13 +170,6 @@ impl Download<'_> {
             _ => Ok(()),
         }
     }
-}
-
-/// Where what vouches for a part lies.
-pub(crate) fn validator_path(part: &Path) -> PathBuf {
-    let mut name = OsString::from(part);
-    name.push(".etag");
-    name.into()
 }
 
 /// What the server names a file's content by: a strong tag, else its date. Weak tags may not continue a

@@ -9,6 +9,7 @@ mod ct2;
 mod detector;
 mod e5s1;
 mod error;
+#[cfg(feature = "huggingface")]
 mod huggingface;
 mod onnx;
 mod package;
@@ -21,6 +22,7 @@ pub use card::Card;
 pub use catalogue::{Catalogue, Encoder, Measured, Model, Part, Source, SourceKind, WeightsForm};
 pub use detector::{add_detector, convert_detector, detectors};
 pub use error::ModelsError;
+#[cfg(feature = "huggingface")]
 pub use huggingface::HuggingFace;
 pub use package::Packages;
 pub use pull::{Choice, Progress, Pulled, Puller, default_models};

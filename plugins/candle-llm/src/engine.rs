@@ -125,7 +125,19 @@ impl Engine {
         let gguf = Arc::new(Gguf::open(&config.path)?);
         let shape = Arc::new(Shape::read(&gguf)?);
         let context = config.context(shape.trained_context);
-        let tokens = Tokens::load(&gguf)?;
+        let mut report = |done: usize, all: usize| {
+            if done == all || done.is_multiple_of(8) {
+                progress(&format!("loaded {done} of {all} layers"));
+            }
+        };
+        // Side by side: a large vocabulary takes as long as the weights.
+        let (tokens, backend) = std::thread::scope(|scope| {
+            let tokens = scope.spawn(|| Tokens::load(&gguf));
+            let backend = Backend::load(config, &gguf, Arc::clone(&shape), context, &mut report);
+            (tokens.join(), backend)
+        });
+        let tokens = tokens.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let backend = backend?;
         let id = |key: &str| gguf.number(key).and_then(|id| u32::try_from(id).ok());
         let name = |key: &str| id(key).map_or("", |id| tokens.name(id)).to_owned();
         let template = ChatTemplate::new(
@@ -134,12 +146,6 @@ impl Engine {
             &name("tokenizer.ggml.bos_token_id"),
             &name("tokenizer.ggml.eos_token_id"),
         )?;
-        let mut report = |done: usize, all: usize| {
-            if done == all || done.is_multiple_of(8) {
-                progress(&format!("loaded {done} of {all} layers"));
-            }
-        };
-        let backend = Backend::load(config, &gguf, Arc::clone(&shape), context, &mut report)?;
         let warm_up = tokens.encode("hello", crate::tokens::Origin::Message);
         let mut cache = Cache::default();
         backend.forward(&mut [Span { tokens: &warm_up, cache: &mut cache, logits: true }])?;

@@ -95,8 +95,7 @@ async fn what_is_said_becomes_the_turns_text_is_charged_and_written_down() {
 async fn who_watches_reads_what_is_said_before_it_is_answered() {
     let redis = TestRedis::new().await;
     let chat = parrot();
-    let stage =
-        Stage::on_bus(assistant("en", Some("ear")), &[("fake", &chat)], redis.url()).await;
+    let stage = Stage::on_bus(assistant("en", Some("ear")), &[("fake", &chat)], redis.url()).await;
     Ear::register(&stage.core.plugins, "ear", Some(&["Hello."])).await;
     let conversation = speak(&stage, true).await;
     let mut preview = stage.core.bus.subscribe(&Topic::Preview(conversation));
