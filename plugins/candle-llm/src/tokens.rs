@@ -3,7 +3,6 @@
 //! The tokenizer is built from the GGUF, or read from a `tokenizer.json` beside it. What a person
 //! writes never becomes a control token: only the text of the chat template may.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -268,7 +267,7 @@ fn sentence_piece(gguf: &Gguf, names: &[String], types: &[u64]) -> Result<Tokeni
     let scores = gguf
         .list("tokenizer.ggml.scores")
         .ok_or_else(|| failed("the GGUF has no `tokenizer.ggml.scores`"))?;
-    let ids: HashMap<&str, u32> = names.iter().map(String::as_str).zip(0u32..).collect();
+    let ids: Vocab = vocabulary(names).collect();
     let mut merges: Vec<(f32, u32, u32, u32)> = Vec::new();
     for (((name, score), kind), id) in names.iter().zip(scores).zip(types).zip(0u32..) {
         if *kind != NORMAL {
@@ -290,7 +289,7 @@ fn sentence_piece(gguf: &Gguf, names: &[String], types: &[u64]) -> Result<Tokeni
     let unknown =
         names.iter().zip(types).find(|(_, kind)| **kind == UNKNOWN).map(|(name, _)| name.clone());
     let mut builder = BPE::builder()
-        .vocab_and_merges(vocabulary(names).collect::<Vocab>(), merges)
+        .vocab_and_merges(ids, merges)
         .fuse_unk(true)
         .byte_fallback(true);
     if let Some(unknown) = unknown {
