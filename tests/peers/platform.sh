@@ -18,14 +18,14 @@ stop_platform() {
 
 start_platform() {
     [ -z "${QUDAO_DEMO:-}" ] || return 0
-    local plugins=$PWD/target/e2e-plugins ports
+    local plugins=$PWD/target/peer-plugins ports
     ports=$(IFS=,; echo "$*")
     work=$(mktemp -d "${TMPDIR:-/tmp}/qudao-peers.XXXXXX")
     # The private Postgres is another user when this one is root.
     chmod 755 "$work"
     trap stop_platform EXIT
     scripts/build-tests.sh
-    target/debug/xtask plugins --dev --built --only "echo${PEER_PLUGINS:+,$PEER_PLUGINS}" --out target/e2e-plugins
+    target/debug/xtask plugins --dev --built --only "echo${PEER_PLUGINS:+,$PEER_PLUGINS}" --out target/peer-plugins
     export QUDAO_HOME=$work/home QUDAO_CONFIG=$work/qudao.toml QUDAO_BIND=127.0.0.1:$(free_port)
     cat >"$QUDAO_CONFIG" <<TOML
 [server]
