@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use crate::sigmoid::{reciprocal, silu};
+use crate::sigmoid::{quotient, silu};
 
 /// How outputs are bent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +69,11 @@ fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     for factor in &ABOVE[1..] {
         above = simd.mul_add_e_f32s(above, square, simd.splat_f32s(*factor));
     }
-    // Both are below zero everywhere; the reciprocal wants a number above.
+    // Both are below zero everywhere; a quotient wants a divisor above.
     let mut below = simd.splat_f32s(-BELOW[0]);
     for factor in &BELOW[1..] {
         below = simd.mul_add_e_f32s(below, square, simd.splat_f32s(-*factor));
     }
     let above = simd.mul_f32s(simd.neg_f32s(above), x);
-    simd.mul_f32s(above, reciprocal(simd, below))
+    quotient(simd, above, below)
 }

@@ -8,23 +8,34 @@ use crate::exp::exp;
 /// `x · sigmoid(x)`.
 #[inline(always)]
 pub(crate) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    simd.mul_f32s(x, sigmoid(simd, x))
+    quotient(simd, x, under(simd, x))
 }
 
 #[inline(always)]
 fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let power = exp(simd, simd.neg_f32s(x));
-    reciprocal(simd, simd.add_f32s(simd.splat_f32s(1.0), power))
+    quotient(simd, simd.splat_f32s(1.0), under(simd, x))
 }
 
-/// One over a number above zero, up to e⁸⁶. A division of a wide vector takes longer than all the rest of a
-/// sigmoid: the difference of the bits is within an eighth, and each of Newton's steps squares the error.
+/// 1 + e⁻ˣ.
 #[inline(always)]
-pub(crate) fn reciprocal<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // Where vectors are narrower, it is the shorter way.
+fn under<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    simd.add_f32s(simd.splat_f32s(1.0), exp(simd, simd.neg_f32s(x)))
+}
+
+/// A number divided by one that is above zero, up to e⁸⁶.
+#[inline(always)]
+pub(crate) fn quotient<S: Simd>(simd: S, above: S::f32s, below: S::f32s) -> S::f32s {
+    // A division of a wide vector takes longer than all the rest of a sigmoid.
     if S::REGISTER_COUNT < 32 {
-        return simd.div_f32s(simd.splat_f32s(1.0), x);
+        simd.div_f32s(above, below)
+    } else {
+        simd.mul_f32s(above, reciprocal(simd, below))
     }
+}
+
+/// The difference of the bits is within an eighth, and each of Newton's steps squares the error.
+#[inline(always)]
+fn reciprocal<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const MAGIC: u32 = 0x7ef3_11c3;
     let bits = simd.sub_u32s(simd.splat_u32s(MAGIC), simd.transmute_u32s_f32s(x));
     let mut guess = simd.transmute_f32s_u32s(bits);

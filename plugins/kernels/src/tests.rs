@@ -207,13 +207,10 @@ impl Check for Curve {
         let mut values = range.clone();
         simd.vectorize(Over(self.0, &mut values));
         near(&values, range.iter().map(|x| exact_bend(self.0, f64::from(*x))), 2e-6);
-        let mut far = [-1000.0, 1000.0, -30.0, 30.0, 0.0];
+        let mut far = [1000.0, 30.0, 0.0, -30.0, -1000.0];
         simd.vectorize(Over(self.0, &mut far));
-        assert_eq!((far[1], far[3], far[4]), (1000.0, 30.0, 0.0));
-        assert!(
-            self.0 == Bend::Straight || (far[0].abs() < 1e-3 && far[2].abs() < 1e-3),
-            "{far:?}"
-        );
+        near(&far[..3], [1000.0, 30.0, 0.0].into_iter(), 1e-6);
+        assert!(self.0 == Bend::Straight || far[3].abs().max(far[4].abs()) < 1e-3, "{far:?}");
     }
 }
 
