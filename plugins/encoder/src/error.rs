@@ -24,6 +24,9 @@ pub enum EncoderError {
     /// The tokenizer cannot be used.
     #[error("the tokenizer is not usable: {0}")]
     Tokenizer(String),
+    /// No threads to compute with.
+    #[error("starting threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// The device is not there, or too small.
     #[error(transparent)]
     Device(#[from] qudao_device::DeviceError),

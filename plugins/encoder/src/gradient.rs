@@ -3,9 +3,11 @@
 use candle_core::{D, Device, Result, Tensor, Var};
 use candle_nn::ops::softmax;
 
+use qudao_kernels::Norm;
+
 use crate::{
     error::EncoderError,
-    layer::{Layer, Linear, Norm},
+    layer::{Layer, Linear},
     model::Encoder,
 };
 
@@ -21,9 +23,11 @@ impl Encoder {
         taps: &[usize],
         weights: &[f32],
     ) -> std::result::Result<Vec<f32>, EncoderError> {
-        let input = Var::from_tensor(&self.first(&[text])?)?;
-        let weights = Tensor::new(weights, &Device::Cpu)?;
         let hidden = self.network.hidden;
+        let mut first = vec![0.0; text.len() * hidden];
+        self.first_rows(&[text], &mut first);
+        let input = Var::from_vec(first, (text.len(), hidden), &Device::Cpu)?;
+        let weights = Tensor::new(weights, &Device::Cpu)?;
         let mut stream = input.as_tensor().clone();
         let mut sum: Option<Tensor> = None;
         let mut seen = 0;
@@ -47,8 +51,8 @@ impl Encoder {
 }
 
 fn linear(rows: &Tensor, by: &Linear) -> Result<Tensor> {
-    let bias = Tensor::new(by.bias.as_slice(), &Device::Cpu)?;
-    rows.matmul(&by.weight)?.broadcast_add(&bias)
+    let bias = Tensor::new(by.0.bias(), &Device::Cpu)?;
+    rows.matmul(&by.weight()?)?.broadcast_add(&bias)
 }
 
 fn norm(rows: &Tensor, by: &Norm) -> Result<Tensor> {

@@ -11,7 +11,7 @@ mod layer;
 mod model;
 mod placed;
 mod queue;
-mod slices;
+mod share;
 mod text;
 
 pub use error::EncoderError;

@@ -1,17 +1,23 @@
 //! The network as a whole.
 
-use std::path::Path;
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
-use candle_core::{Device, Tensor};
-
+use candle_core::Device;
+use pulp::Arch;
 use qudao_device::Target;
+use qudao_kernels::{AddNorm, AskShape, Crew, Norm};
+use rayon::prelude::*;
 
 use crate::{
     error::EncoderError,
     file::{Card, File, Network, Rows, read},
-    layer::{Group, Layer, Norm},
+    layer::{Layer, Sheet, norm},
     placed::{BATCH_BYTES, Placed},
-    slices::{AddNorm, normalise},
+    share::shares,
     text::{Read, Reader},
 };
 
@@ -31,6 +37,10 @@ pub struct Encoder {
     pub(crate) layers: Vec<Layer>,
     /// The layers once more, where they do not compute on the processor.
     placed: Option<Placed>,
+    arch: Arch,
+    threads: rayon::ThreadPool,
+    /// Memory of earlier batches.
+    sheets: Mutex<Vec<Sheet>>,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -59,10 +69,22 @@ impl Encoder {
             }
         }
         let reader = Reader::new(&file.tokenizer, &file.card, vocabulary)?;
-        let layers = (0..layers).map(|at| Layer::read(&file, at)).collect::<Result<_, _>>()?;
-        let first = Norm::read(&file, "embeddings.LayerNorm")?;
-        let placed = None;
-        Ok(Self { network, card: file.card, reader, words, places, first, layers, placed })
+        let arch = Arch::new();
+        let shape = arch.dispatch(AskShape);
+        let layers = (0..layers).map(|at| Layer::read(&file, at, shape));
+        Ok(Self {
+            network,
+            reader,
+            words,
+            places,
+            first: norm(&file, "embeddings.LayerNorm")?,
+            layers: layers.collect::<Result<_, _>>()?,
+            placed: None,
+            card: file.card,
+            arch,
+            threads: threads()?,
+            sheets: Mutex::default(),
+        })
     }
 
     /// Reads a file, and puts its layers where the setting `device` says.
@@ -136,35 +158,51 @@ impl Encoder {
 
     /// As [`Self::means`], for texts in order of their length that fit into one batch.
     fn batch(&self, texts: &[&[u32]], taps: &[usize]) -> Result<Vec<Vec<f32>>, EncoderError> {
+        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         if let Some(placed) = &self.placed {
-            let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-            return Ok(placed.means(&self.first_rows(texts), &lengths, taps)?);
+            let mut rows = vec![0.0; lengths.iter().sum::<usize>() * self.network.hidden];
+            self.first_rows(texts, &mut rows);
+            return Ok(placed.means(&rows, &lengths, taps)?);
         }
-        let groups = groups(texts);
-        let mut stream = self.first(texts)?;
-        let mut means = vec![Vec::with_capacity(taps.len() * self.network.hidden); texts.len()];
+        let shares = shares(&lengths, self.threads.current_num_threads());
+        let threads = if shares.len() == 1 { self.threads.current_num_threads() } else { 1 };
+        let share =
+            |share: Range<usize>| self.share(&texts[share.clone()], &lengths[share], taps, threads);
+        Ok(self.threads.install(|| match shares.as_slice() {
+            [all] => share(all.clone()),
+            _ => shares.into_par_iter().with_max_len(1).flat_map_iter(share).collect(),
+        }))
+    }
+
+    /// Brings texts through all layers.
+    fn share(
+        &self,
+        texts: &[&[u32]],
+        lengths: &[usize],
+        taps: &[usize],
+        threads: usize,
+    ) -> Vec<Vec<f32>> {
+        let crew = Crew { arch: self.arch, threads };
+        let sheets = || self.sheets.lock().unwrap_or_else(PoisonError::into_inner);
+        let sheet = sheets().pop();
+        let mut sheet = sheet.unwrap_or_default();
+        sheet.fit(lengths.iter().sum(), &self.network);
+        self.first_rows(texts, &mut sheet.stream);
+        let hidden = self.network.hidden;
+        let mut means = vec![Vec::with_capacity(taps.len() * hidden); texts.len()];
         for (at, layer) in self.layers.iter().enumerate() {
-            stream = layer.forward(&stream, &groups, self.network.heads)?;
+            layer.forward(&mut sheet, lengths, self.network.heads, &crew);
             if taps.contains(&(at + 1)) {
-                self.pool(&stream, texts, &mut means)?;
+                pool(&sheet.stream, hidden, lengths, &mut means);
             }
         }
-        Ok(means)
+        sheets().push(sheet);
+        means
     }
 
     /// The stream before the first layer.
-    pub(crate) fn first(&self, texts: &[&[u32]]) -> Result<Tensor, EncoderError> {
-        let rows = self.first_rows(texts);
+    pub(crate) fn first_rows(&self, texts: &[&[u32]], rows: &mut [f32]) {
         let hidden = self.network.hidden;
-        Ok(Tensor::from_vec(rows, ((), hidden), &Device::Cpu)?)
-    }
-
-    fn first_rows(&self, texts: &[&[u32]]) -> Vec<f32> {
-        let hidden = self.network.hidden;
-        let tokens = texts.iter().map(|text| text.len()).sum::<usize>();
-        let mut rows = vec![0.0; tokens * hidden];
-        let zeros = vec![0.0; hidden];
-        let by: AddNorm<'_> = self.first.after(&zeros);
         let places = texts.iter().flat_map(|text| text.iter().enumerate());
         for (row, (at, id)) in rows.chunks_exact_mut(hidden).zip(places) {
             let id = usize::try_from(*id).unwrap_or(0).min(self.network.vocabulary - 1);
@@ -173,48 +211,31 @@ impl Encoder {
             for (number, place) in row.iter_mut().zip(&self.places[at..at + hidden]) {
                 *number += place;
             }
-            normalise(row, &by);
         }
-        rows
-    }
-
-    fn pool(
-        &self,
-        stream: &Tensor,
-        texts: &[&[u32]],
-        means: &mut [Vec<f32>],
-    ) -> Result<(), EncoderError> {
-        let rows = stream.flatten_all()?.to_vec1::<f32>()?;
-        let hidden = self.network.hidden;
-        let mut rows = rows.chunks_exact(hidden);
-        for (text, mean) in texts.iter().zip(means) {
-            let begin = mean.len();
-            mean.resize(begin + hidden, 0.0);
-            for row in rows.by_ref().take(text.len()) {
-                for (sum, number) in mean[begin..].iter_mut().zip(row) {
-                    *sum += number;
-                }
-            }
-            #[expect(clippy::cast_precision_loss, reason = "a text has a few hundred tokens")]
-            let share = 1.0 / text.len().max(1) as f32;
-            mean[begin..].iter_mut().for_each(|number| *number *= share);
-        }
-        Ok(())
+        self.arch.dispatch(AddNorm { rows, with: &[], by: &self.first });
     }
 }
 
-/// Texts that follow each other and have the same length.
-fn groups(texts: &[&[u32]]) -> Vec<Group> {
-    let mut start = 0;
-    let same = texts.chunk_by(|a, b| a.len() == b.len());
-    same.map(|texts| {
-        let length = texts[0].len();
-        let group = Group { start, texts: texts.len(), length };
-        start += texts.len() * length;
-        group
-    })
-    .collect()
+/// Adds the mean of each text's rows to what is known of it.
+fn pool(stream: &[f32], hidden: usize, lengths: &[usize], means: &mut [Vec<f32>]) {
+    let mut rest = stream;
+    for (length, means) in lengths.iter().zip(means) {
+        let (rows, later) = rest.split_at(length * hidden);
+        rest = later;
+        let begin = means.len();
+        means.resize(begin + hidden, 0.0);
+        let mean = &mut means[begin..];
+        for row in rows.chunks_exact(hidden) {
+            mean.iter_mut().zip(row).for_each(|(sum, number)| *sum += number);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a text has a few hundred tokens")]
+        let share = 1.0 / (*length).max(1) as f32;
+        mean.iter_mut().for_each(|number| *number *= share);
+    }
 }
 
-#[cfg(test)]
-mod tests;
+/// As many as the machine has cores, or as `RAYON_NUM_THREADS` says.
+fn threads() -> Result<rayon::ThreadPool, EncoderError> {
+    let name = |index| format!("qudao-encoder-{index}");
+    Ok(rayon::ThreadPoolBuilder::new().thread_name(name).build()?)
+}

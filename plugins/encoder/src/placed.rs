@@ -5,7 +5,9 @@
 use candle_core::{DType, Device, Result as Computed, Tensor};
 use candle_nn::ops::{layer_norm, softmax_last_dim};
 
-use crate::layer::{Layer, Linear, Norm};
+use qudao_kernels::Norm;
+
+use crate::layer::{Layer, Linear};
 
 /// What a filled-up place weighs in the attention, before the softmax.
 const UNHEARD: f32 = -1e9;
@@ -46,7 +48,7 @@ fn vector(numbers: &[f32], device: &Device) -> Computed<Tensor> {
 
 impl PlacedLinear {
     fn new(from: &Linear, device: &Device) -> Computed<Self> {
-        Ok(Self { weight: from.weight.to_device(device)?, bias: vector(&from.bias, device)? })
+        Ok(Self { weight: from.weight()?.to_device(device)?, bias: vector(from.0.bias(), device)? })
     }
 
     /// Rows of any number of texts: text, token, number.

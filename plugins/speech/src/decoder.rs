@@ -1,7 +1,8 @@
 //! The side of the network that speaks: one token after the other, each a walk through the layers with one
 //! row. What it costs is to read the weights, so they stay in half precision.
 
-use candle_core::{Device, Result as Computed, Tensor};
+use pulp::Arch;
+use qudao_kernels::{AskShape, Bend, Crew, Panels, Shape};
 use rayon::prelude::*;
 
 use crate::{
@@ -25,8 +26,7 @@ struct Layer {
     heard_norm: Norm,
     heard_query: Linear,
     /// Keys and values of what is heard, side by side, for all places at once.
-    heard: Tensor,
-    heard_bias: Vec<f32>,
+    heard: Panels,
     heard_mixed: Linear,
     norm: Norm,
     up: Linear,
@@ -36,6 +36,7 @@ struct Layer {
 /// The speaking side.
 pub(crate) struct Decoder {
     network: Network,
+    arch: Arch,
     tokens: Matrix,
     places: Matrix,
     layers: Vec<Layer>,
@@ -74,7 +75,7 @@ impl Linear {
 }
 
 impl Layer {
-    fn read(file: &File<'_>, at: usize) -> Result<Self, LoadError> {
+    fn read(file: &File<'_>, at: usize, shape: Shape) -> Result<Self, LoadError> {
         let hidden = file.network.hidden;
         let name = |part: &str| format!("model.decoder.layers.{at}.{part}");
         let square = |part: &str| Linear::read(file, &name(part), hidden, hidden);
@@ -84,7 +85,6 @@ impl Layer {
             heard.extend(file.numbers(&part, &[hidden, hidden])?);
         }
         heard_bias.extend(file.numbers(&name("encoder_attn.v_proj.bias"), &[hidden])?);
-        let heard = Tensor::from_vec(heard, (2 * hidden, hidden), &Device::Cpu)?;
         Ok(Self {
             attention_norm: file.norm(&name("self_attn_layer_norm"))?,
             query: square("self_attn.q_proj")?,
@@ -96,8 +96,7 @@ impl Layer {
             mixed: square("self_attn.out_proj")?,
             heard_norm: file.norm(&name("encoder_attn_layer_norm"))?,
             heard_query: square("encoder_attn.q_proj")?,
-            heard: heard.t()?.contiguous()?,
-            heard_bias,
+            heard: Panels::new(&heard, &heard_bias, hidden, shape),
             heard_mixed: square("encoder_attn.out_proj")?,
             norm: file.norm(&name("final_layer_norm"))?,
             up: Linear::read(file, &name("fc1"), 4 * hidden, hidden)?,
@@ -110,30 +109,38 @@ impl Decoder {
     pub(crate) fn read(file: &File<'_>) -> Result<Self, LoadError> {
         let network = file.network;
         let Network { layers, hidden, text_positions, vocabulary, .. } = network;
+        let arch = Arch::new();
+        let shape = arch.dispatch(AskShape);
         Ok(Self {
             network,
+            arch,
             tokens: file.matrix("model.decoder.embed_tokens.weight", vocabulary, hidden)?,
             places: file.matrix("model.decoder.embed_positions.weight", text_positions, hidden)?,
-            layers: (0..layers).map(|at| Layer::read(file, at)).collect::<Result<_, _>>()?,
+            layers: (0..layers).map(|at| Layer::read(file, at, shape)).collect::<Result<_, _>>()?,
             norm: file.norm("model.decoder.layer_norm")?,
         })
     }
 
-    /// Prepares what was heard for every layer.
-    pub(crate) fn remember(&self, heard: &Tensor) -> Computed<Memory> {
+    /// Prepares what was heard for every layer, by the threads of the pool in which it is asked.
+    pub(crate) fn remember(&self, heard: &[f32]) -> Memory {
         let Network { hidden, heads, .. } = self.network;
-        let length = heard.dim(0)?;
-        let by_head = |rows: &Tensor, at: usize| {
-            let part = rows.narrow(1, at * hidden, hidden)?;
-            let part = part.reshape((length, heads, hidden / heads))?.transpose(0, 1)?;
-            part.contiguous()?.flatten_all()?.to_vec1::<f32>()
-        };
+        let crew = Crew { arch: self.arch, threads: rayon::current_num_threads() };
+        let mut rows = vec![0.0; 2 * heard.len()];
         let layers = self.layers.iter().map(|layer| {
-            let rows = heard.matmul(&layer.heard)?;
-            rows.inplace_op1(&crate::rows::Bias(&layer.heard_bias))?;
-            Ok(Heard { keys: by_head(&rows, 0)?, values: by_head(&rows, 1)? })
+            crew.multiply(heard, &layer.heard, Bend::Straight, &mut rows);
+            let by_head = |from: usize| {
+                let mut part = Vec::with_capacity(heard.len());
+                for head in 0..heads {
+                    let from = from + head * hidden / heads;
+                    for row in rows.chunks_exact(2 * hidden) {
+                        part.extend_from_slice(&row[from..from + hidden / heads]);
+                    }
+                }
+                part
+            };
+            Heard { keys: by_head(0), values: by_head(hidden) }
         });
-        Ok(Memory(layers.collect::<Computed<_>>()?))
+        Memory(layers.collect())
     }
 
     /// Nothing said yet.

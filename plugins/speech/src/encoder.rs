@@ -1,70 +1,78 @@
-//! The side of the network that listens: half a minute becomes 1,500 places, computed with candle.
+//! The side of the network that listens: half a minute becomes 1,500 places.
 
-use candle_core::{Device, Result as Computed, Tensor};
+use pulp::Arch;
+use qudao_kernels::{AskShape, Bend, Crew, Norm, Panels, Shape};
 
 use crate::{
     error::LoadError,
     file::{File, Network},
     mel::ROWS,
-    rows::{Bias, BiasAdd, BiasGelu, Norm, Softmax},
 };
 
 /// Rows that a convolution sees at once.
 const SEEN: usize = 3;
-
-/// A matrix that rows are multiplied with, and what is added.
-struct Linear {
-    /// Columns by rows of the file: ready to stand on the right.
-    weight: Tensor,
-    bias: Vec<f32>,
-}
+/// Whisper's norms keep this much between them and a division by nothing.
+const EPSILON: f32 = 1e-5;
 
 struct Layer {
     attention_norm: Norm,
     /// Queries, keys and values side by side; the queries are scaled already.
-    attention: Linear,
-    mixed: Linear,
+    attention: Panels,
+    mixed: Panels,
     norm: Norm,
-    up: Linear,
-    down: Linear,
+    up: Panels,
+    down: Panels,
 }
 
 /// The listening side.
 pub(crate) struct Encoder {
     network: Network,
-    first: Linear,
-    second: Linear,
-    places: Tensor,
+    arch: Arch,
+    first: Panels,
+    second: Panels,
+    places: Vec<f32>,
     layers: Vec<Layer>,
     norm: Norm,
 }
 
-impl Linear {
-    /// From a matrix as the file has it, rows by columns.
-    fn new(weight: Vec<f32>, rows: usize, columns: usize, bias: Vec<f32>) -> Computed<Self> {
-        let weight = Tensor::from_vec(weight, (rows, columns), &Device::Cpu)?.t()?.contiguous()?;
-        Ok(Self { weight, bias })
-    }
+fn linear(
+    file: &File<'_>,
+    name: &str,
+    rows: usize,
+    columns: usize,
+    shape: Shape,
+) -> Result<Panels, LoadError> {
+    let weight = file.numbers(&format!("{name}.weight"), &[rows, columns])?;
+    let bias = file.numbers(&format!("{name}.bias"), &[rows])?;
+    Ok(Panels::new(&weight, &bias, columns, shape))
+}
 
-    fn read(file: &File<'_>, name: &str, rows: usize, columns: usize) -> Result<Self, LoadError> {
-        let weight = file.numbers(&format!("{name}.weight"), &[rows, columns])?;
-        let bias = file.numbers(&format!("{name}.bias"), &[rows])?;
-        Ok(Self::new(weight, rows, columns, bias)?)
+/// A convolution over three rows, as a matrix for those rows one after the other.
+fn convolution(
+    file: &File<'_>,
+    name: &str,
+    inputs: usize,
+    shape: Shape,
+) -> Result<Panels, LoadError> {
+    let hidden = file.network.hidden;
+    let weight = file.numbers(&format!("{name}.weight"), &[hidden, inputs, SEEN])?;
+    let bias = file.numbers(&format!("{name}.bias"), &[hidden])?;
+    let mut by_row = Vec::with_capacity(weight.len());
+    for output in weight.chunks_exact(inputs * SEEN) {
+        for row in 0..SEEN {
+            by_row.extend(output.iter().skip(row).step_by(SEEN));
+        }
     }
+    Ok(Panels::new(&by_row, &bias, SEEN * inputs, shape))
+}
 
-    /// A convolution over three rows, as a matrix for those rows one after the other.
-    fn convolution(file: &File<'_>, name: &str, inputs: usize) -> Result<Self, LoadError> {
-        let hidden = file.network.hidden;
-        let weight = file.numbers(&format!("{name}.weight"), &[hidden, inputs, SEEN])?;
-        let bias = file.numbers(&format!("{name}.bias"), &[hidden])?;
-        let weight = Tensor::from_vec(weight, (hidden, inputs, SEEN), &Device::Cpu)?;
-        let weight = weight.permute((2, 1, 0))?.reshape((SEEN * inputs, hidden))?.contiguous()?;
-        Ok(Self { weight, bias })
-    }
+fn norm(file: &File<'_>, name: &str) -> Result<Norm, LoadError> {
+    let of = file.norm(name)?;
+    Ok(Norm { weight: of.weight, shift: of.shift, epsilon: EPSILON })
 }
 
 impl Layer {
-    fn read(file: &File<'_>, at: usize) -> Result<Self, LoadError> {
+    fn read(file: &File<'_>, at: usize, shape: Shape) -> Result<Self, LoadError> {
         let Network { hidden, heads, .. } = file.network;
         let name = |part: &str| format!("model.encoder.layers.{at}.{part}");
         #[expect(clippy::cast_precision_loss, reason = "a head has a few dozen numbers")]
@@ -82,25 +90,13 @@ impl Layer {
             }
         }
         Ok(Self {
-            attention_norm: file.norm(&name("self_attn_layer_norm"))?,
-            attention: Linear::new(weight, 3 * hidden, hidden, bias)?,
-            mixed: Linear::read(file, &name("self_attn.out_proj"), hidden, hidden)?,
-            norm: file.norm(&name("final_layer_norm"))?,
-            up: Linear::read(file, &name("fc1"), 4 * hidden, hidden)?,
-            down: Linear::read(file, &name("fc2"), hidden, 4 * hidden)?,
+            attention_norm: norm(file, &name("self_attn_layer_norm"))?,
+            attention: Panels::new(&weight, &bias, hidden, shape),
+            mixed: linear(file, &name("self_attn.out_proj"), hidden, hidden, shape)?,
+            norm: norm(file, &name("final_layer_norm"))?,
+            up: linear(file, &name("fc1"), 4 * hidden, hidden, shape)?,
+            down: linear(file, &name("fc2"), hidden, 4 * hidden, shape)?,
         })
-    }
-
-    fn forward(&self, stream: &Tensor, heads: usize) -> Computed<Tensor> {
-        let wide = self.attention_norm.rows(stream)?.matmul(&self.attention.weight)?;
-        wide.inplace_op1(&Bias(&self.attention.bias))?;
-        let mixed = attend(&wide, heads)?.matmul(&self.mixed.weight)?;
-        mixed.inplace_op2(stream, &BiasAdd(&self.mixed.bias))?;
-        let inner = self.norm.rows(&mixed)?.matmul(&self.up.weight)?;
-        inner.inplace_op1(&BiasGelu(&self.up.bias))?;
-        let out = inner.matmul(&self.down.weight)?;
-        out.inplace_op2(&mixed, &BiasAdd(&self.down.bias))?;
-        Ok(out)
     }
 }
 
@@ -108,34 +104,53 @@ impl Encoder {
     pub(crate) fn read(file: &File<'_>) -> Result<Self, LoadError> {
         let network = file.network;
         let Network { layers, hidden, mels, positions, .. } = network;
-        let places = file.numbers("model.encoder.embed_positions.weight", &[positions, hidden])?;
+        let arch = Arch::new();
+        let shape = arch.dispatch(AskShape);
         Ok(Self {
             network,
-            first: Linear::convolution(file, "model.encoder.conv1", mels)?,
-            second: Linear::convolution(file, "model.encoder.conv2", hidden)?,
-            places: Tensor::from_vec(places, (positions, hidden), &Device::Cpu)?,
-            layers: (0..layers).map(|at| Layer::read(file, at)).collect::<Result<_, _>>()?,
-            norm: file.norm("model.encoder.layer_norm")?,
+            arch,
+            first: convolution(file, "model.encoder.conv1", mels, shape)?,
+            second: convolution(file, "model.encoder.conv2", hidden, shape)?,
+            places: file.numbers("model.encoder.embed_positions.weight", &[positions, hidden])?,
+            layers: (0..layers).map(|at| Layer::read(file, at, shape)).collect::<Result<_, _>>()?,
+            norm: norm(file, "model.encoder.layer_norm")?,
         })
     }
 
-    /// What is heard in half a minute of a picture: places by the network's width.
-    pub(crate) fn listen(&self, picture: &[f32]) -> Computed<Tensor> {
+    /// What is heard in half a minute of a picture: places by the network's width. Computed by the threads
+    /// of the pool in which it is asked.
+    pub(crate) fn listen(&self, picture: &[f32]) -> Vec<f32> {
         let Network { mels, hidden, heads, .. } = self.network;
-        let seen = gather(picture, mels, ROWS, 1);
-        let rows = Tensor::from_vec(seen, (ROWS, SEEN * mels), &Device::Cpu)?;
-        let rows = rows.matmul(&self.first.weight)?;
-        rows.inplace_op1(&BiasGelu(&self.first.bias))?;
-        let seen = gather(&rows.flatten_all()?.to_vec1::<f32>()?, hidden, ROWS / 2, 2);
-        let rows = Tensor::from_vec(seen, (ROWS / 2, SEEN * hidden), &Device::Cpu)?;
-        let rows = rows.matmul(&self.second.weight)?;
-        rows.inplace_op1(&BiasGelu(&self.second.bias))?;
-        let mut stream = (rows + &self.places)?;
+        let crew = Crew { arch: self.arch, threads: rayon::current_num_threads() };
+        let mut rows = vec![0.0; ROWS * hidden];
+        crew.multiply(&gather(picture, mels, ROWS, 1), &self.first, Bend::Gelu, &mut rows);
+        let length = ROWS / 2;
+        let mut stream = vec![0.0; length * hidden];
+        let seen = gather(&rows, hidden, length, 2);
+        crew.multiply(&seen, &self.second, Bend::Gelu, &mut stream);
+        add(&mut stream, &self.places);
+        let (mut normed, mut heard) = (vec![0.0; stream.len()], vec![0.0; stream.len()]);
+        let (mut wide, mut inner) = (vec![0.0; 3 * stream.len()], vec![0.0; 4 * stream.len()]);
         for layer in &self.layers {
-            stream = layer.forward(&stream, heads)?;
+            normed.copy_from_slice(&stream);
+            crew.norm(&mut normed, &layer.attention_norm);
+            crew.multiply(&normed, &layer.attention, Bend::Straight, &mut wide);
+            crew.attend(&wide, &[length], heads, &mut heard);
+            crew.multiply(&heard, &layer.mixed, Bend::Straight, &mut normed);
+            add(&mut stream, &normed);
+            normed.copy_from_slice(&stream);
+            crew.norm(&mut normed, &layer.norm);
+            crew.multiply(&normed, &layer.up, Bend::Gelu, &mut inner);
+            crew.multiply(&inner, &layer.down, Bend::Straight, &mut normed);
+            add(&mut stream, &normed);
         }
-        self.norm.rows(&stream)
+        crew.norm(&mut stream, &self.norm);
+        stream
     }
+}
+
+fn add(to: &mut [f32], other: &[f32]) {
+    to.iter_mut().zip(other).for_each(|(to, other)| *to += other);
 }
 
 /// For each row of the result the rows before, at and after its place, one after the other; zeros beyond
@@ -151,19 +166,4 @@ fn gather(rows: &[f32], width: usize, count: usize, stride: usize) -> Vec<f32> {
         }
     }
     seen
-}
-
-/// What the places hear of each other.
-fn attend(wide: &Tensor, heads: usize) -> Computed<Tensor> {
-    let (length, columns) = wide.dims2()?;
-    let rows = wide.reshape((length, 3, heads, columns / 3 / heads))?;
-    let part = |at: usize| {
-        // Head, place, number.
-        rows.narrow(1, at, 1)?.squeeze(1)?.transpose(0, 1)?.contiguous()
-    };
-    let (queries, keys, values) = (part(0)?, part(1)?, part(2)?);
-    let weights = queries.matmul(&keys.t()?)?;
-    weights.inplace_op1(&Softmax)?;
-    let heard = weights.matmul(&values)?;
-    heard.transpose(0, 1)?.reshape((length, columns / 3))
 }

@@ -1,7 +1,7 @@
 //! Writes down what is said: Whisper on the machine's own processor.
 //!
 //! [`sound`] decodes the file, [`mel`] makes the picture that the network looks at, half a minute of which
-//! [`model`] lets the encoder listen to (matrices by candle) and the decoder speak about, token by token.
+//! [`model`] lets the encoder listen to and the decoder speak about, token by token.
 
 pub mod config;
 mod decoder;

@@ -190,8 +190,8 @@ impl Model {
                 at += rows;
                 continue;
             }
-            let heard = self.encoder.listen(picture.part(at)).map_err(computed)?;
-            let memory = self.decoder.remember(&heard).map_err(computed)?;
+            let heard = self.encoder.listen(picture.part(at));
+            let memory = self.decoder.remember(&heard);
             let opening = ear.open(&memory, language, &before).map_err(computed)?;
             language = opening.language;
             let understood = match ear.understand(&memory, &opening) {

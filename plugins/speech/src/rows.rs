@@ -1,7 +1,6 @@
 //! Small steps between the large multiplications, over rows in place: loops that the compiler turns into
 //! vector instructions.
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 use half::{f16, slice::HalfFloatSliceExt as _};
 use rayon::prelude::*;
 
@@ -32,127 +31,6 @@ impl Norm {
         for ((out, number), (weight, shift)) in out.iter_mut().zip(row).zip(by) {
             *out = (number - mean) * scale * weight + shift;
         }
-    }
-
-    /// The rows of a tensor, normed.
-    pub(crate) fn rows(&self, stream: &Tensor) -> Result<Tensor> {
-        let normed = stream.copy()?;
-        normed.inplace_op1(&Normed(self))?;
-        Ok(normed)
-    }
-}
-
-struct Normed<'a>(&'a Norm);
-
-/// Adds a bias to each row.
-pub(crate) struct Bias<'a>(pub(crate) &'a [f32]);
-
-/// Adds a bias to each row and bends it by the Gaussian error linear unit.
-pub(crate) struct BiasGelu<'a>(pub(crate) &'a [f32]);
-
-/// Adds a bias and the rows of another tensor.
-pub(crate) struct BiasAdd<'a>(pub(crate) &'a [f32]);
-
-/// Each row becomes probabilities.
-pub(crate) struct Softmax;
-
-fn floats<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    let CpuStorage::F32(numbers) = storage else { candle_core::bail!("rows are of f32") };
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&mut numbers[start..end]),
-        None => candle_core::bail!("rows lie one after the other"),
-    }
-}
-
-impl InplaceOp1 for Normed<'_> {
-    fn name(&self) -> &'static str {
-        "norm"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let width = self.0.weight.len();
-        floats(storage, layout)?.par_chunks_exact_mut(width).with_min_len(STRIDE).for_each_init(
-            || vec![0.0; width],
-            |scratch, row| {
-                self.0.apply(row, scratch);
-                row.copy_from_slice(scratch);
-            },
-        );
-        Ok(())
-    }
-}
-
-impl InplaceOp1 for Bias<'_> {
-    fn name(&self) -> &'static str {
-        "bias"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let rows = floats(storage, layout)?.par_chunks_exact_mut(self.0.len());
-        rows.with_min_len(STRIDE).for_each(|row| {
-            for (number, bias) in row.iter_mut().zip(self.0) {
-                *number += bias;
-            }
-        });
-        Ok(())
-    }
-}
-
-impl InplaceOp1 for BiasGelu<'_> {
-    fn name(&self) -> &'static str {
-        "bias-gelu"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let rows = floats(storage, layout)?.par_chunks_exact_mut(self.0.len());
-        rows.with_min_len(STRIDE).for_each(|row| {
-            for (number, bias) in row.iter_mut().zip(self.0) {
-                *number = gelu(*number + bias);
-            }
-        });
-        Ok(())
-    }
-}
-
-impl InplaceOp1 for Softmax {
-    fn name(&self) -> &'static str {
-        "softmax"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let width = layout.dims().last().copied().unwrap_or(1).max(1);
-        let rows = floats(storage, layout)?.par_chunks_exact_mut(width);
-        rows.with_min_len(STRIDE).for_each(softmax);
-        Ok(())
-    }
-}
-
-impl InplaceOp2 for BiasAdd<'_> {
-    fn name(&self) -> &'static str {
-        "bias-add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        to: &mut CpuStorage,
-        at: &Layout,
-        with: &CpuStorage,
-        of: &Layout,
-    ) -> Result<()> {
-        let CpuStorage::F32(other) = with else { candle_core::bail!("rows are of f32") };
-        let Some((start, end)) = of.contiguous_offsets() else {
-            candle_core::bail!("rows lie one after the other")
-        };
-        let width = self.0.len();
-        let rows = floats(to, at)?.par_chunks_exact_mut(width);
-        rows.zip(other[start..end].par_chunks_exact(width)).with_min_len(STRIDE).for_each(
-            |(row, other)| {
-                for ((number, other), bias) in row.iter_mut().zip(other).zip(self.0) {
-                    *number += other + bias;
-                }
-            },
-        );
-        Ok(())
     }
 }
 

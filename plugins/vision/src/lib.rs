@@ -1,14 +1,13 @@
 //! Finds things in pictures: YOLOX and YOLOv8 on the machine's own processor or GPU.
 //!
 //! A network is written once, over [`ops::Ops`]. [`tensors`] computes it with candle on any device;
-//! [`maps`] computes it on the processor with kernels of its own, several times as fast where
+//! [`maps`] computes it on the processor with kernels of our own, several times as fast where
 //! candle has no code for depthwise convolutions.
 
 pub mod annotate;
 pub mod config;
 pub mod error;
 pub mod finding;
-pub mod kernels;
 pub mod layer;
 pub mod maps;
 pub mod model;

@@ -1,4 +1,4 @@
-//! The networks on the processor, by the kernels of this crate.
+//! The networks on the processor, by kernels that the plugins share.
 //!
 //! A map has a border of one pixel of zeros around it: a kernel of 3 × 3 then needs no case for the
 //! edges. The memory of a map that is no longer needed is used again, borders and all.
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Result;
 use pulp::Arch;
+use qudao_kernels::{AskShape, Bend, EachRow, Mix, Panels, Shape, Whole};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
-use crate::kernels::{AskShape, EachRow, MixRow, Panels, Shape};
 use crate::layer::{Activation, Layer};
 use crate::ops::{Grid, Ops};
 
@@ -101,6 +101,12 @@ impl Maps {
         Map { height, width, channels, values, store: Arc::clone(&self.store) }
     }
 
+    /// Computes one row of a map.
+    fn mix(&self, panels: &Panels, rows: &[&[f32]], step: usize, bend: Bend, out: &mut [f32]) {
+        let out = Whole { values: out, step: panels.outputs };
+        self.arch.dispatch(Mix { panels, part: 0..panels.count(), rows, step, bend, out });
+    }
+
     /// Lets `fill` write each row within the border; `cost` is what a row takes, in multiplications.
     fn fill(&self, map: &mut Map, cost: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
         self.fill_by_way(map, cost, 0, |_, row, out| fill(row, out));
@@ -136,7 +142,7 @@ impl Maps {
 /// A layer in the order in which it is computed.
 pub struct MapLayer {
     stride: usize,
-    silu: bool,
+    bend: Bend,
     kind: Kind,
 }
 
@@ -165,7 +171,11 @@ impl Ops for Maps {
             let panels = Panels::new(&layer.weight, &layer.bias, layer.inputs, self.shape);
             Kind::Mix { panels, size: layer.size }
         };
-        Ok(MapLayer { stride: layer.stride, silu: layer.activation == Activation::Silu, kind })
+        let bend = match layer.activation {
+            Activation::Silu => Bend::Silu,
+            Activation::None => Bend::Straight,
+        };
+        Ok(MapLayer { stride: layer.stride, bend, kind })
     }
 
     fn put(&self, grid: &Grid) -> Result<Map> {
@@ -183,7 +193,7 @@ impl Ops for Maps {
     }
 
     fn conv(&self, layer: &MapLayer, map: &Map) -> Result<Map> {
-        let (stride, silu) = (layer.stride, layer.silu);
+        let (stride, bend) = (layer.stride, layer.bend);
         let (height, width) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
         match &layer.kind {
             Kind::Each { weight, bias } => {
@@ -193,7 +203,7 @@ impl Ops for Maps {
                 let mut out = self.empty(height, width, map.channels);
                 self.fill(&mut out, width * weight.len(), |row, out| {
                     let rows = [0, 1, 2].map(|line| map.row(row * stride + line));
-                    self.arch.dispatch(EachRow { weight, bias, rows, stride, silu, out });
+                    self.arch.dispatch(EachRow { weight, bias, rows, stride, bend, out });
                 });
                 Ok(out)
             }
@@ -213,7 +223,7 @@ impl Ops for Maps {
                     }
                     let rows = &rows[..size * size];
                     let step = stride * map.channels;
-                    self.arch.dispatch(MixRow { panels, rows, step, silu, out });
+                    self.mix(panels, rows, step, bend, out);
                 });
                 Ok(out)
             }
@@ -241,16 +251,10 @@ impl Ops for Maps {
                 bias,
                 rows,
                 stride,
-                silu: each.silu,
+                bend: each.bend,
                 out: &mut *way,
             });
-            self.arch.dispatch(MixRow {
-                panels,
-                rows: &[way],
-                step: channels,
-                silu: mix.silu,
-                out,
-            });
+            self.mix(panels, &[way], channels, mix.bend, out);
         });
         Ok(out)
     }

@@ -1,8 +1,8 @@
 //! What both families share: the interface of a network and the raw form of what it sees.
 
 use pulp::Arch;
+use qudao_kernels::Sigmoid;
 
-use crate::kernels::Sigmoid;
 use crate::ops::{Grid, Ops};
 
 /// How a family wants its pictures.

@@ -52,7 +52,9 @@ def check(pictures, look, onnx, weights, folder):
         best = json.loads(line)["found"][0]
         if best["label"] != label or abs(best["score"] - score) > 0.015:
             sys.exit(f"{path}: {best}, expected {label} {score}")
-    if worst > 1e-3:
+    # In single precision each of the two is up to 7 · 10⁻⁴ away from what double precision gives, by chance on
+    # different sides.
+    if worst > 2e-3:
         sys.exit(f"the numbers are up to {worst:.2e} off, relative to ONNX Runtime's")
     return worst
 

@@ -45,7 +45,7 @@ pub(crate) fn measure(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Its threads are those of the whole process: all cores, or what `RAYON_NUM_THREADS` says.
+/// Its threads are as many as there are cores, or as `RAYON_NUM_THREADS` says.
 fn texts_per_second(encoder: &Encoder, texts: usize, tokens: usize) -> Result<f64> {
     let ids: Vec<u32> = (1000..9000).step_by(37).cycle().take(tokens).collect();
     let batch = vec![ids.as_slice(); texts];

@@ -1,4 +1,4 @@
-//! The kernels of this crate against candle's operations.
+//! The maps of the kernels against candle's operations.
 
 use candle_core::Device;
 use proptest::prelude::*;

@@ -3,48 +3,37 @@
 
 use pulp::{Simd, WithSimd};
 
-/// Beyond it the sigmoid is one or all but zero, and its reciprocal leaves the normal numbers.
-const FAR: f32 = 86.0;
+use crate::exp::exp;
 
 /// `x · sigmoid(x)`.
 #[inline(always)]
-pub(super) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    simd.mul_f32s(x, sigmoid(simd, x))
+pub(crate) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    quotient(simd, x, under(simd, x))
 }
 
 #[inline(always)]
 fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let power = exp(simd, simd.neg_f32s(x));
-    reciprocal(simd, simd.add_f32s(simd.splat_f32s(1.0), power))
+    quotient(simd, simd.splat_f32s(1.0), under(simd, x))
 }
 
-/// eˣ between −[`FAR`] and [`FAR`]: a power of two by way of the exponent's bits, the rest by a polynomial
-/// (the Taylor series to the sixth power, over ± ln 2 / 2).
+/// 1 + e⁻ˣ.
 #[inline(always)]
-fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    /// Added, it leaves the nearest whole number in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = simd.max_f32s(x, simd.splat_f32s(-FAR));
-    let x = simd.min_f32s(x, simd.splat_f32s(FAR));
-    let log2_e = simd.splat_f32s(std::f32::consts::LOG2_E);
-    let rounded = simd.mul_add_e_f32s(x, log2_e, simd.splat_f32s(ROUND));
-    let whole = simd.sub_f32s(rounded, simd.splat_f32s(ROUND));
-    let rest = simd.negate_mul_add_e_f32s(whole, simd.splat_f32s(LN2_HIGH), x);
-    let rest = simd.negate_mul_add_e_f32s(whole, simd.splat_f32s(LN2_LOW), rest);
-    let mut sum = simd.splat_f32s(1.0 / 720.0);
-    for factor in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = simd.mul_add_e_f32s(sum, rest, simd.splat_f32s(factor));
-    }
-    let bits = simd.transmute_u32s_f32s(rounded);
-    let shifted = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
-    let power = simd.add_u32s(shifted, simd.splat_u32s(1.0f32.to_bits()));
-    simd.mul_f32s(sum, simd.transmute_f32s_u32s(power))
+fn under<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    simd.add_f32s(simd.splat_f32s(1.0), exp(simd, simd.neg_f32s(x)))
 }
 
-/// One over a number from 1 to e⁸⁶. A division of a vector takes longer than all the rest of a sigmoid:
-/// the difference of the bits is within an eighth, and each of Newton's steps squares the error.
+/// A number divided by one that is above zero, up to e⁸⁶.
+#[inline(always)]
+pub(crate) fn quotient<S: Simd>(simd: S, above: S::f32s, below: S::f32s) -> S::f32s {
+    // A division of a wide vector takes longer than all the rest of a sigmoid.
+    if S::REGISTER_COUNT < 32 {
+        simd.div_f32s(above, below)
+    } else {
+        simd.mul_f32s(above, reciprocal(simd, below))
+    }
+}
+
+/// The difference of the bits is within an eighth, and each of Newton's steps squares the error.
 #[inline(always)]
 fn reciprocal<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const MAGIC: u32 = 0x7ef3_11c3;
@@ -64,6 +53,7 @@ fn known<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 }
 
 /// Puts the sigmoid in the place of each number.
+#[derive(Debug)]
 pub struct Sigmoid<'a>(pub &'a mut [f32]);
 
 impl WithSimd for Sigmoid<'_> {
@@ -81,6 +71,7 @@ impl WithSimd for Sigmoid<'_> {
 }
 
 /// Puts `x · sigmoid(x)` in the place of each number.
+#[derive(Debug)]
 pub struct Silu<'a>(pub &'a mut [f32]);
 
 impl WithSimd for Silu<'_> {
