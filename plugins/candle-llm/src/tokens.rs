@@ -288,10 +288,8 @@ fn sentence_piece(gguf: &Gguf, names: &[String], types: &[u64]) -> Result<Tokeni
         .collect::<Vec<_>>();
     let unknown =
         names.iter().zip(types).find(|(_, kind)| **kind == UNKNOWN).map(|(name, _)| name.clone());
-    let mut builder = BPE::builder()
-        .vocab_and_merges(ids, merges)
-        .fuse_unk(true)
-        .byte_fallback(true);
+    let mut builder =
+        BPE::builder().vocab_and_merges(ids, merges).fuse_unk(true).byte_fallback(true);
     if let Some(unknown) = unknown {
         builder = builder.unk_token(unknown);
     }
