@@ -309,5 +309,6 @@ pub fn default_models() -> Vec<Choice> {
     ]
 }
 
-#[cfg(all(test, feature = "huggingface"))]
+#[cfg(test)]
+#[cfg(feature = "huggingface")]
 mod tests;

@@ -36,7 +36,11 @@ pub(crate) fn shares(lengths: &[usize], threads: usize) -> Vec<Range<usize>> {
     }
     let longest = loads.into_iter().max().unwrap_or(0);
     // An eighth of waiting is what steps in parts would cost, too.
-    if longest * threads <= tokens + tokens / 8 { shares } else { vec![0..lengths.len()] }
+    if longest * threads <= tokens + tokens / 8 { shares } else { whole(lengths.len()) }
+}
+
+fn whole(texts: usize) -> Vec<Range<usize>> {
+    std::iter::once(0..texts).collect()
 }
 
 #[cfg(test)]
@@ -47,13 +51,13 @@ mod tests {
     fn equal_texts_are_shared_out_and_one_is_not() {
         assert_eq!(shares(&[32; 32], 2).len(), 8);
         assert_eq!(shares(&[128; 16], 2), (0..16).map(|at| at..at + 1).collect::<Vec<_>>());
-        assert_eq!(shares(&[512], 2), [0..1]);
-        assert_eq!(shares(&[], 2), [0..0]);
+        assert_eq!(shares(&[512], 2), whole(1));
+        assert_eq!(shares(&[], 2), whole(0));
     }
 
     #[test]
     fn a_thread_that_would_wait_long_takes_part_in_the_steps() {
-        assert_eq!(shares(&[3, 512], 2), [0..2]);
+        assert_eq!(shares(&[3, 512], 2), whole(2));
         assert_eq!(shares(&[3, 512], 1).len(), 2);
         assert_eq!(shares(&[60, 64], 2), [0..1, 1..2]);
     }
