@@ -133,7 +133,7 @@ impl Check for Hearing {
         let by_heads = shares(heads, parts.min(heads));
         let columns: Vec<_> =
             by_heads.iter().map(|part| part.start * size..part.end * size).collect();
-        let cut = cut(&mut out, hidden, &[0..tokens], &columns);
+        let cut = cut(&mut out, hidden, std::slice::from_ref(&(0..tokens)), &columns);
         for (mut out, part) in cut.into_iter().zip(by_heads) {
             simd.vectorize(Attend { wide: &wide, heads, part, out: &mut out });
         }
