@@ -365,7 +365,8 @@ pub(crate) fn events() -> Doc {
     Doc::new("Web chat", "Watch the conversation as events")
         .about(
             "`text/event-stream`. Each `data:` line is one JSON frame: `message`, `ready` (the \
-             history is complete), `delta`, `reset`, `status`, `reconnect`. `id:` is the cursor, \
+             history is complete), `delta`, `reset`, `heard` (what is said in a voice message: `seq`, \
+             `place`, `words`), `status`, `reconnect`. `id:` is the cursor, \
              which `Last-Event-ID` or `after` takes up again.",
         )
         .query("after", "Where to take up; the beginning if left out.")
