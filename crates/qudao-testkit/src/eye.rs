@@ -7,7 +7,7 @@ use qudao_plugin_api::{
     Completion, Host, ModelPlugin, PluginError, Sink,
     wire::{DetectRequest, Detected, Object, PicturePart, Usage},
 };
-use qudao_plugin_host::{InstanceSettings, ModelEntry, ModelKind, PluginHost};
+use qudao_plugin_host::{DataClass, InstanceSettings, ModelEntry, ModelKind, PluginHost};
 use serde_json::json;
 
 /// A model without a library: it is part of the test. A picture is a token. With nothing to see it fails.
@@ -20,9 +20,24 @@ impl Eye {
     /// # Panics
     /// If it does not serve within ten seconds.
     pub async fn register(host: &PluginHost, name: &str, sees: &[(&str, f32)]) {
+        Self::serve(host, ModelEntry::of_kind(name, ModelKind::Detect), sees).await;
+    }
+
+    /// As [`Self::register`], as a model by which pictures leave the machine.
+    ///
+    /// # Panics
+    /// As [`Self::register`].
+    pub async fn register_remote(host: &PluginHost, name: &str, sees: &[(&str, f32)]) {
+        let entry = ModelEntry::of_kind(name, ModelKind::Detect);
+        Self::serve(host, ModelEntry { data_class: DataClass::Remote, ..entry }, sees).await;
+    }
+
+    async fn serve(host: &PluginHost, entry: ModelEntry, sees: &[(&str, f32)]) {
+        let name = entry.name.clone();
+        let name = name.as_str();
         let settings = InstanceSettings {
             config: json!(sees),
-            models: vec![ModelEntry::of_kind(name, ModelKind::Detect)],
+            models: vec![entry],
             ..InstanceSettings::new(name, "eye", name)
         };
         host.register_static::<Self>(settings);

@@ -296,3 +296,24 @@ async fn an_assistant_without_an_eye_reads_the_message_as_it_came() {
     assert_eq!(stage.texts().await[1], "What is this?\n\n[image: a.png]");
     assert_eq!(stage.wallet().await, (units(99), Micros::ZERO));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_keeps_words_here_shows_no_picture_to_a_remote_model() {
+    let chat = parrot();
+    let routing = json!({ "rules": [{
+        "name": "private",
+        "when": [{ "signal": "personal_data", "any_of": ["card"] }],
+        "targets": [{ "model": "fake" }], "local_only": true,
+    }] });
+    let tenant = tenant().models(&["fake", "eye"]).rates(PER_CALL).routing(routing);
+    let tenant = tenant.params(json!({ "vision_model": "eye" })).locale("en");
+    let stage = Stage::new(tenant, &[("fake", &chat)]).await;
+    Eye::register_remote(&stage.core.plugins, "eye", &[("card", 0.9)]).await;
+    let (picture, accepted) = show(&stage, "1").await;
+    keep(&stage, picture, &accepted).await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    let told = stage.texts().await[1].clone();
+    assert!(told.contains("could not be looked at"), "{told}");
+    let booked = stage.sql("SELECT string_agg(model, ' ') FROM usage_events");
+    assert_eq!(booked, "fake", "nobody but the one that answers was asked");
+}
