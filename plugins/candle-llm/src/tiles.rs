@@ -18,7 +18,7 @@ use half::f16;
 use crate::pool::{Cursor, Pool, Task};
 
 pub use activations::Activations;
-use activations::largest;
+use activations::{Values, largest};
 
 mod activations;
 
@@ -377,7 +377,7 @@ struct Piece<'a> {
     out: &'a mut [f32],
 }
 
-/// One tile against up to [`GROUP`] rows of activations.
+/// One tile against some rows of activations.
 struct Group<'a> {
     tile: Tile<'a>,
     activations: &'a Activations,
@@ -387,13 +387,21 @@ struct Group<'a> {
     width: usize,
 }
 
-/// Rows of activations that fit the registers together.
-const GROUP: usize = 8;
+impl<'a> Group<'a> {
+    /// The rows, each as long as the tile is wide.
+    #[inline]
+    fn rows<const N: usize>(&self) -> [&'a [Values]; N] {
+        std::array::from_fn(|index| {
+            &self.activations.row(self.row + index)[..self.tile.scales.len()]
+        })
+    }
+}
 
 impl Piece<'_> {
-    /// Walks the tiles and, per tile, the activation rows in groups that fit the registers.
+    /// Walks the tiles and, per tile, the activation rows in groups: of `most` as long as there are
+    /// so many, then of 4, 2 and 1.
     #[inline]
-    fn each_group(self, mut group: impl FnMut(Group<'_>)) {
+    fn each_group(self, most: usize, mut group: impl FnMut(Group<'_>)) {
         let width = self.tiles.len() * ROWS;
         let rows = self.task.activations.rows;
         for (index, tile) in self.tiles.clone().enumerate() {
@@ -401,7 +409,7 @@ impl Piece<'_> {
             let mut row = 0;
             while row < rows {
                 let size = match rows - row {
-                    GROUP.. => GROUP,
+                    left if left >= most => most,
                     4.. => 4,
                     2.. => 2,
                     _ => 1,
@@ -453,19 +461,19 @@ impl Level {
 }
 
 fn plain(piece: Piece<'_>) {
-    piece.each_group(|group| {
+    piece.each_group(1, |group| {
         for index in 0..group.size {
             let row = group.activations.row(group.row + index);
             let mut sums = [0f32; ROWS];
-            for (block, scale) in row.scales.iter().enumerate() {
-                let quads = row.quads[block * LINES..][..LINES].as_flattened();
+            for (block, values) in row.iter().enumerate() {
+                let quads = values.quads.as_flattened();
                 for (lane, sum) in sums.iter_mut().enumerate() {
                     let products = (0..BLOCK).map(|column| {
                         i32::from(group.tile.code(block, lane, column)) * i32::from(quads[column])
                     });
                     let (step, least) = group.tile.step(block, lane);
-                    *sum += products.sum::<i32>() as f32 * (step * scale)
-                        + row.sums[block] as f32 * (least * scale);
+                    *sum +=
+                        products.sum::<i32>() as f32 * (step * values.scale) + least * values.sum;
                 }
             }
             group.out[index * group.width..][..ROWS].copy_from_slice(&sums);
