@@ -1,6 +1,6 @@
 //! What follows a multiplication, number by number.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use crate::sigmoid::{quotient, silu};
 
@@ -36,6 +36,24 @@ impl Bend {
             let last = self.apply(simd, simd.partial_load_f32s(rest));
             simd.partial_store_f32s(rest, last);
         }
+    }
+}
+
+/// Bends each number.
+#[derive(Debug)]
+pub struct Bent<'a> {
+    /// The numbers, which stay where they are.
+    pub values: &'a mut [f32],
+    /// How.
+    pub bend: Bend,
+}
+
+impl WithSimd for Bent<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.bend.over(simd, self.values);
     }
 }
 

@@ -18,14 +18,15 @@ mod sigmoid;
 mod softmax;
 
 pub use attend::Attend;
-pub use bend::Bend;
+pub use bend::{Bend, Bent};
 pub use crew::Crew;
 pub use each::EachRow;
 pub use mix::Mix;
 pub use norm::{AddNorm, Norm};
 pub use panels::{AskShape, Panels, Shape};
 pub use rows::{Columns, Rows, Whole, cut};
-pub use sigmoid::{Sigmoid, Silu};
+pub use sigmoid::Sigmoid;
+pub use softmax::Softmax;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,4 @@
-//! `1 / (1 + e⁻ˣ)`, and the activation that is made of it, over whole vectors and to about 2⁻²² of the
-//! true value.
+//! `1 / (1 + e⁻ˣ)`, and the activation that is made of it, to about 2⁻²² of the true value.
 
 use pulp::{Simd, WithSimd};
 
@@ -70,29 +69,12 @@ impl WithSimd for Sigmoid<'_> {
     }
 }
 
-/// Puts `x · sigmoid(x)` in the place of each number.
-#[derive(Debug)]
-pub struct Silu<'a>(pub &'a mut [f32]);
-
-impl WithSimd for Silu<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let (vectors, rest) = S::as_mut_simd_f32s(self.0);
-        for vector in vectors {
-            *vector = silu(simd, *vector);
-        }
-        let last = silu(simd, simd.partial_load_f32s(rest));
-        simd.partial_store_f32s(rest, last);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use pulp::Arch;
 
     use super::*;
+    use crate::{Bend, Bent};
 
     /// From −100 to 100.
     fn range() -> Vec<f32> {
@@ -102,7 +84,7 @@ mod tests {
     #[test]
     fn silu_is_that_of_the_library_over_its_whole_range() {
         let mut values = range();
-        Arch::new().dispatch(Silu(&mut values));
+        Arch::new().dispatch(Bent { values: &mut values, bend: Bend::Silu });
         for (value, x) in values.iter().zip(range()) {
             let exact = f64::from(x) / (1.0 + (-f64::from(x)).exp());
             let error = (f64::from(*value) - exact).abs();
@@ -125,7 +107,7 @@ mod tests {
     #[test]
     fn numbers_that_are_none_stay_none() {
         let mut values = [f32::NAN, f32::INFINITY, 1000.0];
-        Arch::new().dispatch(Silu(&mut values));
+        Arch::new().dispatch(Bent { values: &mut values, bend: Bend::Silu });
         assert!(values[0].is_nan() && values[1] == f32::INFINITY && values[2] == 1000.0);
         let mut values = [f32::NAN; 17];
         Arch::new().dispatch(Sigmoid(&mut values));

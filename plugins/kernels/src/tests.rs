@@ -1,7 +1,7 @@
 //! The kernels against plain loops, on each vector width that this machine has.
 
 use proptest::prelude::*;
-use pulp::{Scalar, Simd, WithSimd};
+use pulp::{Scalar, Simd};
 
 use super::*;
 
@@ -194,23 +194,41 @@ struct Curve(Bend);
 
 impl Check for Curve {
     fn check<S: Simd>(&self, simd: S) {
-        struct Over<'a>(Bend, &'a mut [f32]);
-        impl WithSimd for Over<'_> {
-            type Output = ();
-
-            #[inline(always)]
-            fn with_simd<S: Simd>(self, simd: S) {
-                self.0.over(simd, self.1);
-            }
-        }
         let range: Vec<f32> = (-8_000i16..8_001).map(|step| f32::from(step) / 1000.0).collect();
         let mut values = range.clone();
-        simd.vectorize(Over(self.0, &mut values));
+        simd.vectorize(Bent { values: &mut values, bend: self.0 });
         near(&values, range.iter().map(|x| exact_bend(self.0, f64::from(*x))), 2e-6);
         let mut far = [1000.0, 30.0, 0.0, -30.0, -1000.0];
-        simd.vectorize(Over(self.0, &mut far));
+        simd.vectorize(Bent { values: &mut far, bend: self.0 });
         near(&far[..3], [1000.0, 30.0, 0.0].into_iter(), 1e-6);
         assert!(self.0 == Bend::Straight || far[3].abs().max(far[4].abs()) < 1e-3, "{far:?}");
+    }
+}
+
+/// Rows of scores as shares.
+struct Shared(usize);
+
+impl Check for Shared {
+    fn check<S: Simd>(&self, simd: S) {
+        let width = self.0;
+        let mut rows: Vec<f32> = numbers(3 * width, 9).iter().map(|n| n * 30.0).collect();
+        rows[0] = f32::NEG_INFINITY;
+        let scores = rows.clone();
+        simd.vectorize(Softmax { values: &mut rows, width });
+        for (found, scores) in rows.chunks_exact(width).zip(scores.chunks_exact(width)).skip(1) {
+            let exact: Vec<f64> = scores.iter().map(|score| f64::from(*score).exp()).collect();
+            let sum: f64 = exact.iter().sum();
+            near(found, exact.iter().map(|weight| weight / sum), 1e-6);
+        }
+        assert!(width == 1 || rows[0] < 1e-30, "what was ruled out gets {}", rows[0]);
+        assert!(rows[..width].iter().all(|share| (0.0..=1.000_001).contains(share)));
+    }
+}
+
+#[test]
+fn scores_become_shares_of_one() {
+    for width in [1, 3, 16, 33, 450] {
+        on_each_width(&Shared(width));
     }
 }
 

@@ -2,13 +2,13 @@
 //! row. What it costs is to read the weights, so they stay in half precision.
 
 use pulp::Arch;
-use qudao_kernels::{AskShape, Bend, Crew, Panels, Shape};
+use qudao_kernels::{AddNorm, AskShape, Bend, Bent, Crew, Norm, Panels, Shape, Softmax};
 use rayon::prelude::*;
 
 use crate::{
     error::LoadError,
     file::{File, Network},
-    rows::{Matrix, Norm, dot, gelu, softmax},
+    rows::{Matrix, dot},
 };
 
 /// A matrix and what is added.
@@ -163,7 +163,7 @@ impl Decoder {
         let (mut query, mut out) = (vec![0.0; hidden], vec![0.0; hidden]);
         let layers = self.layers.iter().zip(&mut said.layers).zip(&memory.0);
         for ((layer, (keys, values)), heard) in layers {
-            layer.attention_norm.apply(&row, &mut scratch);
+            normed(&layer.attention_norm, &row, &mut scratch);
             layer.query.times(&scratch, &mut query);
             layer.key.times(&scratch, &mut out);
             keys.extend_from_slice(&out);
@@ -172,19 +172,19 @@ impl Decoder {
             recall(&query, keys, values, heads, &mut scratch);
             layer.mixed.times(&scratch, &mut out);
             add(&mut row, &out);
-            layer.heard_norm.apply(&row, &mut scratch);
+            normed(&layer.heard_norm, &row, &mut scratch);
             layer.heard_query.times(&scratch, &mut query);
             heard.attend(&query, heads, &mut scratch);
             layer.heard_mixed.times(&scratch, &mut out);
             add(&mut row, &out);
-            layer.norm.apply(&row, &mut scratch);
+            normed(&layer.norm, &row, &mut scratch);
             layer.up.times(&scratch, &mut inner);
-            inner.iter_mut().for_each(|number| *number = gelu(*number));
+            self.arch.dispatch(Bent { values: &mut inner, bend: Bend::Gelu });
             layer.down.times(&inner, &mut out);
             add(&mut row, &out);
         }
         said.length += 1;
-        self.norm.apply(&row, &mut scratch);
+        normed(&self.norm, &row, &mut scratch);
         let mut logits = vec![0.0; vocabulary];
         self.tokens.times(&scratch, None, &mut logits);
         Some(logits)
@@ -231,13 +231,20 @@ fn look<'a>(
     #[expect(clippy::cast_precision_loss, reason = "a head has a few dozen numbers")]
     let scale = 1.0 / (query.len() as f32).sqrt();
     let mut weights: Vec<f32> = keys.map(|key| dot(query, key) * scale).collect();
-    softmax(&mut weights);
+    let width = weights.len().max(1);
+    Arch::new().dispatch(Softmax { values: &mut weights, width });
     out.fill(0.0);
     for (weight, value) in weights.iter().zip(values) {
         for (out, number) in out.iter_mut().zip(value) {
             *out += weight * number;
         }
     }
+}
+
+/// A row brought to where the layer learnt to want it.
+fn normed(by: &Norm, row: &[f32], out: &mut [f32]) {
+    out.copy_from_slice(row);
+    Arch::new().dispatch(AddNorm { rows: out, with: &[], by });
 }
 
 fn add(row: &mut [f32], other: &[f32]) {

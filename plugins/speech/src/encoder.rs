@@ -11,8 +11,6 @@ use crate::{
 
 /// Rows that a convolution sees at once.
 const SEEN: usize = 3;
-/// Whisper's norms keep this much between them and a division by nothing.
-const EPSILON: f32 = 1e-5;
 
 struct Layer {
     attention_norm: Norm,
@@ -66,11 +64,6 @@ fn convolution(
     Ok(Panels::new(&by_row, &bias, SEEN * inputs, shape))
 }
 
-fn norm(file: &File<'_>, name: &str) -> Result<Norm, LoadError> {
-    let of = file.norm(name)?;
-    Ok(Norm { weight: of.weight, shift: of.shift, epsilon: EPSILON })
-}
-
 impl Layer {
     fn read(file: &File<'_>, at: usize, shape: Shape) -> Result<Self, LoadError> {
         let Network { hidden, heads, .. } = file.network;
@@ -90,10 +83,10 @@ impl Layer {
             }
         }
         Ok(Self {
-            attention_norm: norm(file, &name("self_attn_layer_norm"))?,
+            attention_norm: file.norm(&name("self_attn_layer_norm"))?,
             attention: Panels::new(&weight, &bias, hidden, shape),
             mixed: linear(file, &name("self_attn.out_proj"), hidden, hidden, shape)?,
-            norm: norm(file, &name("final_layer_norm"))?,
+            norm: file.norm(&name("final_layer_norm"))?,
             up: linear(file, &name("fc1"), 4 * hidden, hidden, shape)?,
             down: linear(file, &name("fc2"), hidden, 4 * hidden, shape)?,
         })
@@ -113,7 +106,7 @@ impl Encoder {
             second: convolution(file, "model.encoder.conv2", hidden, shape)?,
             places: file.numbers("model.encoder.embed_positions.weight", &[positions, hidden])?,
             layers: (0..layers).map(|at| Layer::read(file, at, shape)).collect::<Result<_, _>>()?,
-            norm: norm(file, "model.encoder.layer_norm")?,
+            norm: file.norm("model.encoder.layer_norm")?,
         })
     }
 

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use half::{f16, slice::HalfFloatSliceExt as _};
+use qudao_kernels::Norm;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::{
-    error::LoadError,
-    rows::{Matrix, Norm},
-};
+use crate::{error::LoadError, rows::Matrix};
 
+/// Whisper's norms keep this much between them and a division by nothing.
+const EPSILON: f32 = 1e-5;
 /// No Whisper is larger in any measure.
 const MEASURE_MAX: usize = 1 << 20;
 
@@ -139,6 +139,7 @@ impl<'a> File<'a> {
         Ok(Norm {
             weight: self.numbers(&format!("{name}.weight"), &hidden)?,
             shift: self.numbers(&format!("{name}.bias"), &hidden)?,
+            epsilon: EPSILON,
         })
     }
 }

@@ -1,5 +1,4 @@
-//! Small steps between the large multiplications, over rows in place: loops that the compiler turns into
-//! vector instructions.
+//! One row at a time, in loops that the compiler turns into vector instructions.
 
 use half::{f16, slice::HalfFloatSliceExt as _};
 use rayon::prelude::*;
@@ -8,31 +7,6 @@ use rayon::prelude::*;
 const LANES: usize = 16;
 /// Rows of a matrix that one thread multiplies at a time.
 const STRIDE: usize = 64;
-
-/// The scale and shift of a norm.
-#[derive(Debug, Clone)]
-pub(crate) struct Norm {
-    pub(crate) weight: Vec<f32>,
-    pub(crate) shift: Vec<f32>,
-}
-
-/// Whisper's norms keep this much between them and a division by nothing.
-const EPSILON: f32 = 1e-5;
-
-impl Norm {
-    /// Brings a row to mean 0 and variance 1, then to where the layer learnt to want it.
-    pub(crate) fn apply(&self, row: &[f32], out: &mut [f32]) {
-        #[expect(clippy::cast_precision_loss, reason = "a row has a few thousand numbers")]
-        let count = row.len() as f32;
-        let mean = sum(row, |number| number) / count;
-        let variance = sum(row, |number| (number - mean) * (number - mean)) / count;
-        let scale = 1.0 / (variance + EPSILON).sqrt();
-        let by = self.weight.iter().zip(&self.shift);
-        for ((out, number), (weight, shift)) in out.iter_mut().zip(row).zip(by) {
-            *out = (number - mean) * scale * weight + shift;
-        }
-    }
-}
 
 /// A matrix in half precision, as the file has it, for one row at a time: what it costs is to read it.
 #[derive(Debug, Clone)]
@@ -70,33 +44,6 @@ impl Matrix {
     }
 }
 
-/// A row as probabilities.
-pub(crate) fn softmax(row: &mut [f32]) {
-    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for number in row.iter_mut() {
-        *number = exp(*number - most);
-    }
-    let scale = 1.0 / sum(row, |number| number);
-    for number in row {
-        *number *= scale;
-    }
-}
-
-/// e to a power that is not above 0: off by less than 3e-7 of itself, and without a branch or a call. What
-/// is too small for a number is the smallest one.
-pub(crate) fn exp(x: f32) -> f32 {
-    // 2ⁿ · 2ᶠ with f from -½ to ½, as Taylor's polynomial of degree 6.
-    const TERMS: [f32; 7] =
-        [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0];
-    let power = (x * std::f32::consts::LOG2_E).max(-126.0);
-    let whole = power.round_ties_even();
-    let part = power - whole;
-    let fraction = TERMS.iter().fold(0.0, |value, term| value * part + term);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from -126 to 0")]
-    let exponent = (whole as i32 + 127) as u32;
-    fraction * f32::from_bits(exponent << 23)
-}
-
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; LANES];
     let (a, a_rest) = a.as_chunks::<LANES>();
@@ -110,65 +57,9 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// A sum in sixteen lanes: in order, a sum of floats cannot use vector instructions.
-pub(crate) fn sum(row: &[f32], of: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, number) in lanes.iter_mut().zip(chunk) {
-            *lane += of(*number);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().map(|number| of(*number)).sum::<f32>()
-}
-
-/// x · Φ(x).
-pub(crate) fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
-}
-
-/// A minimax quotient on [-4, 4], off by less than 1e-6; beyond, the function is ±1 in single precision.
-fn erf(x: f32) -> f32 {
-    const ABOVE: [f32; 7] = [
-        -2.726_142_3e-10,
-        2.770_681_5e-8,
-        -2.101_024e-6,
-        -5.692_506_4e-5,
-        -7.349_906e-4,
-        -2.954_6e-3,
-        -1.609_603_3e-2,
-    ];
-    const BELOW: [f32; 5] =
-        [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
-    let x = x.clamp(-4.0, 4.0);
-    let square = x * x;
-    let above = ABOVE.iter().fold(0.0, |value, factor| value * square + factor);
-    let below = BELOW.iter().fold(0.0, |value, factor| value * square + factor);
-    x * above / below
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_exponential_is_right_to_five_places() {
-        for at in 0..=1_000_u16 {
-            let x = -f32::from(at) / 12.0;
-            let (found, expected) = (exp(x), x.exp());
-            assert!((found - expected).abs() <= 5e-6 * expected + 1e-37, "{x}: {found} {expected}");
-        }
-        assert!(exp(-1e30) < 1e-37);
-    }
-
-    #[test]
-    fn a_row_becomes_probabilities() {
-        let mut row: Vec<f32> = (0..100_u8).map(|at| f32::from(at % 7)).collect();
-        row[3] = f32::NEG_INFINITY;
-        softmax(&mut row);
-        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-        assert!(row[3] < 1e-30 && row[0] < row[6]);
-    }
 
     #[test]
     fn a_matrix_of_half_precision_multiplies_like_a_wide_one() {
@@ -184,12 +75,5 @@ mod tests {
             let expected: f32 = 1.0 + wide.iter().zip(&row).map(|(a, b)| a * b).sum::<f32>();
             assert!((found - expected).abs() < 1e-3, "{at}: {found}, not {expected}");
         }
-    }
-
-    #[test]
-    fn the_gaussian_error_linear_unit_is_the_exact_one() {
-        assert!((gelu(1.0) - 0.841_344_7).abs() < 1e-6);
-        assert!((gelu(-0.5) + 0.154_268_8).abs() < 1e-6);
-        assert!(gelu(-9.0).abs() < 1e-6);
     }
 }
