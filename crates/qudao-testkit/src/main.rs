@@ -8,6 +8,7 @@ use std::{
     time::Instant,
 };
 
+use nix::sys::statvfs::statvfs;
 use qudao_services::{Environment, Services, ServicesError, ServicesSettings, prepare_home};
 use qudao_testkit::{DATABASE_VARIABLE, REDIS_VARIABLE};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,7 +42,7 @@ async fn run(arguments: Vec<std::ffi::OsString>) -> Result<u8, ServicesError> {
         move |source| ServicesError::Io { doing, source }
     };
     let begun = Instant::now();
-    let dir = tempfile::tempdir().map_err(io("making a temporary directory"))?;
+    let dir = temporary_dir().map_err(io("making a temporary directory"))?;
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
     std::fs::set_permissions(dir.path(), open).map_err(io("opening the temporary directory"))?;
     let home = prepare_home(&dir.path().join("home"))?;
@@ -71,6 +72,19 @@ async fn run(arguments: Vec<std::ffi::OsString>) -> Result<u8, ServicesError> {
     };
     services.stop().await;
     Ok(code(status))
+}
+
+/// In memory where there is room: a test makes a database of 650 files and drops it, and most of what that
+/// takes is the file system's.
+fn temporary_dir() -> std::io::Result<tempfile::TempDir> {
+    const IN_MEMORY: &str = "/dev/shm";
+    /// Several times what the databases of tests that run at once and the log take.
+    const NEEDED_BYTES: u64 = 4 << 30;
+    let free = statvfs(IN_MEMORY).map(|of| of.blocks_available() * of.fragment_size());
+    match free {
+        Ok(free) if free >= NEEDED_BYTES => tempfile::tempdir_in(IN_MEMORY),
+        _ => tempfile::tempdir(),
+    }
 }
 
 fn terminate_child(child: &tokio::process::Child) {
