@@ -8,11 +8,10 @@ use qudao_domain::{
     routing::Routing,
     state::{ChannelKind, FairCharging},
 };
-use serde::Deserialize;
 use sqlx::{Row as _, postgres::PgRow, types::Json};
 
 use crate::{
-    MessageBody, ReplyBody, Result, Store, Tx,
+    MessageBody, Result, Store, Tx,
     decisions::read_routing,
     row,
     turn::{order, place},
@@ -151,21 +150,20 @@ impl Store {
         let whole = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
         let (tenants, running): (Vec<_>, Vec<_>) =
             shares.running.iter().map(|(id, count)| (id.as_uuid(), whole(*count))).unzip();
-        let mut tx = self.begin_claim().await?;
-        let rows = sqlx::query(
-            "SELECT tenant_id, conversation_id, epoch, from_seq, to_seq, attempts \
-             FROM app.claim_turns($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(node.as_uuid())
-        .bind(whole(limit))
-        .bind(millis(lease))
-        .bind(shares.after.map(TenantId::as_uuid))
-        .bind(tenants)
-        .bind(running)
-        .bind(whole(shares.most.unwrap_or(u32::MAX)))
-        .fetch_all(tx.connection())
-        .await?;
-        tx.commit().await?;
+        let query = || {
+            sqlx::query(
+                "SELECT tenant_id, conversation_id, epoch, from_seq, to_seq, attempts \
+                 FROM app.claim_turns($1, $2, $3, $4, $5, $6, $7)",
+            )
+            .bind(node.as_uuid())
+            .bind(whole(limit))
+            .bind(millis(lease))
+            .bind(shares.after.map(TenantId::as_uuid))
+            .bind(tenants.clone())
+            .bind(running.clone())
+            .bind(whole(shares.most.unwrap_or(u32::MAX)))
+        };
+        let rows = self.rows_of_one_claim(query).await?;
         rows.iter().map(|row| Ok(read_claim(row)?)).collect()
     }
 
@@ -243,7 +241,7 @@ impl Store {
         let order = order(claims, |claim| claim.tenant_id);
         let sorted = || order.iter().map(|at| &claims[*at]);
         let query = || {
-            sqlx::query("SELECT * FROM app.routed_contexts_of($1, $2, $3, $4, $5, $6)")
+            sqlx::query("SELECT * FROM app.turn_contexts($1, $2, $3, $4, $5, $6)")
                 .bind(sorted().map(|claim| claim.tenant_id.as_uuid()).collect::<Vec<_>>())
                 .bind(sorted().map(|claim| claim.conversation_id.as_uuid()).collect::<Vec<_>>())
                 .bind(sorted().map(|claim| turn(claim).as_uuid()).collect::<Vec<_>>())
@@ -261,9 +259,6 @@ impl Store {
 }
 
 fn read_context(row: &PgRow) -> Result<TurnContext> {
-    let Json(pending): Json<Vec<PendingRow>> = row.try_get("pending")?;
-    let Json(history): Json<Vec<PastRow>> = row.try_get("history")?;
-    let pending: Result<_> = pending.into_iter().map(PendingRow::read).collect();
     // Contexts are read together, and rules that this version cannot read are one tenant's matter. To
     // pass them over might show a message to a model that must not see it: nobody answers.
     let (models, routing) = match read_routing(row) {
@@ -290,39 +285,28 @@ fn read_context(row: &PgRow) -> Result<TurnContext> {
         models,
         routing,
         fair_charging: row::state(row, "fair_charging", FairCharging::find)?,
-        pending: pending?,
-        history: history.into_iter().map(PastRow::read).collect(),
+        pending: read_pending(row)?,
+        history: read_history(row)?,
     })
 }
 
-/// A message that waits, as `app.turn_context_of` writes it.
-#[derive(Deserialize)]
-struct PendingRow {
-    seq: i64,
-    body: MessageBody,
-    /// Microseconds since 1970.
-    at: i64,
+fn read_pending(row: &PgRow) -> Result<Vec<Message>> {
+    let seqs: Vec<i64> = row.try_get("pending_seqs")?;
+    let bodies: Vec<Json<MessageBody>> = row.try_get("pending_bodies")?;
+    let times: Vec<i64> = row.try_get("pending_at")?;
+    let read = |((seq, Json(body)), at)| Ok(Message { seq, body, at: row::time_of(at)? });
+    seqs.into_iter().zip(bodies).zip(times).map(read).collect()
 }
 
-impl PendingRow {
-    fn read(self) -> Result<Message> {
-        let Self { seq, body, at } = self;
-        Ok(Message { seq, body, at: row::time_of(at)? })
-    }
-}
-
-/// An earlier message or reply, as `app.turn_context_of` writes it.
-#[derive(Deserialize)]
-struct PastRow {
-    outbound: bool,
-    body: ReplyBody,
-}
-
-impl PastRow {
-    fn read(self) -> PastMessage {
-        let speaker = if self.outbound { Speaker::Assistant } else { Speaker::User };
-        PastMessage { speaker, text: self.body.text }
-    }
+/// The database has the newest first.
+fn read_history(row: &PgRow) -> Result<Vec<PastMessage>> {
+    let texts: Vec<String> = row.try_get("history_texts")?;
+    let outbound: Vec<bool> = row.try_get("history_outbound")?;
+    let read = |(text, outbound)| {
+        let speaker = if outbound { Speaker::Assistant } else { Speaker::User };
+        PastMessage { speaker, text }
+    };
+    Ok(texts.into_iter().zip(outbound).rev().map(read).collect())
 }
 
 fn read_claim(row: &PgRow) -> Result<Claim, sqlx::Error> {

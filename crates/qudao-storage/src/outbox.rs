@@ -76,18 +76,17 @@ impl Store {
         limit: u32,
         lease: Duration,
     ) -> Result<Vec<OutboxClaim>> {
-        let mut tx = self.begin_claim().await?;
-        let rows = sqlx::query(
-            "SELECT tenant_id, outbox_id, conversation_id, channel_id, channel_kind, peer, \
-                    out_seq, to_seq, turn_id, kind, body, epoch, attempts \
-             FROM app.claim_outbox($1, $2, $3)",
-        )
-        .bind(node.as_uuid())
-        .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-        .bind(millis(lease))
-        .fetch_all(tx.connection())
-        .await?;
-        tx.commit().await?;
+        let query = || {
+            sqlx::query(
+                "SELECT tenant_id, outbox_id, conversation_id, channel_id, channel_kind, peer, \
+                        out_seq, to_seq, turn_id, kind, body, epoch, attempts \
+                 FROM app.claim_outbox($1, $2, $3)",
+            )
+            .bind(node.as_uuid())
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .bind(millis(lease))
+        };
+        let rows = self.rows_of_one_claim(query).await?;
         rows.iter().map(|row| Ok(read_claim(row)?)).collect()
     }
 

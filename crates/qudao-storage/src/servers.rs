@@ -72,7 +72,7 @@ impl Servers {
     }
 
     /// Keeps the pools pointed at the primary until the first of them is closed.
-    pub(crate) async fn follow(self, pools: [PgPool; 2], chosen: PgConnectOptions) {
+    pub(crate) async fn follow(self, pools: [PgPool; 3], chosen: PgConnectOptions) {
         let address = |options: &PgConnectOptions| {
             (options.get_host().to_owned(), options.get_port(), options.get_socket().cloned())
         };
@@ -94,9 +94,11 @@ impl Servers {
                 tracing::warn!(server = ?current, "another database server accepts writes now");
                 *self.seen.moved.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(Instant::now());
-                let [pool, statements] = &pools;
+                let [pool, single @ ..] = &pools;
                 pool.set_connect_options(found.clone());
-                statements.set_connect_options(found.clone().options(GENERIC_PLANS));
+                for pool in single {
+                    pool.set_connect_options(found.clone().options(GENERIC_PLANS));
+                }
             }
         }
     }

@@ -30,6 +30,10 @@ use crate::{Result, StorageError, depths, servers::Servers};
 /// only queue up at the disk.
 const STATEMENT_CONNECTIONS: u32 = 8;
 
+/// Connections for the claims of turns and of deliveries: each has a loop, which claims one batch
+/// after the other.
+const CLAIM_CONNECTIONS: u32 = 2;
+
 /// For the connections for single statements. The few functions that are called there take the
 /// same plans whatever the arguments; to make them anew each time is a third of what a settlement
 /// costs.
@@ -74,6 +78,8 @@ pub struct Store {
     /// Connections on which no transaction is ever begun, so that none can be left open: each
     /// statement is a transaction of its own.
     statements: PgPool,
+    /// The same, for those who can claim and nothing else.
+    claims: PgPool,
     /// How long one of these may take, seen from here.
     patience: Duration,
     /// Kept, since every transaction records in it.
@@ -112,26 +118,22 @@ impl Store {
         let servers = Servers::parse(url, |options| tuned(options, &settings))?;
         let options = servers.primary().await?;
         let several = servers.several();
-        let (at_birth, at_use) = (servers.clone(), servers.clone());
+        let at_use = servers.clone();
         let mut pools = PgPoolOptions::new()
             .acquire_timeout(*acquire_timeout)
             // A dead connection is found by its first statement at the same price.
-            .test_before_acquire(false)
-            .after_connect(move |connection, _| {
-                let servers = at_birth.clone();
-                Box::pin(async move {
-                    if several {
-                        servers.accepts_writes(connection).await?;
-                    }
-                    connection.execute("SET ROLE qudao_app").await.map(|_| ())
-                })
-            });
+            .test_before_acquire(false);
         if several {
             pools = pools.before_acquire(move |connection, meta| {
                 let servers = at_use.clone();
                 Box::pin(async move { servers.leads_there(connection, meta.age).await })
             });
         }
+        let watched = several.then(|| servers.clone());
+        let claims = born_as("SET ROLE qudao_claim", pools.clone(), watched.clone())
+            .max_connections(CLAIM_CONNECTIONS.min(*max_connections))
+            .connect_lazy_with(options.clone().options(GENERIC_PLANS));
+        let pools = born_as("SET ROLE qudao_app", pools, watched);
         let statements = pools
             .clone()
             .max_connections(STATEMENT_CONNECTIONS.min(*max_connections))
@@ -145,12 +147,14 @@ impl Store {
             .await?;
         if several {
             // It ends when the pools are closed, and has nothing to finish.
-            Handle::current().spawn(servers.follow([pool.clone(), statements.clone()], options));
+            let followers = [pool.clone(), statements.clone(), claims.clone()];
+            Handle::current().spawn(servers.follow(followers, options));
         }
         let patience = settings.statement_timeout + MARGIN;
         Ok(Self {
             pool,
             statements,
+            claims,
             patience,
             begins: metrics::histogram!("qudao_db_begin_seconds"),
         })
@@ -229,9 +233,10 @@ impl Store {
         load(&self.pool)
     }
 
-    /// The same of the pool for single statements.
+    /// The same of the pools for single statements.
     pub(crate) fn settle_load(&self) -> (u32, u32, u32) {
-        load(&self.statements)
+        let (statements, claims) = (load(&self.statements), load(&self.claims));
+        (statements.0 + claims.0, statements.1 + claims.1, statements.2 + claims.2)
     }
 
     /// Opens the transaction in which the invariants are checked: one snapshot of everything,
@@ -282,23 +287,41 @@ impl Store {
         &self,
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        for _ in 0..self.statements.size() {
-            match self.in_time(async |c| statement().fetch_all(c).await).await {
+        self.rows_from(&self.statements, statement).await
+    }
+
+    /// The same of a statement that claims work: what a lost answer claimed comes free when its
+    /// lease ends.
+    pub(crate) async fn rows_of_one_claim<'q>(
+        &self,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>> {
+        self.rows_from(&self.claims, statement).await
+    }
+
+    async fn rows_from<'q>(
+        &self,
+        pool: &PgPool,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>> {
+        for _ in 0..pool.size() {
+            match self.in_time(pool, async |c| statement().fetch_all(c).await).await {
                 Err(StorageError::Unavailable(error)) if !is_timeout(&error) => {}
                 outcome => return outcome,
             }
         }
-        self.in_time(async |c| statement().fetch_all(c).await).await
+        self.in_time(pool, async |c| statement().fetch_all(c).await).await
     }
 
     /// Bounds a statement from this side as well: a server that vanished without a word, or waits
     /// for a standby that did, ends nothing by itself. The connection is closed then.
     async fn in_time<T>(
         &self,
+        pool: &PgPool,
         run: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> Result<T> {
-        #[expect(clippy::disallowed_methods, reason = "no transaction is begun on this pool")]
-        let mut connection = self.statements.acquire().await?;
+        #[expect(clippy::disallowed_methods, reason = "no transaction is begun on these pools")]
+        let mut connection = pool.acquire().await?;
         match timeout(self.patience, run(&mut connection)).await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => {
@@ -310,6 +333,7 @@ impl Store {
 
     /// Waits until all connections are closed. Work that has not begun yet fails.
     pub async fn close(&self) {
+        self.claims.close().await;
         self.statements.close().await;
         self.pool.close().await;
     }
@@ -317,6 +341,20 @@ impl Store {
 
 fn is_timeout(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// Connections that take a role on before they are used, where several servers are known only on
+/// the one that accepts writes.
+fn born_as(role: &'static str, pools: PgPoolOptions, servers: Option<Servers>) -> PgPoolOptions {
+    pools.after_connect(move |connection, _| {
+        let servers = servers.clone();
+        Box::pin(async move {
+            if let Some(servers) = servers {
+                servers.accepts_writes(connection).await?;
+            }
+            connection.execute(role).await.map(|_| ())
+        })
+    })
 }
 
 /// What every connection is told.
