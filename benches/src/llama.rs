@@ -127,12 +127,8 @@ pub fn build(work: &Path) -> Result<Llama> {
         .arg("-G")
         .arg("Ninja")
         .arg(format!("-DCMAKE_MAKE_PROGRAM={}", tool("ninja").display()))
-        .args([
-            "-DCMAKE_BUILD_TYPE=Release",
-            "-DGGML_NATIVE=ON",
-            "-DBUILD_SHARED_LIBS=OFF",
-            "-DLLAMA_CURL=OFF",
-        ])
+        .args(processor(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()))
+        .args(["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF"])
         .args([
             "-DLLAMA_OPENSSL=OFF",
             "-DLLAMA_BUILD_TESTS=OFF",
@@ -145,6 +141,31 @@ pub fn build(work: &Path) -> Result<Llama> {
         "llama-batched-bench",
     ]))?;
     Ok(programs)
+}
+
+/// What the processor has. Of one with AMX all is named but that: llama.cpp's kernels for it end the
+/// process on a prompt of 512 tokens.
+fn processor(described: &str) -> Vec<String> {
+    /// As the system and as llama.cpp call them.
+    const HAVE: [(&str, &str); 10] = [
+        ("sse4_2", "SSE42"),
+        ("avx", "AVX"),
+        ("avx2", "AVX2"),
+        ("fma", "FMA"),
+        ("f16c", "F16C"),
+        ("bmi2", "BMI2"),
+        ("avx512f", "AVX512"),
+        ("avx512vbmi", "AVX512_VBMI"),
+        ("avx512_vnni", "AVX512_VNNI"),
+        ("avx512_bf16", "AVX512_BF16"),
+    ];
+    let has = |name: &str| described.split_whitespace().any(|word| word == name);
+    if !has("amx_tile") {
+        return vec!["-DGGML_NATIVE=ON".to_owned()];
+    }
+    let named = HAVE.into_iter().filter(|(of, _)| has(of)).map(|(_, option)| option);
+    let named = named.map(|option| format!("-DGGML_{option}=ON"));
+    std::iter::once("-DGGML_NATIVE=OFF".to_owned()).chain(named).collect()
 }
 
 fn run(command: &mut Command) -> Result<()> {
@@ -160,4 +181,17 @@ fn find(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     names
         .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted))
         .with_context(|| format!("{} lacks what the package should bring", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_with_amx_is_described_without_it() {
+        assert_eq!(processor("flags : fma avx2 avx512f"), ["-DGGML_NATIVE=ON"]);
+        let named = processor("flags : fma avx avx2 amx_tile avx512_vnni amx_int8");
+        let expected = ["NATIVE=OFF", "AVX=ON", "AVX2=ON", "FMA=ON", "AVX512_VNNI=ON"];
+        assert_eq!(named, expected.map(|option| format!("-DGGML_{option}")));
+    }
 }

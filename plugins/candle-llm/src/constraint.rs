@@ -115,9 +115,10 @@ impl Grammars {
     /// [`FormError`] for a vocabulary that the library does not take.
     pub fn new(tokens: &Tokens) -> Result<Self, FormError> {
         let ends = tokens.ends();
-        let count = u32::try_from(tokens.all_bytes().len()).map_err(FormError::new)?;
+        let bytes = tokens.all_bytes();
+        let count = u32::try_from(bytes.len()).map_err(FormError::new)?;
         let info = TokRxInfo::new(count, ends.first().copied().unwrap_or(INVALID_TOKEN));
-        let tree = TokTrie::from(&info, tokens.all_bytes());
+        let tree = TokTrie::from(&info, &bytes);
         let tree = if ends.is_empty() { tree } else { tree.with_eos_tokens(ends) };
         let vocabulary: TokEnv = Arc::new(ApproximateTokEnv::new(tree));
         let mut factory = ParserFactory::new_simple(&vocabulary).map_err(FormError::new)?;

@@ -215,11 +215,11 @@ impl Loader<'_> {
         };
         Ok(Layer {
             attention_norm: norm("attn_norm.weight")?,
-            qkv: Arc::new(Matrix::stack([
-                matrix("attn_q.weight", query, shape.hidden)?,
-                matrix("attn_k.weight", key, shape.hidden)?,
-                matrix("attn_v.weight", key, shape.hidden)?,
-            ])),
+            qkv: Arc::new(self.stack([
+                (&name("attn_q.weight"), query, shape.hidden),
+                (&name("attn_k.weight"), key, shape.hidden),
+                (&name("attn_v.weight"), key, shape.hidden),
+            ])?),
             qkv_bias,
             query_norm: maybe("attn_q_norm.weight", shape.head)?,
             key_norm: maybe("attn_k_norm.weight", shape.head)?,
@@ -227,19 +227,38 @@ impl Loader<'_> {
             after_attention_norm: maybe("post_attention_norm.weight", shape.hidden)?
                 .map(Norm::from),
             inner_norm: norm("ffn_norm.weight")?,
-            gate_up: Arc::new(Matrix::stack([
-                matrix("ffn_gate.weight", shape.inner, shape.hidden)?,
-                matrix("ffn_up.weight", shape.inner, shape.hidden)?,
-            ])),
+            gate_up: Arc::new(self.stack([
+                (&name("ffn_gate.weight"), shape.inner, shape.hidden),
+                (&name("ffn_up.weight"), shape.inner, shape.hidden),
+            ])?),
             down: Arc::new(matrix("ffn_down.weight", shape.hidden, shape.inner)?),
             after_inner_norm: maybe("post_ffw_norm.weight", shape.hidden)?.map(Norm::from),
         })
     }
 
-    /// Reads a matrix in pieces of rows, a few at a time, so that hardly anything exists twice.
     fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
+        self.stack([(name, rows, columns)])
+    }
+
+    /// Reads matrices, each by its name, rows and columns, on top of each other into one.
+    fn stack<const N: usize>(&self, parts: [(&str, usize, usize); N]) -> Result<Matrix, LoadError> {
+        let rows = parts.iter().map(|(_, rows, _)| rows).sum();
+        let mut whole = Matrix::with_room_for(rows);
+        for (name, rows, columns) in parts {
+            self.append(&mut whole, name, rows, columns)?;
+        }
+        Ok(whole)
+    }
+
+    /// Reads a matrix in pieces of rows, a few at a time, so that hardly anything exists twice.
+    fn append(
+        &self,
+        whole: &mut Matrix,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<(), LoadError> {
         self.gguf.expect(name, &[rows, columns])?;
-        let mut whole = Matrix::empty();
         let round = LOAD_ROWS * PIECES_PER_THREAD * self.pool.threads();
         for first in (0..rows).step_by(round) {
             let last = rows.min(first + round);
@@ -253,11 +272,11 @@ impl Loader<'_> {
             });
             for piece in done.pieces {
                 if let Some(part) = piece.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                    whole.append(part?, rows);
+                    whole.append(part?);
                 }
             }
         }
-        Ok(whole)
+        Ok(())
     }
 }
 

@@ -139,7 +139,7 @@ impl Engine {
         let tokens = tokens.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let backend = backend?;
         let id = |key: &str| gguf.number(key).and_then(|id| u32::try_from(id).ok());
-        let name = |key: &str| id(key).map_or("", |id| tokens.name(id)).to_owned();
+        let name = |key: &str| id(key).map(|id| tokens.name(id)).unwrap_or_default();
         let template = ChatTemplate::new(
             gguf.text("tokenizer.chat_template"),
             shape.family,
@@ -172,6 +172,22 @@ impl Engine {
     /// The context in tokens, prompt and reply together.
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// Bytes of the weights, where they are in the machine's memory.
+    pub fn weight_bytes(&self) -> Option<usize> {
+        match &self.backend {
+            Backend::Cpu { decoder, .. } => Some(decoder.bytes()),
+            Backend::Device(_) => None,
+        }
+    }
+
+    /// Bytes of the keys and values of a token, there too.
+    pub fn cache_bytes_per_token(&self) -> Option<usize> {
+        match &self.backend {
+            Backend::Cpu { decoder, .. } => Some(decoder.shape().cache_bytes_per_token()),
+            Backend::Device(_) => None,
+        }
     }
 
     /// How many replies can run at once.

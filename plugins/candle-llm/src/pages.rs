@@ -7,8 +7,12 @@
 //! among pages of the same salt. The number of pages has a bound; when it is reached, the page that
 //! was used longest ago and that nobody reads makes room.
 
+use std::alloc;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use memmap2::MmapMut;
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
 
 use crate::shape::Shape;
 
@@ -47,15 +51,36 @@ impl Layout {
     }
 }
 
-/// Keys and values of 32 tokens.
-#[derive(Clone)]
+/// Keys and values of 32 tokens. A megabyte that stays for long among the short-lived buffers of
+/// each step would leave holes in the allocator's memory, so it comes from the system.
 pub struct Page {
-    rows: Vec<Lanes>,
+    memory: MmapMut,
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        let mut memory = map(self.memory.len());
+        memory.copy_from_slice(&self.memory);
+        Self { memory }
+    }
+}
+
+/// Zeros. Ends the process where there is no memory left, as an allocation does.
+fn map(bytes: usize) -> MmapMut {
+    MmapMut::map_anon(bytes).unwrap_or_else(|_| {
+        alloc::handle_alloc_error(
+            alloc::Layout::array::<u8>(bytes).unwrap_or(alloc::Layout::new::<u8>()),
+        )
+    })
 }
 
 impl Page {
     fn new(layout: Layout) -> Self {
-        Self { rows: vec![[0.0; PAGE]; layout.rows()] }
+        Self { memory: map(layout.bytes()) }
+    }
+
+    fn rows(&self) -> &[Lanes] {
+        cast_slice(&self.memory)
     }
 
     /// Writes the key and value of one head for the token at `slot`.
@@ -68,7 +93,8 @@ impl Page {
         value: &[f32],
     ) {
         let from = layout.keys(layer, head);
-        let (keys, values) = self.rows[from..from + 2 * layout.head].split_at_mut(layout.head);
+        let rows: &mut [Lanes] = cast_slice_mut(&mut self.memory);
+        let (keys, values) = rows[from..from + 2 * layout.head].split_at_mut(layout.head);
         for (row, key) in keys.iter_mut().zip(key) {
             row[slot] = *key;
         }
@@ -78,13 +104,13 @@ impl Page {
 
     /// The keys of a head: one row for each component.
     pub fn keys(&self, layout: Layout, layer: usize, head: usize) -> &[Lanes] {
-        &self.rows[layout.keys(layer, head)..][..layout.head]
+        &self.rows()[layout.keys(layer, head)..][..layout.head]
     }
 
     /// The values of a head: `head` numbers for each token, one token after the other.
     pub fn values(&self, layout: Layout, layer: usize, head: usize) -> &[f32] {
         let from = layout.keys(layer, head) + layout.head;
-        self.rows[from..from + layout.head].as_flattened()
+        self.rows()[from..from + layout.head].as_flattened()
     }
 }
 

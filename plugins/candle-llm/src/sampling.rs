@@ -1,7 +1,13 @@
 //! Choosing the next token.
 
+use pulp::NullaryFnOnce;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::ops::{exp, vectorised};
+
+/// Numbers that the vector unit works on at once, at most.
+const LANES: usize = 16;
 
 /// How far back the repetition penalty looks, in tokens.
 const REPEAT_WINDOW: usize = 64;
@@ -38,45 +44,55 @@ impl Sampler {
         Self { settings, random }
     }
 
-    /// Chooses from the logits; `reply` holds the tokens so far.
+    /// Chooses from the logits, which are other numbers then; `reply` holds the tokens so far.
     pub fn choose(&mut self, logits: &mut [f32], reply: &[u32]) -> u32 {
         self.penalise(logits, reply);
         if self.settings.temperature <= 0.0 {
             return likeliest(logits);
         }
-        let mut candidates: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
+        let Settings { temperature, top_p, top_k, .. } = self.settings;
+        let largest = largest(logits);
+        let sum = vectorised(Weigh { logits, largest, temperature });
+        let weights = &*logits;
+        if top_k == 0 && top_p >= 1.0 {
+            return self.draw((0u32..).zip(weights.iter().copied()), sum);
+        }
         let descending = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        let keep = match self.settings.top_k {
-            0 => candidates.len(),
-            k => k.min(candidates.len()),
-        };
-        if keep < candidates.len() {
-            candidates.select_nth_unstable_by(keep, descending);
-            candidates.truncate(keep);
+        // All tokens below their share of what may be left out weigh less than that together, so
+        // they are not among those that are kept. Half of it, for the rounding of the sums.
+        let left_out = if top_k == 0 { (1.0 - top_p) * sum } else { 0.0 };
+        let least = (left_out / weights.len() as f32 / 2.0).max(f32::MIN_POSITIVE);
+        let mut kept: Vec<(u32, f32)> =
+            (0u32..).zip(weights.iter().copied()).filter(|(_, weight)| *weight >= least).collect();
+        if (1..kept.len()).contains(&top_k) {
+            kept.select_nth_unstable_by(top_k, descending);
+            kept.truncate(top_k);
         }
-        candidates.sort_unstable_by(descending);
-        let largest = candidates.first().map_or(0.0, |c| c.1);
-        let mut sum = 0f32;
-        for candidate in &mut candidates {
-            candidate.1 = ((candidate.1 - largest) / self.settings.temperature).exp();
-            sum += candidate.1;
-        }
-        let (mut kept, mut mass) = (0, 0f32);
-        for candidate in &candidates {
-            kept += 1;
-            mass += candidate.1;
-            if mass >= self.settings.top_p * sum {
+        kept.sort_unstable_by(descending);
+        let sum = if top_k == 0 { sum } else { kept.iter().map(|(_, weight)| weight).sum() };
+        let (mut count, mut mass) = (0, 0f32);
+        for (_, weight) in &kept {
+            count += 1;
+            mass += weight;
+            if mass >= top_p * sum {
                 break;
             }
         }
-        let mut point = self.random.random::<f32>() * mass;
-        for (token, weight) in &candidates[..kept] {
+        self.draw(kept.into_iter().take(count), mass)
+    }
+
+    /// One of the tokens, each as often as it weighs; `sum` is what they weigh together.
+    fn draw(&mut self, tokens: impl Iterator<Item = (u32, f32)>, sum: f32) -> u32 {
+        let mut point = self.random.random::<f32>() * sum;
+        let mut last = 0;
+        for (token, weight) in tokens.filter(|(_, weight)| *weight > 0.0) {
+            last = token;
             point -= weight;
             if point <= 0.0 {
-                return *token;
+                break;
             }
         }
-        candidates.first().map_or(0, |c| c.0)
+        last
     }
 
     fn penalise(&self, logits: &mut [f32], reply: &[u32]) {
@@ -108,8 +124,66 @@ impl Sampler {
 }
 
 fn likeliest(logits: &[f32]) -> u32 {
-    let best = (0u32..).zip(logits).max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
-    best.map_or(0, |(token, _)| token)
+    let largest = largest(logits);
+    (0u32..).zip(logits).find(|(_, logit)| **logit == largest).map_or(0, |(token, _)| token)
+}
+
+/// The largest of them. In lanes: one after the other, a quarter of a million take longer than the
+/// model's smaller layers.
+fn largest(logits: &[f32]) -> f32 {
+    struct Largest<'a>(&'a [f32]);
+    impl NullaryFnOnce for Largest<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn call(self) -> f32 {
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            let groups = self.0.chunks_exact(LANES);
+            let rest = groups.remainder().iter().copied();
+            for group in groups {
+                for lane in 0..LANES {
+                    lanes[lane] = lanes[lane].max(group[lane]);
+                }
+            }
+            rest.chain(lanes).fold(f32::NEG_INFINITY, f32::max)
+        }
+    }
+    vectorised(Largest(logits))
+}
+
+/// Puts in the place of each logit how often its token comes for each time that the likeliest one
+/// does. A token that is ruled out weighs nothing. Returns the sum.
+struct Weigh<'a> {
+    logits: &'a mut [f32],
+    largest: f32,
+    temperature: f32,
+}
+
+impl NullaryFnOnce for Weigh<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        let scale = 1.0 / self.temperature;
+        let weigh = |logit: f32| {
+            let weight = exp((logit - self.largest) * scale);
+            if logit == f32::NEG_INFINITY { 0.0 } else { weight }
+        };
+        let mut lanes = [0f32; LANES];
+        let mut groups = self.logits.chunks_exact_mut(LANES);
+        for group in &mut groups {
+            for lane in 0..LANES {
+                group[lane] = weigh(group[lane]);
+                lanes[lane] += group[lane];
+            }
+        }
+        let mut rest = 0.0;
+        for logit in groups.into_remainder() {
+            *logit = weigh(*logit);
+            rest += *logit;
+        }
+        lanes.iter().sum::<f32>() + rest
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +237,61 @@ mod tests {
         let top_p = Settings { top_p: 0.5, ..settings() };
         assert!(draw(top_p, &logits, 500).iter().all(|token| *token == 0));
         assert!(draw(settings(), &logits, 500).contains(&3));
+    }
+
+    /// What is kept, by a sort of all tokens.
+    fn nucleus(settings: &Settings, logits: &[f32], slack: f64) -> Vec<u32> {
+        let mut all: Vec<(u32, f64)> = (0u32..)
+            .zip(logits)
+            .map(|(token, logit)| {
+                (token, (f64::from(*logit) / f64::from(settings.temperature)).exp())
+            })
+            .collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        if settings.top_k > 0 {
+            all.truncate(settings.top_k);
+        }
+        let sum: f64 = all.iter().map(|(_, weight)| weight).sum();
+        let mut mass = 0.0;
+        let enough = f64::from(settings.top_p) * sum + slack * sum;
+        let kept = all.iter().take_while(|(_, weight)| {
+            let wanted = mass < enough;
+            mass += weight;
+            wanted
+        });
+        kept.map(|(token, _)| *token).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_drawn_is_what_a_sort_of_all_would_keep(
+            logits in proptest::collection::vec(-12.0f32..12.0, 1..300),
+            temperature in 0.2f32..3.0,
+            top_p in 0.05f32..=1.0,
+            top_k in 0usize..40,
+        ) {
+            let settings = Settings { temperature, top_p, top_k, ..settings() };
+            let most = nucleus(&settings, &logits, 1e-5);
+            let drawn = draw(settings.clone(), &logits, 300);
+            proptest::prop_assert!(drawn.iter().all(|token| most.contains(token)));
+            // What comes at least every tenth time is seen.
+            let least = nucleus(&settings, &logits, -1e-5);
+            let weight = |token: &u32| (f64::from(logits[*token as usize] / temperature)).exp();
+            let sum: f64 = least.iter().map(weight).sum();
+            for token in least.iter().filter(|token| weight(token) > sum / 10.0) {
+                proptest::prop_assert!(drawn.contains(token), "{token} of {least:?} never came");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_form_rules_out_is_never_drawn() {
+        let mut logits = vec![f32::NEG_INFINITY; 1000];
+        logits[700] = -50.0;
+        assert_eq!(draw(settings(), &logits, 50), [700; 50]);
+        let kept = Settings { top_p: 0.9, top_k: 5, ..settings() };
+        assert_eq!(draw(kept, &logits, 50), [700; 50]);
+        assert_eq!(draw(Settings { temperature: 0.0, ..settings() }, &logits, 1), [700]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub use activations::Activations;
 use activations::{Values, largest};
 
 mod activations;
+mod memory;
 
 /// Rows of one tile.
 pub const ROWS: usize = 16;
@@ -106,6 +107,8 @@ pub struct Matrix {
     rows: usize,
     blocks: usize,
     parts: Vec<Part>,
+    /// How many rows there will be, so that memory is asked for once.
+    expected: usize,
 }
 
 impl Matrix {
@@ -126,7 +129,7 @@ impl Matrix {
             let (row, block) = (index / blocks, index % blocks);
             part.put((row / ROWS) * blocks + block, row % ROWS, weights);
         }
-        Self { rows, blocks, parts: vec![part] }
+        Self { rows, blocks, parts: vec![part], expected: rows }
     }
 
     /// Quantises rows of plain numbers to 8 bits.
@@ -135,24 +138,13 @@ impl Matrix {
         Self::pack(Bits::Eight, false, &weights, columns / BLOCK)
     }
 
-    /// A matrix without rows, to which others are appended.
-    pub fn empty() -> Self {
-        Self { rows: 0, blocks: 0, parts: Vec::new() }
+    /// A matrix without rows, to which others are appended until it has so many.
+    pub fn with_room_for(rows: usize) -> Self {
+        Self { rows: 0, blocks: 0, parts: Vec::new(), expected: rows }
     }
 
-    /// Puts matrices of the same width on top of each other. All but the last have a multiple of
-    /// 16 rows.
-    pub fn stack(all: impl IntoIterator<Item = Self>) -> Self {
-        let mut stack = Self::empty();
-        for matrix in all {
-            stack.append(matrix, 0);
-        }
-        stack
-    }
-
-    /// Puts another matrix below this one, which has a multiple of 16 rows. `expected` says how
-    /// many rows there will be in all, so that memory is asked for once.
-    pub fn append(&mut self, other: Self, expected: usize) {
+    /// Puts another matrix of the same width below this one, which has a multiple of 16 rows.
+    pub fn append(&mut self, other: Self) {
         let tiles = self.rows / ROWS;
         self.rows += other.rows;
         self.blocks = other.blocks;
@@ -161,8 +153,8 @@ impl Matrix {
             match self.parts.last_mut() {
                 Some(last) if last.is_like(&part) => last.append(part),
                 _ => {
-                    let all = expected.div_ceil(ROWS).saturating_sub(tiles) * self.blocks;
-                    part.reserve(all);
+                    let left = self.expected.div_ceil(ROWS).saturating_sub(tiles);
+                    part.reserve(left * self.blocks);
                     self.parts.push(part);
                 }
             }
@@ -215,11 +207,10 @@ impl Part {
     }
 
     fn reserve(&mut self, tiles: usize) {
-        let more = tiles.saturating_sub(self.scales.len());
-        self.lines.reserve_exact(more * self.bits.lines());
-        self.scales.reserve_exact(more);
+        memory::make_room(&mut self.lines, tiles * self.bits.lines());
+        memory::make_room(&mut self.scales, tiles);
         if !self.least.is_empty() {
-            self.least.reserve_exact(more);
+            memory::make_room(&mut self.least, tiles);
         }
     }
 

@@ -49,12 +49,35 @@ pub struct Tokens {
     /// One for both origins, of which it is told before each text: a second one would take as long to
     /// make and as much memory as the first, a tenth of a second and 60 MB for the largest vocabularies.
     tokenizer: Mutex<Tokenizer>,
-    /// Bytes of every token; empty for control tokens.
-    bytes: Vec<Vec<u8>>,
-    names: Vec<String>,
+    bytes: Bytes,
     end: Vec<u32>,
     begin: Option<u32>,
     prefix_begin: bool,
+}
+
+/// Bytes of every token, one after the other; none for control tokens. A quarter of a million
+/// allocations of their own would take three times as much.
+struct Bytes {
+    all: Vec<u8>,
+    /// Where those of each token end.
+    ends: Vec<u32>,
+}
+
+impl Bytes {
+    fn new(tokens: impl Iterator<Item = Vec<u8>>) -> Result<Self, LoadError> {
+        let mut bytes = Self { all: Vec::new(), ends: Vec::new() };
+        for token in tokens {
+            bytes.all.extend_from_slice(&token);
+            bytes.ends.push(u32::try_from(bytes.all.len()).map_err(failed)?);
+        }
+        Ok(bytes)
+    }
+
+    fn of(&self, token: usize) -> &[u8] {
+        let Some(end) = self.ends.get(token) else { return &[] };
+        let start = token.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.all[start as usize..*end as usize]
+    }
 }
 
 impl Tokens {
@@ -93,8 +116,8 @@ impl Tokens {
             }
         };
         let pieces = gguf.text("tokenizer.ggml.model") == Some("llama");
-        let bytes =
-            names.iter().zip(&types).map(|(name, kind)| token_bytes(name, *kind, pieces)).collect();
+        let bytes = names.iter().zip(&types).map(|(name, kind)| token_bytes(name, *kind, pieces));
+        let bytes = Bytes::new(bytes)?;
         let id = |key: &str| gguf.number(key).and_then(|id| u32::try_from(id).ok());
         let begin = id("tokenizer.ggml.bos_token_id");
         let prefix_begin =
@@ -105,7 +128,7 @@ impl Tokens {
             id("tokenizer.ggml.eot_token_id"),
         );
         let tokenizer = Mutex::new(tokenizer);
-        Ok(Self { tokenizer, bytes, names, end, begin, prefix_begin })
+        Ok(Self { tokenizer, bytes, end, begin, prefix_begin })
     }
 
     /// Tokens of a text.
@@ -128,7 +151,7 @@ impl Tokens {
 
     /// The bytes that a token adds to the reply.
     pub fn bytes(&self, token: u32) -> &[u8] {
-        self.bytes.get(token as usize).map_or(&[], Vec::as_slice)
+        self.bytes.of(token as usize)
     }
 
     /// Whether the token ends a reply.
@@ -142,13 +165,14 @@ impl Tokens {
     }
 
     /// The bytes of every token, as [`Tokens::bytes`] has them.
-    pub fn all_bytes(&self) -> &[Vec<u8>] {
-        &self.bytes
+    pub fn all_bytes(&self) -> Vec<Vec<u8>> {
+        (0..self.bytes.ends.len()).map(|token| self.bytes.of(token).to_vec()).collect()
     }
 
     /// The written form of a token, for templates.
-    pub fn name(&self, token: u32) -> &str {
-        self.names.get(token as usize).map_or("", String::as_str)
+    pub fn name(&self, token: u32) -> String {
+        let tokenizer = self.tokenizer.lock().unwrap_or_else(PoisonError::into_inner);
+        tokenizer.id_to_token(token).unwrap_or_default()
     }
 }
 

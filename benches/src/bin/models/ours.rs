@@ -32,10 +32,6 @@ impl Ours {
         Ok(Self { pool, decoder })
     }
 
-    pub(crate) fn decoder(&self) -> &Decoder {
-        &self.decoder
-    }
-
     /// Tokens per second of a prompt, read in the engine's pieces.
     pub(crate) fn prompt(&self, count: usize) -> f64 {
         let tokens = some_tokens(count);

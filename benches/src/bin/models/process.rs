@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use qudao_plugin_candle_llm::config::Config;
 use qudao_plugin_candle_llm::engine::Engine;
 
-use crate::ours::{self, Ours};
+use crate::ours;
 
 /// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(2);
@@ -103,12 +103,9 @@ pub(crate) fn obey(deed: Deed, models: &[PathBuf], threads: usize) -> Result<()>
             Ok(())
         }
         Deed::Fill => {
-            let (weights, per_token) = {
-                let ours = Ours::load(model, 1)?;
-                let shape = ours.decoder().shape();
-                (ours.decoder().bytes(), shape.cache_bytes_per_token())
-            };
             let engine = Engine::load(&config(CONTEXT, STREAMS), &mut |_| ())?;
+            let weights = engine.weight_bytes().context("on the processor")?;
+            let per_token = engine.cache_bytes_per_token().context("on the processor")?;
             let resident = fill(engine)?;
             let computed = (per_token * CONTEXT * STREAMS) as f64 / MIB;
             println!("{computed} {}", (resident - weights as f64) / MIB);

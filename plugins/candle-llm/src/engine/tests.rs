@@ -275,7 +275,7 @@ fn a_long_conversation_loses_its_oldest_turns_whole_and_keeps_the_system_prompt(
     let prompt = prompt::fit(&engine.template, &engine.tokens, &messages, 256).unwrap();
     assert!(prompt.len() <= 256);
     let text = String::from_utf8(
-        prompt.iter().flat_map(|token| engine.tokens.name(*token).bytes()).collect(),
+        prompt.iter().flat_map(|token| engine.tokens.name(*token).into_bytes()).collect(),
     )
     .unwrap();
     assert!(text.contains("Always") && text.contains("capital"));

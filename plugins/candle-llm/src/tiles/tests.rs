@@ -92,7 +92,11 @@ fn the_product_agrees_with_the_definition_for_any_kind_number_of_rows_and_thread
 fn kinds_on_top_of_each_other_are_one_matrix() {
     let columns = 64;
     let parts = || KINDS.into_iter().map(|(bits, least)| any(bits, least, 32, columns, 9));
-    let stack = Arc::new(Matrix::stack(parts().chain([any(Bits::Four, true, 20, columns, 3)])));
+    let mut stack = Matrix::with_room_for(6 * 32 + 20);
+    for part in parts().chain([any(Bits::Four, true, 20, columns, 3)]) {
+        stack.append(part);
+    }
+    let stack = Arc::new(stack);
     assert_eq!((stack.rows(), stack.columns()), (6 * 32 + 20, columns));
     let values = whole(3 * columns, 5);
     let activations = Activations::quantise(&values, columns);
