@@ -32,9 +32,10 @@ impl<O: Rows> WithSimd for Mix<'_, O> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // As many sums as the machine has registers for, with some left for weights and inputs.
+        // As many sums as the machine has registers for, with some left for weights and inputs; but a
+        // loop over more than eight rows is not unrolled, and would keep the sums out of registers.
         if S::REGISTER_COUNT >= 32 {
-            mix::<S, O, 12>(simd, self);
+            mix::<S, O, 8>(simd, self);
         } else {
             mix::<S, O, 6>(simd, self);
         }
@@ -83,12 +84,8 @@ impl Tile<'_> {
         for tile in 0..tiles {
             let (at, end) = (tile * count / tiles, (tile + 1) * count / tiles);
             match end - at {
-                12 if ROWS == 12 => self.compute::<S, O, WIDE, 12>(simd, at, out),
-                11 if ROWS == 12 => self.compute::<S, O, WIDE, 11>(simd, at, out),
-                10 if ROWS == 12 => self.compute::<S, O, WIDE, 10>(simd, at, out),
-                9 if ROWS == 12 => self.compute::<S, O, WIDE, 9>(simd, at, out),
-                8 if ROWS == 12 => self.compute::<S, O, WIDE, 8>(simd, at, out),
-                7 if ROWS == 12 => self.compute::<S, O, WIDE, 7>(simd, at, out),
+                8 if ROWS == 8 => self.compute::<S, O, WIDE, 8>(simd, at, out),
+                7 if ROWS == 8 => self.compute::<S, O, WIDE, 7>(simd, at, out),
                 6 => self.compute::<S, O, WIDE, 6>(simd, at, out),
                 5 => self.compute::<S, O, WIDE, 5>(simd, at, out),
                 4 => self.compute::<S, O, WIDE, 4>(simd, at, out),
