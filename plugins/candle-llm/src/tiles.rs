@@ -21,7 +21,6 @@ pub use activations::Activations;
 use activations::{Values, largest};
 
 mod activations;
-mod memory;
 
 /// Rows of one tile.
 pub const ROWS: usize = 16;
@@ -207,10 +206,11 @@ impl Part {
     }
 
     fn reserve(&mut self, tiles: usize) {
-        memory::make_room(&mut self.lines, tiles * self.bits.lines());
-        memory::make_room(&mut self.scales, tiles);
+        let more = tiles.saturating_sub(self.scales.len());
+        self.lines.reserve_exact(more * self.bits.lines());
+        self.scales.reserve_exact(more);
         if !self.least.is_empty() {
-            memory::make_room(&mut self.least, tiles);
+            self.least.reserve_exact(more);
         }
     }
 
