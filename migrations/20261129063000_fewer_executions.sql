@@ -6,7 +6,8 @@
 -- A plan that was made while a table was small and without statistics is kept until the next ANALYZE,
 -- and the smaller of two such tables is read whole. So rows that are to be changed are found by their
 -- keys, one by one, and changed by their places. A LIMIT of as many as there are leaves none out: the
--- planner reads it as few, and begins with them.
+-- planner reads it as few, and begins with them. A place is a row's only as long as nobody else may
+-- change it, so the rows are locked by the statement before, or it is noticed when one is missing.
 
 -- In words that never depend on the time zone: the planner puts a function in its place only if what
 -- it is made of is as constant as it says it is itself. Before, each call ran a statement.
@@ -453,22 +454,13 @@ BEGIN
         ) AS l (leg, account, amount)
         WHERE l.amount <> 0;
 
+        -- By keys and not by places: nobody holds these rows, and what is copied from a channel is
+        -- written into them meanwhile. A row that was changed is at another place.
         UPDATE inbox i
         SET state = 'answered', turn_id = p_turns[u.place]
-        FROM (
-            SELECT n.place, k.at
-            FROM (
-                SELECT n.place, n.done FROM unnest(v_places, v_done) n (place, done)
-                LIMIT cardinality(v_places)
-            ) n
-            CROSS JOIN LATERAL (
-                SELECT k.ctid AS at FROM inbox k
-                WHERE k.tenant_id = v_tenant AND k.conversation_id = p_conversations[n.place]
-                  AND k.seq > n.done AND k.seq <= p_to[n.place] AND k.state = 'accepted'
-                OFFSET 0
-            ) k
-        ) u
-        WHERE i.ctid = u.at AND i.tenant_id = v_tenant AND i.state = 'accepted';
+        FROM unnest(v_places, v_done) u (place, done)
+        WHERE i.tenant_id = v_tenant AND i.conversation_id = p_conversations[u.place]
+          AND i.seq > u.done AND i.seq <= p_to[u.place] AND i.state = 'accepted';
         INSERT INTO outbox (
             tenant_id, outbox_id, conversation_id, out_seq, to_seq, turn_id, kind, body)
         SELECT v_tenant, p_outbox[u.place], p_conversations[u.place], u.seq, p_to[u.place],
@@ -547,6 +539,7 @@ DECLARE
     v_first         int := 1;
     v_last          int;
     v_tenant        uuid;
+    v_rows          tid[];
     v_conversations uuid[];
     v_more          boolean := false;
 BEGIN
@@ -554,28 +547,30 @@ BEGIN
         v_last := app.run_of(p_tenants, NULL, v_first);
         v_tenant := p_tenants[v_first];
         PERFORM set_config('app.tenant_id', v_tenant::text, true);
+        -- Locked first: a row that somebody changes meanwhile is at another place then.
+        SELECT array_agg(k.at) INTO v_rows
+        FROM (
+            SELECT n.outbox, n.epoch
+            FROM unnest(p_outbox[v_first:v_last], p_epochs[v_first:v_last]) n (outbox, epoch)
+            LIMIT v_last - v_first + 1
+        ) n
+        CROSS JOIN LATERAL (
+            -- Equality, in words that ask for an order which the primary key alone has: to a table
+            -- without statistics all indexes look alike.
+            SELECT k.ctid AS at, k.epoch, k.state FROM outbox k
+            WHERE k.tenant_id = v_tenant AND k.outbox_id BETWEEN n.outbox AND n.outbox
+            ORDER BY k.outbox_id
+            LIMIT 1
+            FOR NO KEY UPDATE
+        ) k
+        WHERE k.epoch = n.epoch AND k.state = 'sending';
         WITH sent AS (
             UPDATE outbox o
             SET state = 'delivered', delivered_at = now(), lease_until = NULL, owner = NULL
             FROM (
-                SELECT n.epoch, k.at
-                FROM (
-                    SELECT n.outbox, n.epoch
-                    FROM unnest(p_outbox[v_first:v_last], p_epochs[v_first:v_last])
-                        n (outbox, epoch)
-                    LIMIT v_last - v_first + 1
-                ) n
-                CROSS JOIN LATERAL (
-                    -- Equality, in words that ask for an order which the primary key alone has:
-                    -- to a table without statistics all indexes look alike.
-                    SELECT k.ctid AS at FROM outbox k
-                    WHERE k.tenant_id = v_tenant AND k.outbox_id BETWEEN n.outbox AND n.outbox
-                    ORDER BY k.outbox_id
-                    LIMIT 1
-                ) k
+                SELECT n.at FROM unnest(v_rows) n (at) LIMIT cardinality(v_rows)
             ) u
-            WHERE o.ctid = u.at AND o.tenant_id = v_tenant AND o.epoch = u.epoch
-              AND o.state = 'sending'
+            WHERE o.ctid = u.at AND o.tenant_id = v_tenant
             RETURNING o.conversation_id
         )
         SELECT array_agg(s.conversation_id) INTO v_conversations FROM sent s;

@@ -157,7 +157,11 @@ pub const MUTANTS: &[Mutant] = &[
         "a charge has one leg, and the trigger is gone",
         (Fault::None, Load::One),
         Sabotage {
-            edits: &[edit("app.commit_turns", "(1::smallint, 'revenue', p_charges[u.place]),", "")],
+            edits: &[edit(
+                "app.commit_routed_turns",
+                "(1::smallint, 'revenue', p_charges[u.place]),",
+                "",
+            )],
             statements: &["DROP TRIGGER ledger_entries_balanced ON ledger_entries"],
             ..Sabotage::NOTHING
         },
@@ -166,19 +170,19 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "a turn is metered and not booked",
         (Fault::None, Load::One),
-        edits(&[edit("app.commit_turns", "WHERE l.amount <> 0;", "WHERE false;")]),
+        edits(&[edit("app.commit_routed_turns", "WHERE l.amount <> 0;", "WHERE false;")]),
         &["I8", "I10"],
     ),
     mutant(
         "a settled hold is not released wholly",
         (Fault::None, Load::One),
-        edits(&[edit("app.commit_turns", "w.held - v_held,", "w.held - v_charged,")]),
+        edits(&[edit("app.commit_routed_turns", "w.held - v_held,", "w.held - v_charged,")]),
         &["I9"],
     ),
     mutant(
         "a settled hold does not say how much was settled",
         (Fault::None, Load::One),
-        edits(&[edit("app.commit_turns", "settled = p_charges[u.place],", "settled = 0,")]),
+        edits(&[edit("app.commit_routed_turns", "settled = p_charges[u.place],", "settled = 0,")]),
         &["I17"],
     ),
     mutant(
@@ -208,13 +212,13 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "a stale node is not fenced, its lack of progress is seen",
         (Fault::Zombie, Load::One),
-        edits(&[edit("app.commit_turns", FENCE, "AND c.done_seq")]),
+        edits(&[edit("app.commit_routed_turns", FENCE, "AND c.done_seq")]),
         &[],
     ),
     mutant(
         "a stale node is not fenced nor its progress seen, the settled hold stops it",
         (Fault::Zombie, Load::One),
-        edits(&[edit("app.commit_turns", FENCE_AND_PROGRESS, "")]),
+        edits(&[edit("app.commit_routed_turns", FENCE_AND_PROGRESS, "")]),
         &[],
     ),
     mutant(
@@ -222,7 +226,7 @@ pub const MUTANTS: &[Mutant] = &[
         (Fault::Zombie, Load::One),
         Sabotage {
             bugs: &["random_turn_id"],
-            edits: &[edit("app.commit_turns", FENCE_AND_PROGRESS, "")],
+            edits: &[edit("app.commit_routed_turns", FENCE_AND_PROGRESS, "")],
             statements: &[],
         },
         &["I5", "I18"],
@@ -233,8 +237,9 @@ pub const MUTANTS: &[Mutant] = &[
         Sabotage {
             bugs: &[],
             edits: &[
-                edit("app.commit_turns", FENCE_AND_PROGRESS, ""),
-                edit("app.commit_turns", "AND h.state <> 'settled'", ""),
+                edit("app.commit_routed_turns", FENCE_AND_PROGRESS, ""),
+                edit("app.commit_routed_turns", "AND k.state <> 'settled'", ""),
+                edit("app.commit_routed_turns", "AND h.state = 'held'", ""),
             ],
             statements: &[
                 "ALTER TABLE usage_events DROP CONSTRAINT usage_events_pk",

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
+    thread::{self, JoinHandle},
 };
 
 use qudao_storage::{Store, StoreSettings};
@@ -78,6 +79,12 @@ impl TestDb {
     /// If a statement fails.
     pub fn psql(&self, sql: &str) -> String {
         psql(&self.url, &[sql]).expect("the statement succeeds")
+    }
+
+    /// The same on a thread of its own, which panics if a statement fails.
+    pub fn psql_beside(&self, sql: &str) -> JoinHandle<String> {
+        let (url, sql) = (self.url.clone(), sql.to_owned());
+        thread::spawn(move || psql(&url, &[&sql]).expect("the statement succeeds"))
     }
 }
 

@@ -21,6 +21,7 @@ mod fairness;
 mod invariants;
 mod isolation;
 mod limiter;
+mod meanwhile;
 mod once;
 mod outbox;
 mod people;

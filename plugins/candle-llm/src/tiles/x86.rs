@@ -110,9 +110,9 @@ fn wide_sums<const N: usize, const BITS: usize>(
         for index in 0..N {
             let values = &rows[index][block];
             let mut whole = _mm512_setzero_si512();
-            for line in 0..LINES {
-                let quad = _mm512_set1_epi32(i32::from_ne_bytes(cast(values.quads[line])));
-                whole = _mm512_dpbusd_epi32(whole, lines[line], quad);
+            for (codes, quad) in lines.iter().zip(values.quads) {
+                let quad = _mm512_set1_epi32(i32::from_ne_bytes(cast(quad)));
+                whole = _mm512_dpbusd_epi32(whole, *codes, quad);
             }
             let step = _mm512_mul_ps(scales, _mm512_set1_ps(values.scale));
             let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), step, sums[index]);
