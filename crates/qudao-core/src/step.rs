@@ -46,7 +46,7 @@ impl Core {
         if let Some(mut leader) = leader {
             let core = Arc::clone(self);
             self.spawn(async move {
-                while let Some((steps, waiting)) = leader.next_batch() {
+                while let Some((steps, waiting)) = leader.gathered().await {
                     S::gathered();
                     let outcomes = core.take_all(&steps).await;
                     S::taken(&core, &outcomes);

@@ -1,12 +1,17 @@
-//! Things to store that arrive at about the same moment share a commit. Nothing waits for company:
-//! what comes while nothing is being committed goes at once, and what comes meanwhile goes next.
+//! Things to store that arrive at about the same moment share a commit. What comes after a rest goes
+//! at once. What comes soon after another waits a moment for company, since a statement about several
+//! costs little more than one about one: a busy node spends its time on rows and not on statements.
 
 use std::{
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{self, Instant},
+};
 
 /// Commits under way at a time: while one waits for the disk, another is written.
 const COMMITS: usize = 2;
@@ -15,9 +20,18 @@ const COMMITS: usize = 2;
 const ONE: usize = 1;
 /// Things of one commit, at most.
 const BATCH: usize = 64;
+/// Two commits begin at least this far apart.
+const PACE: Duration = Duration::from_millis(20);
+/// But so many things need no more company.
+const COMPANY: usize = 16;
 
-/// What waits to be stored, and who waits for the outcome. Cheap to clone.
-pub struct Together<T, R>(Arc<Mutex<Queue<T, R>>>);
+/// What waits to be stored, and who waits for the outcome.
+pub struct Together<T, R>(Arc<Shared<T, R>>);
+
+struct Shared<T, R> {
+    queue: Mutex<Queue<T, R>>,
+    company: Notify,
+}
 
 /// Things that share a commit, and those who wait for their outcomes, in the same order.
 pub type Batch<T, R> = (Vec<T>, Vec<oneshot::Sender<R>>);
@@ -26,6 +40,8 @@ struct Queue<T, R> {
     waiting: Vec<(T, oneshot::Sender<R>)>,
     commits: usize,
     most: usize,
+    /// When the last commit began.
+    begun: Option<Instant>,
 }
 
 /// Takes batches until there are no more. If it is dropped before, whoever adds next takes over.
@@ -47,7 +63,8 @@ impl<T, R> Together<T, R> {
     }
 
     fn with_commits(most: usize) -> Self {
-        Self(Arc::new(Mutex::new(Queue { waiting: Vec::new(), commits: 0, most })))
+        let queue = Queue { waiting: Vec::new(), commits: 0, most, begun: None };
+        Self(Arc::new(Shared { queue: Mutex::new(queue), company: Notify::new() }))
     }
 
     /// Adds a thing. Whoever gets a leader lets it take all batches.
@@ -57,6 +74,9 @@ impl<T, R> Together<T, R> {
         queue.waiting.push((thing, done));
         let begin = queue.commits < queue.most;
         queue.commits += usize::from(begin);
+        if queue.waiting.len() == COMPANY {
+            self.0.company.notify_one();
+        }
         let together = Self(Arc::clone(&self.0));
         // Made only if it leads: it gives its place back when it is dropped.
         (outcome, begin.then(|| Leader { together, ended: false }))
@@ -68,13 +88,30 @@ impl<T, R> Together<T, R> {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<T, R>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T, R> Leader<T, R> {
-    /// The next batch, or `None` after the last: whoever adds then begins anew.
-    pub fn next_batch(&mut self) -> Option<Batch<T, R>> {
+    /// The next batch when it has gathered, or `None` after the last: whoever adds then begins anew.
+    pub async fn gathered(&mut self) -> Option<Batch<T, R>> {
+        loop {
+            let (company, begun) = {
+                let queue = self.together.queue();
+                (queue.waiting.len(), queue.begun)
+            };
+            let until = begun.map(|begun| begun + PACE).filter(|until| Instant::now() < *until);
+            let Some(until) = until.filter(|_| (1..COMPANY).contains(&company)) else {
+                return self.next_batch();
+            };
+            tokio::select! {
+                () = time::sleep_until(until) => {}
+                () = self.together.0.company.notified() => {}
+            }
+        }
+    }
+
+    fn next_batch(&mut self) -> Option<Batch<T, R>> {
         let mut queue = self.together.queue();
         if queue.waiting.is_empty() {
             queue.commits -= 1;
@@ -85,6 +122,7 @@ impl<T, R> Leader<T, R> {
         let size = queue.waiting.len().min(BATCH);
         let rest = queue.waiting.split_off(size);
         let batch = mem::replace(&mut queue.waiting, rest);
+        queue.begun = Some(Instant::now());
         drop(queue);
         Some(batch.into_iter().unzip())
     }
@@ -120,6 +158,32 @@ mod tests {
         assert!(leaders.iter_mut().all(|leader| leader.next_batch().is_none()));
         drop(leaders);
         assert!(together.add(9).1.is_some(), "whoever comes after the last begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_goes_at_once_and_the_next_waits_for_company_or_a_moment() {
+        let together = Together::<usize, usize>::default();
+        let begun = Instant::now();
+        let mut leader = together.add(0).1.unwrap();
+        assert_eq!(leader.gathered().await.unwrap().0, [0]);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let _outcomes = [together.add(1).0, together.add(2).0];
+        assert_eq!(leader.gathered().await.unwrap().0, [1, 2]);
+        assert!(PACE <= begun.elapsed() && begun.elapsed() < 2 * PACE);
+        // Nobody waits any more.
+        let begun = Instant::now();
+        assert!(leader.gathered().await.is_none());
+        let (mut leader, late) = (together.add(3).1.unwrap(), Together(Arc::clone(&together.0)));
+        tokio::spawn(async move {
+            time::sleep(PACE / 2).await;
+            let outcomes: Vec<_> = (4..4 + COMPANY).map(|thing| late.add(thing).0).collect();
+            for outcome in outcomes {
+                let _ = outcome.await;
+            }
+        });
+        assert_eq!(leader.gathered().await.unwrap().0.len(), 1 + COMPANY);
+        let took = begun.elapsed();
+        assert!(PACE / 2 <= took && took < PACE, "{took:?}");
     }
 
     #[test]

@@ -94,6 +94,9 @@ pub struct Measured {
     /// Pictures in a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pictures_per_s: Option<f64>,
+    /// Seconds of speech that are written down in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speech_s_per_s: Option<f64>,
 }
 
 /// How an encoder wants to be asked.

@@ -1,6 +1,7 @@
 //! How fast anybody may go. All nodes count together, in Redis, with the generic cell rate
 //! algorithm: <https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>. One decision is one
-//! script and one round trip, by the clock of Redis.
+//! script and one round trip, by the clock of Redis; those about a caller who comes often are made
+//! several at a time ([`ahead`]).
 //!
 //! Without Redis each node goes on by itself with its part of every limit. Buckets hold no more
 //! than a limit's burst, so what a node has let pass before Redis went or came back is forgotten
@@ -18,10 +19,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::Bus;
 
+mod ahead;
 mod bucket;
 mod line;
 mod local;
 
+use ahead::{Ahead, Way};
 pub use bucket::{Bucket, Rate, Standing};
 use line::Lines;
 use local::{Charge, Local, Outcome};
@@ -63,6 +66,20 @@ impl Owner {
             Self::Tenant(tenant) => format!("qd:{{{}}}:rate:{kind}:{id}", tenant.as_uuid()),
             Self::Platform => format!("qd:{{platform}}:rate:{kind}:{id}"),
         }
+    }
+
+    /// The name of whoever is limited by all these buckets.
+    fn caller(self, buckets: &[Bucket]) -> String {
+        let mut name = match self {
+            Self::Tenant(tenant) => tenant.as_uuid().to_string(),
+            Self::Platform => String::new(),
+        };
+        for Bucket { kind, id, .. } in buckets {
+            for part in [" ", kind, ":", id] {
+                name.push_str(part);
+            }
+        }
+        name
     }
 }
 
@@ -109,6 +126,7 @@ pub struct Limiter {
     lines: Lines,
     settings: LimiterSettings,
     local: Local,
+    ahead: Ahead,
     /// When Redis did not answer, or was last tried since.
     failed_at: Mutex<Option<Instant>>,
 }
@@ -117,7 +135,7 @@ impl Limiter {
     /// A limiter that counts in the Redis of this bus.
     pub fn new(bus: &Bus, settings: LimiterSettings) -> Self {
         let (bus, lines, local) = (bus.clone(), Lines::default(), Local::new());
-        Self { bus, lines, settings, local, failed_at: Mutex::new(None) }
+        Self { bus, lines, settings, local, ahead: Ahead::default(), failed_at: Mutex::new(None) }
     }
 
     /// Charges all buckets, or none if one of them does not allow it. Without buckets this is free.
@@ -129,8 +147,22 @@ impl Limiter {
         if buckets.is_empty() {
             return Verdict::Allowed { standings: Vec::new(), counted: Counted::Alone };
         }
+        // A call that costs more than one may cost something else the next time.
+        let caller = buckets.iter().all(|bucket| bucket.cost == 1).then(|| owner.caller(buckets));
+        let calls = match caller.as_ref().map(|caller| self.ahead.take(caller)) {
+            Some(Way::Paid(debts)) => {
+                let standings = standings(buckets, 1, &debts);
+                return Verdict::Allowed { standings, counted: Counted::Together };
+            }
+            Some(Way::Ask(calls)) => calls,
+            None => 1,
+        };
         let charges = |nodes| charges(owner, buckets, nodes, Direction::Take);
-        let (outcome, counted) = match self.ask(&charges(1)).await {
+        let answer = self.ask(&charges(1), calls).await;
+        if let Some(caller) = &caller {
+            self.ahead.answered(caller, calls, answer.as_ref().and_then(|o| o.ahead(buckets)));
+        }
+        let (outcome, counted) = match answer {
             Some(outcome) => (outcome, Counted::Together),
             None => {
                 counter!("qudao_limiter_fallbacks_total").increment(1);
@@ -138,10 +170,7 @@ impl Limiter {
             }
         };
         let nodes = if counted == Counted::Together { 1 } else { self.settings.nodes };
-        let standings = buckets.iter().zip(&outcome.debts);
-        let standings =
-            standings.map(|(bucket, debt)| bucket.standing(bucket.rate.part(nodes), *debt));
-        let standings = standings.collect();
+        let standings = standings(buckets, nodes, &outcome.debts);
         match outcome.refused.and_then(|(at, wait)| Some((buckets.get(at)?.kind, wait))) {
             None => Verdict::Allowed { standings, counted },
             Some((kind, wait)) => {
@@ -156,19 +185,20 @@ impl Limiter {
     pub async fn give_back(&self, owner: Owner, buckets: &[Bucket], counted: Counted) {
         let charges = |nodes| charges(owner, buckets, nodes, Direction::GiveBack);
         match counted {
-            Counted::Together => drop(self.ask(&charges(1)).await),
+            Counted::Together => drop(self.ask(&charges(1), 1).await),
             Counted::Alone => {
                 self.local.take(&charges(self.settings.nodes));
             }
         }
     }
 
-    /// `None` if Redis has no answer in time, or had none a moment ago.
-    async fn ask(&self, charges: &[Charge]) -> Option<Outcome> {
+    /// What Redis says about one call, and gladly about so many. `None` if it has no answer in time,
+    /// or had none a moment ago.
+    async fn ask(&self, charges: &[Charge], calls: u32) -> Option<Outcome> {
         if !self.may_ask() {
             return None;
         }
-        let outcome = timeout(self.settings.patience, self.ask_server(charges)).await;
+        let outcome = timeout(self.settings.patience, self.ask_server(charges, calls)).await;
         if outcome.is_err()
             && let Some(charge) = charges.first()
         {
@@ -181,10 +211,10 @@ impl Limiter {
     }
 
     /// The server that holds the buckets: all of them, as their names are made.
-    async fn ask_server(&self, charges: &[Charge]) -> Option<Outcome> {
+    async fn ask_server(&self, charges: &[Charge], calls: u32) -> Option<Outcome> {
         let key = charges.first()?.name.as_str();
         let mut line = self.lines.of(key).unwrap_or_else(|| self.bus.commands());
-        let answer = match ask(&mut line, charges).await {
+        let answer = match ask(&mut line, charges, calls).await {
             Ok(answer) => answer,
             Err(error) => {
                 let other = self.lines.follow(&error, self.bus.client(), self.settings.patience);
@@ -192,7 +222,7 @@ impl Limiter {
                     self.lines.forget(key);
                     return None;
                 };
-                ask(&mut other, charges).await.ok()?
+                ask(&mut other, charges, calls).await.ok()?
             }
         };
         read(&answer, charges.len())
@@ -235,8 +265,18 @@ fn charges(owner: Owner, buckets: &[Bucket], nodes: u32, direction: Direction) -
     buckets.iter().map(charge).collect()
 }
 
-async fn ask(connection: &mut impl ConnectionLike, charges: &[Charge]) -> RedisResult<Vec<u64>> {
+fn standings(buckets: &[Bucket], nodes: u32, debts: &[u64]) -> Vec<Standing> {
+    let both = buckets.iter().zip(debts);
+    both.map(|(bucket, debt)| bucket.standing(bucket.rate.part(nodes), *debt)).collect()
+}
+
+async fn ask(
+    connection: &mut impl ConnectionLike,
+    charges: &[Charge],
+    calls: u32,
+) -> RedisResult<Vec<u64>> {
     let mut call = TAKE.prepare_invoke();
+    call.arg(calls);
     for Charge { name, charge, capacity } in charges {
         call.key(name).arg(*charge).arg(*capacity);
     }
@@ -249,12 +289,12 @@ fn read(answer: &[u64], buckets: usize) -> Option<Outcome> {
     if debts.len() != buckets {
         return None;
     }
-    let refused = match head {
-        [0, _] => None,
-        [place, wait] => Some((usize::try_from(*place).ok()?.checked_sub(1)?, *wait)),
+    let (calls, refused) = match head {
+        [0, calls] => (u32::try_from(*calls).ok()?, None),
+        [place, wait] => (0, Some((usize::try_from(*place).ok()?.checked_sub(1)?, *wait))),
         _ => return None,
     };
-    Some(Outcome { refused, debts: debts.to_vec() })
+    Some(Outcome { calls, refused, debts: debts.to_vec() })
 }
 
 impl std::fmt::Debug for Limiter {

@@ -155,7 +155,7 @@ async fn finish(shared: &Arc<Shared>, claim: &OutboxClaim) -> Result<(), Arc<Sto
     if let Some(mut leader) = leader {
         let shared = Arc::clone(shared);
         shared.clone().jobs.spawn(async move {
-            while let Some((made, waiting)) = leader.next_batch() {
+            while let Some((made, waiting)) = leader.gathered().await {
                 failpoint!("delivery.recording");
                 let outcome = shared.core.store.finish_deliveries(&made).await;
                 failpoint!("delivery.recorded");

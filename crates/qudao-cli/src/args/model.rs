@@ -131,4 +131,7 @@ pub(crate) struct BenchOptions {
     /// Replies at once in the last part.
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) streams: u32,
+    /// What a model that listens writes down: speech of a minute at most, in WAV, OGG, WebM or MP3.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recording: Option<PathBuf>,
 }

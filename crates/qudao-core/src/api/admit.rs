@@ -280,7 +280,7 @@ impl Core {
         plan: Plan,
         Way { id, pass, place }: Way,
         keeping: &mut Option<Keeping>,
-    ) -> Result<(OpenCall, Arc<ModelEntry>, u32), ApiError> {
+    ) -> Result<(Box<OpenCall>, Arc<ModelEntry>, u32), ApiError> {
         let Plan { model, price, size, permit, routed } = plan;
         let lane = self.api.lane(principal.tenant_id);
         let credit = Span::child("credit", SpanKind::Internal, place);
@@ -297,9 +297,9 @@ impl Core {
             input_bound: size.input_bound,
             streamed: request.stream,
         };
-        let mut call = OpenCall::new(Arc::clone(self), lane, grant, bill, keeping.take(), pass);
-        call = call.known_as(id).by(request.ask.model(), permit, routed);
-        Ok((call, model, size.max_tokens))
+        let call = OpenCall::new(Arc::clone(self), lane, grant, bill, keeping.take(), pass);
+        let call = call.known_as(id).by(request.ask.model(), permit, routed);
+        Ok((Box::new(call), model, size.max_tokens))
     }
 
     pub(super) fn ready_model(&self, name: &str) -> Result<Arc<ModelEntry>, ApiError> {

@@ -89,7 +89,7 @@ impl Core {
         let call = OpenCall::new(Arc::clone(self), lane, grant, bill, None, Pass::default());
         let call = call.known_as(id).by(&model.name, permit, None);
         let called = Instant::now();
-        let mut reply = call.begin(request, model, size.max_tokens).await?;
+        let mut reply = Box::new(call).begin(request, model, size.max_tokens).await?;
         let first = Some(called.elapsed());
         let mut whole = WholeAside { first, ..WholeAside::default() };
         while let Some(event) = reply.next().await {

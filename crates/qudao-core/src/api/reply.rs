@@ -40,7 +40,8 @@ const BYTES_PER_TOKEN: u32 = 4;
 /// An answer that has begun. Dropping it cancels the model and settles what was handed out; with
 /// an idempotency key the answer is made to its end instead and kept.
 pub struct ApiReply {
-    call: OpenCall,
+    // In its own place: it is handed on through many hands.
+    call: Box<OpenCall>,
     standings: Vec<Standing>,
 }
 

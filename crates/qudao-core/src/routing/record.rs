@@ -30,7 +30,7 @@ impl Core {
         if let Some(mut leader) = leader {
             let core = Arc::clone(self);
             self.spawn(async move {
-                while let Some((decisions, waiting)) = leader.next_batch() {
+                while let Some((decisions, waiting)) = leader.gathered().await {
                     core.write_decisions(&decisions).await;
                     for told in waiting {
                         let _ = told.send(());

@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use super::Bucket;
+
 /// More buckets than this are not remembered, so that strangers cannot fill the memory.
 const MOST: usize = 100_000;
 /// Fewer are not worth a look at which of them are empty.
@@ -34,10 +36,21 @@ pub(super) struct Charge {
 /// What became of the charges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
+    /// How many calls were charged.
+    pub(super) calls: u32,
     /// The bucket to wait for and how long, in microseconds; nothing was charged then.
     pub(super) refused: Option<(usize, u64)>,
     /// The debt of each bucket afterwards.
     pub(super) debts: Vec<u64>,
+}
+
+impl Outcome {
+    /// How many calls were charged, what each bucket owes for them and what one adds to it.
+    pub(super) fn ahead(&self, buckets: &[Bucket]) -> Option<(u32, Vec<(u64, u64)>)> {
+        let both = self.debts.iter().zip(buckets);
+        let debts = || both.map(|(debt, bucket)| (*debt, bucket.rate.span(1))).collect();
+        (1 < self.calls).then(|| (self.calls, debts()))
+    }
 }
 
 impl Local {
@@ -77,7 +90,7 @@ impl Kept {
             }
             self.tidy(now);
         }
-        Outcome { refused, debts }
+        Outcome { calls: u32::from(refused.is_none()), refused, debts }
     }
 
     /// Each bucket is looked at once for each time that their number doubles.
@@ -115,7 +128,7 @@ mod tests {
         let mut kept = kept();
         assert_eq!(kept.take(&[charge("a", 30)], 0).refused, None);
         let both = kept.take(&[charge("b", 10), charge("a", 10)], 5);
-        assert_eq!(both, Outcome { refused: Some((1, 5)), debts: vec![0, 25] });
+        assert_eq!(both, Outcome { calls: 0, refused: Some((1, 5)), debts: vec![0, 25] });
         assert_eq!(kept.take(&[charge("b", 0)], 5).debts, [0]);
         assert_eq!(kept.take(&[charge("b", 10), charge("a", 10)], 10).refused, None);
     }

@@ -214,7 +214,7 @@ async fn one_decision_is_one_command_and_no_bucket_is_none() {
     let redis = TestRedis::new().await;
     let limiter = node(&redis);
     let buckets: Vec<_> =
-        ["a", "b", "c"].map(|id| Bucket::one("key", id, slow(100))).into_iter().collect();
+        ["a", "b", "c"].map(|id| Bucket::one("key", id, slow(31))).into_iter().collect();
     assert!(allows(&limiter, Owner::Platform, &buckets).await);
     let mut probe = Probe::connect(redis.url()).await;
     let before = probe.commands("evalsha").await;
@@ -223,6 +223,53 @@ async fn one_decision_is_one_command_and_no_bucket_is_none() {
         assert!(allows(&limiter, Owner::Platform, &[]).await);
     }
     assert_eq!(probe.commands("evalsha").await - before, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_come_often_cost_fewer_commands_and_get_no_more() {
+    let redis = TestRedis::new().await;
+    let nodes = [Arc::new(node(&redis)), Arc::new(node(&redis))];
+    let owner = Owner::Tenant(TenantId::new());
+    let buckets = [Bucket::one("key", "k", slow(2000)), Bucket::one("tenant", "", slow(1500))];
+    let mut probe = Probe::connect(redis.url()).await;
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let (node, buckets) = (Arc::clone(&nodes[n % 2]), buckets.clone());
+            tokio::spawn(async move {
+                let mut passed = 0;
+                for _ in 0..300 {
+                    passed += u32::from(allows(&node, owner, &buckets).await);
+                }
+                passed
+            })
+        })
+        .collect();
+    let mut passed = 0;
+    for task in tasks {
+        passed += task.await.unwrap();
+    }
+    // The last of what is there is given out one by one, so nobody is refused while another holds it.
+    assert_eq!(passed, 1500, "of 2400 calls");
+    // Each refusal is asked for, as is each of the last calls.
+    let commands = probe.commands("evalsha").await;
+    assert!(commands < 900 + 600, "{commands}");
+    assert_eq!(remaining(&nodes[0], owner, &buckets[0]).await, 500);
+}
+
+#[tokio::test]
+async fn a_caller_is_told_what_remains_after_each_of_its_calls() {
+    let redis = TestRedis::new().await;
+    let limiter = node(&redis);
+    let bucket = Bucket::one("key", "k", slow(1000));
+    for made in 1..=200 {
+        match limiter.take(Owner::Platform, std::slice::from_ref(&bucket)).await {
+            Verdict::Allowed { standings, .. } => {
+                // A second flows back in a minute at this rate, at the most.
+                assert!((1000 - made..=1001 - made).contains(&standings[0].remaining), "{made}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// Whichever of its servers a node asks first.

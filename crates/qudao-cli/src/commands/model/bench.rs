@@ -8,9 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use qudao_domain::{Clock as _, SystemClock};
-use qudao_models::{Measured, detectors, file_of};
-use qudao_plugin_api::wire::{ChatMessage, ChatRequest, DetectRequest, EmbedRequest, Role, Usage};
+use qudao_models::{Catalogue, Measured, detectors, file_of};
+use qudao_plugin_api::wire::{
+    ChatMessage, ChatRequest, DetectRequest, EmbedRequest, Role, TranscribeRequest, Usage,
+};
 use qudao_plugin_host::{
     Call, Event, InstanceSettings, ModelEntry, ModelKind, ModelState, PluginHost, Trace,
 };
@@ -62,7 +65,8 @@ pub(super) async fn run(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let path = find(&options.name, context)?;
-    let (plugin, kind) = served_by(&path);
+    let (plugin, kind) = served_by(&path, &catalogue(context)?);
+    let recording = recording(&options, kind)?;
     let load_average = load_average();
     let mut settings = plugin_host(context, &[])?;
     settings.instances = vec![instance(&options, &path, plugin, kind)];
@@ -90,6 +94,7 @@ pub(super) async fn run(
     let outcome = match kind {
         ModelKind::Chat => chat(&host, &options, &mut report).await,
         ModelKind::Embed => embed(&host, &mut report.measured).await,
+        ModelKind::Transcribe => listen(&host, &recording, &mut report.measured).await,
         _ => look(&host, &mut report.measured).await,
     };
     report.measured.memory_mib = host.child_pid(NAME).and_then(most_memory);
@@ -110,7 +115,7 @@ fn find(name: &str, context: &Context) -> anyhow::Result<PathBuf> {
 }
 
 /// The plugin that serves a file of this kind.
-fn served_by(path: &Path) -> (&'static str, ModelKind) {
+fn served_by(path: &Path, catalogue: &Catalogue) -> (&'static str, ModelKind) {
     if path.extension().is_some_and(|ending| ending == "gguf") {
         return ("candle-llm", ModelKind::Chat);
     }
@@ -118,7 +123,23 @@ fn served_by(path: &Path) -> (&'static str, ModelKind) {
     if detectors(folder).values().any(|detector| detector == path) {
         return ("vision", ModelKind::Detect);
     }
+    let mut listening = catalogue.models.iter().filter(|model| model.listens());
+    if listening.any(|model| path.ends_with(model.file_name())) {
+        return ("speech", ModelKind::Transcribe);
+    }
     ("embedder", ModelKind::Embed)
+}
+
+/// The recording for a model that listens, in base64; how long it takes depends on what is said.
+fn recording(options: &BenchOptions, kind: ModelKind) -> anyhow::Result<String> {
+    if kind != ModelKind::Transcribe {
+        return Ok(String::new());
+    }
+    let Some(file) = &options.recording else {
+        bail!("{} listens: name a recording of speech with --recording FILE", options.name);
+    };
+    let sound = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    Ok(STANDARD.encode(sound))
 }
 
 fn instance(
@@ -279,6 +300,15 @@ async fn look(host: &PluginHost, measured: &mut Measured) -> anyhow::Result<()> 
     Ok(())
 }
 
+async fn listen(host: &PluginHost, recording: &str, measured: &mut Measured) -> anyhow::Result<()> {
+    let asked = json!(TranscribeRequest::new(NAME, recording));
+    // The first call pays for what is made on demand, and says how long the recording is.
+    let seconds = call(host, ModelKind::Transcribe, &asked).await?.usage.input_tokens;
+    let speed = counted(host, ModelKind::Transcribe, &asked, seconds).await?;
+    measured.speech_s_per_s = Some(speed);
+    Ok(())
+}
+
 /// Things per second, asked one call after the other.
 async fn counted(
     host: &PluginHost,
@@ -358,6 +388,7 @@ fn show(report: &Report, json: bool) {
     say("texts, one a request", report.measured.texts_per_s, "texts/s");
     say("texts, 32 a request", report.measured.texts_per_s_of_32, "texts/s");
     say("pictures", report.measured.pictures_per_s, "pictures/s");
+    say("writing down speech", report.measured.speech_s_per_s, "s/s");
 }
 
 #[cfg(test)]
@@ -387,8 +418,11 @@ mod tests {
     }
 
     #[test]
-    fn the_ending_says_which_plugin_serves_a_file() {
-        assert_eq!(served_by(Path::new("/m/a.gguf")), ("candle-llm", ModelKind::Chat));
-        assert_eq!(served_by(Path::new("/m/a.safetensors")), ("embedder", ModelKind::Embed));
+    fn the_file_says_which_plugin_serves_it() {
+        let catalogue = Catalogue::built_in().unwrap();
+        let by = |path| served_by(Path::new(path), &catalogue);
+        assert_eq!(by("/m/a.gguf"), ("candle-llm", ModelKind::Chat));
+        assert_eq!(by("/m/a.safetensors"), ("embedder", ModelKind::Embed));
+        assert_eq!(by("/m/whisper-base.safetensors"), ("speech", ModelKind::Transcribe));
     }
 }

@@ -79,6 +79,7 @@ fn figures(run: &Measured) -> String {
         rate(run.texts_per_s, "texts/s one by one"),
         rate(run.texts_per_s_of_32, "texts/s 32 at once"),
         rate(run.pictures_per_s, "pictures/s"),
+        rate(run.speech_s_per_s, "seconds of speech/s"),
     ]
     .into_iter()
     .flatten()

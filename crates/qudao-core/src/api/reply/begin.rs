@@ -23,7 +23,7 @@ impl OpenCall {
     /// Calls the model and waits until it begins to answer. While it has not, the next one of the
     /// route may do it in its place.
     pub(in crate::api) async fn begin(
-        mut self,
+        mut self: Box<Self>,
         mut request: ApiRequest,
         mut model: Arc<ModelEntry>,
         mut max_tokens: u32,

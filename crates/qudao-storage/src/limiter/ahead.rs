@@ -1,0 +1,208 @@
+//! Calls that a node pays for before they come.
+//!
+//! To ask Redis about each call of a caller who comes often takes longer than the rest of what is
+//! done for it. Several calls are charged at once instead, and let pass from memory afterwards.
+//! Nothing passes that was not charged: what all nodes together allow stays what the limit says.
+//! The price: while a node holds calls that nobody makes, another may refuse so many more, at most
+//! the part of each bucket that `take.lua` leaves to one question; and a call may pass up to
+//! [`KEPT`] after it was charged.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Who used up what was charged within this time gets twice as much charged the next time.
+const BUSY: Duration = Duration::from_millis(50);
+/// After this time the next call is charged alone, and what was not used is forgotten.
+const KEPT: Duration = Duration::from_secs(1);
+/// The most calls that are charged at once.
+const MOST: u32 = 64;
+/// With so many callers those who are not busy are forgotten.
+const CALLERS: usize = 4096;
+
+/// The callers of a node, by the names of what they are limited by.
+#[derive(Default)]
+pub(super) struct Ahead(Mutex<HashMap<String, Caller>>);
+
+struct Caller {
+    /// Calls that are charged and were not made yet.
+    left: u32,
+    /// How many the last question was about.
+    asked: u32,
+    asked_at: Instant,
+    /// Its answer is on the way: others ask for themselves alone meanwhile, or all of them would
+    /// charge for the same calls.
+    asking: bool,
+    /// What each bucket owed when Redis answered, and what a call adds, in microseconds.
+    debts: Vec<(u64, u64)>,
+}
+
+/// What is to be done about a call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It was charged before. The debt of each bucket without the calls that are still to come.
+    Paid(Vec<u64>),
+    /// Redis has to be asked, about so many calls.
+    Ask(u32),
+}
+
+impl Ahead {
+    /// Makes one call.
+    pub(super) fn take(&self, name: &str) -> Way {
+        let (mut callers, now) = (self.callers(), Instant::now());
+        if let Some(caller) = callers.get_mut(name) {
+            return caller.take(now);
+        }
+        if CALLERS <= callers.len() {
+            callers.retain(|_, caller| now.duration_since(caller.asked_at) < BUSY);
+            if CALLERS <= callers.len() {
+                return Way::Ask(1);
+            }
+        }
+        callers.insert(name.to_owned(), Caller::new(now));
+        Way::Ask(1)
+    }
+
+    /// What came of a question about `asked` calls: so many were charged, this one among them, and
+    /// each bucket owes so much for all of them and adds so much for one. Nothing if it was refused
+    /// or not answered.
+    pub(super) fn answered(&self, name: &str, asked: u32, charged: Option<(u32, Vec<(u64, u64)>)>) {
+        let mut callers = self.callers();
+        let Some(caller) = callers.get_mut(name) else { return };
+        if asked == caller.asked {
+            caller.asking = false;
+        }
+        let Some((calls, debts)) = charged.filter(|(calls, _)| 1 < *calls) else { return };
+        caller.left = calls - 1;
+        caller.asked_at = Instant::now();
+        caller.debts = debts;
+    }
+
+    fn callers(&self) -> MutexGuard<'_, HashMap<String, Caller>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Caller {
+    const fn new(now: Instant) -> Self {
+        Self { left: 0, asked: 1, asked_at: now, asking: true, debts: Vec::new() }
+    }
+
+    fn take(&mut self, now: Instant) -> Way {
+        let since = now.duration_since(self.asked_at);
+        if KEPT <= since {
+            *self = Self::new(now);
+            return Way::Ask(1);
+        }
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            return Way::Paid(self.debts_after(since));
+        }
+        if self.asking {
+            return Way::Ask(1);
+        }
+        self.asked = if since < BUSY { (self.asked * 2).min(MOST) } else { self.asked };
+        (self.asked_at, self.asking) = (now, true);
+        Way::Ask(self.asked)
+    }
+
+    fn debts_after(&self, since: Duration) -> Vec<u64> {
+        let since = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let owed = |(debt, call): &(u64, u64)| {
+            debt.saturating_sub(since).saturating_sub(call * u64::from(self.left))
+        };
+        self.debts.iter().map(owed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bucket that a call owes 10 ms in, as Redis answers it.
+    fn charged(calls: u32) -> Option<(u32, Vec<(u64, u64)>)> {
+        Some((calls, vec![(10_000 * u64::from(calls), 10_000)]))
+    }
+
+    fn ask(ahead: &Ahead, calls: u32) {
+        assert_eq!(ahead.take("a"), Way::Ask(calls));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_often_is_asked_about_less_often_and_never_passes_uncharged() {
+        let ahead = Ahead::default();
+        let (mut made, mut paid) = (0, 0);
+        while made < 1000 {
+            if let Way::Ask(calls) = ahead.take("a") {
+                assert_eq!(made, paid, "asked before what was charged is used");
+                paid += calls;
+                ahead.answered("a", calls, charged(calls));
+            }
+            made += 1;
+            assert!(made <= paid);
+        }
+        assert!(paid <= 1000 + MOST, "{paid}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn debts_fall_with_time_and_rise_with_calls() {
+        let ahead = Ahead::default();
+        ask(&ahead, 1);
+        ahead.answered("a", 1, charged(1));
+        ask(&ahead, 2);
+        ahead.answered("a", 2, charged(2));
+        tokio::time::advance(Duration::from_millis(3)).await;
+        assert_eq!(ahead.take("a"), Way::Paid(vec![17_000]));
+        ask(&ahead, 4);
+        ahead.answered("a", 4, charged(3));
+        assert_eq!(ahead.take("a"), Way::Paid(vec![20_000]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_while_a_question_is_open_asks_for_one() {
+        let ahead = Ahead::default();
+        ask(&ahead, 1);
+        ask(&ahead, 1);
+        ahead.answered("a", 1, charged(1));
+        ahead.answered("a", 1, charged(1));
+        ask(&ahead, 2);
+        ask(&ahead, 1);
+        // One that was let in meanwhile does not end the open question.
+        ahead.answered("a", 1, charged(1));
+        ask(&ahead, 1);
+        ahead.answered("a", 2, None);
+        ask(&ahead, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_seldom_pays_for_one_and_what_was_not_used_is_forgotten() {
+        let ahead = Ahead::default();
+        for _ in 0..5 {
+            ask(&ahead, 1);
+            ahead.answered("a", 1, charged(1));
+            tokio::time::advance(BUSY).await;
+        }
+        ask(&ahead, 1);
+        ahead.answered("a", 1, charged(1));
+        ask(&ahead, 2);
+        ahead.answered("a", 2, charged(2));
+        tokio::time::advance(KEPT).await;
+        ask(&ahead, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_of_strangers_is_not_remembered() {
+        let ahead = Ahead::default();
+        for n in 0..3 * CALLERS {
+            assert_eq!(ahead.take(&n.to_string()), Way::Ask(1));
+        }
+        assert_eq!(ahead.callers().len(), CALLERS);
+        tokio::time::advance(BUSY).await;
+        ask(&ahead, 1);
+        assert_eq!(ahead.callers().len(), 1);
+    }
+}
