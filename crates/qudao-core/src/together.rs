@@ -1,6 +1,7 @@
 //! Things to store that arrive at about the same moment share a commit. What comes after a rest goes
-//! at once. What comes soon after another waits a moment for company, since a statement about several
-//! costs little more than one about one: a busy node spends its time on rows and not on statements.
+//! at once. What comes soon after another waits a moment for company, the longer the longer the last
+//! statement took: one about several costs little more than one about one, and a busy node is to spend
+//! its time on rows and not on statements.
 
 use std::{
     mem,
@@ -13,17 +14,32 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// Commits under way at a time: while one waits for the disk, another is written.
-const COMMITS: usize = 2;
-/// Where the commits would wait for each other's locks: then the second waits here, and takes
-/// along what comes meanwhile.
-const ONE: usize = 1;
 /// Things of one commit, at most.
 const BATCH: usize = 64;
-/// Two commits begin at least this far apart.
-const PACE: Duration = Duration::from_millis(20);
-/// But so many things need no more company.
-const COMPANY: usize = 16;
+
+/// Two commits begin so many times as far apart as the last one took.
+const REST: u32 = 16;
+/// But no further than this.
+const MOST: Duration = Duration::from_millis(60);
+
+/// How often things are committed.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Commits under way at a time.
+    commits: usize,
+    /// How far apart two of them begin, at least.
+    least: Duration,
+    /// So many things need no more company.
+    company: usize,
+}
+
+/// While one commit waits for the disk, another is written.
+const USUAL: Pace = Pace { commits: 2, least: Duration::ZERO, company: 16 };
+/// Where the commits would wait for each other's locks: then the second waits here, and takes along
+/// what comes meanwhile.
+const ONE: Pace = Pace { commits: 1, least: Duration::ZERO, company: 32 };
+/// Where nobody waits for the outcome.
+const UNHURRIED: Pace = Pace { commits: 2, least: MOST, company: 32 };
 
 /// What waits to be stored, and who waits for the outcome.
 pub struct Together<T, R>(Arc<Shared<T, R>>);
@@ -39,31 +55,40 @@ pub type Batch<T, R> = (Vec<T>, Vec<oneshot::Sender<R>>);
 struct Queue<T, R> {
     waiting: Vec<(T, oneshot::Sender<R>)>,
     commits: usize,
-    most: usize,
-    /// When the last commit began.
+    pace: Pace,
+    /// When the last commit began, and how long the last one took that ended.
     begun: Option<Instant>,
+    took: Duration,
 }
 
 /// Takes batches until there are no more. If it is dropped before, whoever adds next takes over.
 pub struct Leader<T, R> {
     together: Together<T, R>,
+    /// When its batch began, while it is committed.
+    began: Option<Instant>,
     ended: bool,
 }
 
 impl<T, R> Default for Together<T, R> {
     fn default() -> Self {
-        Self::with_commits(COMMITS)
+        Self::with_pace(USUAL)
     }
 }
 
 impl<T, R> Together<T, R> {
     /// For things that lock the same rows, such as the wallet of a tenant.
     pub fn one_by_one() -> Self {
-        Self::with_commits(ONE)
+        Self::with_pace(ONE)
     }
 
-    fn with_commits(most: usize) -> Self {
-        let queue = Queue { waiting: Vec::new(), commits: 0, most, begun: None };
+    /// For things whose outcome nobody waits for.
+    pub fn unhurried() -> Self {
+        Self::with_pace(UNHURRIED)
+    }
+
+    fn with_pace(pace: Pace) -> Self {
+        let queue =
+            Queue { waiting: Vec::new(), commits: 0, pace, begun: None, took: Duration::ZERO };
         Self(Arc::new(Shared { queue: Mutex::new(queue), company: Notify::new() }))
     }
 
@@ -72,14 +97,14 @@ impl<T, R> Together<T, R> {
         let (done, outcome) = oneshot::channel();
         let mut queue = self.queue();
         queue.waiting.push((thing, done));
-        let begin = queue.commits < queue.most;
+        let begin = queue.commits < queue.pace.commits;
         queue.commits += usize::from(begin);
-        if queue.waiting.len() == COMPANY {
+        if queue.waiting.len() == queue.pace.company {
             self.0.company.notify_one();
         }
         let together = Self(Arc::clone(&self.0));
         // Made only if it leads: it gives its place back when it is dropped.
-        (outcome, begin.then(|| Leader { together, ended: false }))
+        (outcome, begin.then(|| Leader { together, began: None, ended: false }))
     }
 
     /// How many wait for a commit to begin.
@@ -92,18 +117,23 @@ impl<T, R> Together<T, R> {
     }
 }
 
+impl<T, R> Queue<T, R> {
+    /// How long those who wait shall wait for company; `None` if they need none, and if there are none.
+    fn alone_until(&self) -> Option<Instant> {
+        let until = self.begun? + (self.took * REST).clamp(self.pace.least, MOST);
+        let few = (1..self.pace.company).contains(&self.waiting.len());
+        (few && Instant::now() < until).then_some(until)
+    }
+}
+
 impl<T, R> Leader<T, R> {
     /// The next batch when it has gathered, or `None` after the last: whoever adds then begins anew.
     pub async fn gathered(&mut self) -> Option<Batch<T, R>> {
+        if let Some(began) = self.began.take() {
+            self.together.queue().took = began.elapsed();
+        }
         loop {
-            let (company, begun) = {
-                let queue = self.together.queue();
-                (queue.waiting.len(), queue.begun)
-            };
-            let until = begun.map(|begun| begun + PACE).filter(|until| Instant::now() < *until);
-            let Some(until) = until.filter(|_| (1..COMPANY).contains(&company)) else {
-                return self.next_batch();
-            };
+            let Some(until) = self.together.queue().alone_until() else { return self.next_batch() };
             tokio::select! {
                 () = time::sleep_until(until) => {}
                 () = self.together.0.company.notified() => {}
@@ -123,6 +153,7 @@ impl<T, R> Leader<T, R> {
         let rest = queue.waiting.split_off(size);
         let batch = mem::replace(&mut queue.waiting, rest);
         queue.begun = Some(Instant::now());
+        self.began = queue.begun;
         drop(queue);
         Some(batch.into_iter().unzip())
     }
@@ -151,7 +182,7 @@ mod tests {
         let (_outcomes, leaders): (Vec<_>, Vec<_>) =
             (0..BATCH + 3).map(|thing| together.add(thing)).unzip();
         let mut leaders: Vec<_> = leaders.into_iter().flatten().collect();
-        assert_eq!(leaders.len(), COMMITS);
+        assert_eq!(leaders.len(), USUAL.commits);
         let (first, waiting) = leaders[0].next_batch().unwrap();
         assert_eq!((first.len(), waiting.len(), first[1]), (BATCH, BATCH, 1));
         assert_eq!(leaders[1].next_batch().unwrap().0, [BATCH, BATCH + 1, BATCH + 2]);
@@ -162,39 +193,58 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_goes_at_once_and_the_next_waits_for_company_or_a_moment() {
-        let together = Together::<usize, usize>::default();
+        let (together, took) = (Together::<usize, usize>::default(), Duration::from_millis(2));
+        let apart = took * REST;
         let begun = Instant::now();
         let mut leader = together.add(0).1.unwrap();
         assert_eq!(leader.gathered().await.unwrap().0, [0]);
         assert_eq!(begun.elapsed(), Duration::ZERO);
+        time::sleep(took).await;
         let _outcomes = [together.add(1).0, together.add(2).0];
         assert_eq!(leader.gathered().await.unwrap().0, [1, 2]);
-        assert!(PACE <= begun.elapsed() && begun.elapsed() < 2 * PACE);
+        assert!(apart <= begun.elapsed() && begun.elapsed() < apart + took, "{begun:?}");
+        time::sleep(took).await;
         // Nobody waits any more.
-        let begun = Instant::now();
         assert!(leader.gathered().await.is_none());
+        let begun = Instant::now();
         let (mut leader, late) = (together.add(3).1.unwrap(), Together(Arc::clone(&together.0)));
         tokio::spawn(async move {
-            time::sleep(PACE / 2).await;
-            let outcomes: Vec<_> = (4..4 + COMPANY).map(|thing| late.add(thing).0).collect();
+            time::sleep(apart / 2).await;
+            let outcomes: Vec<_> = (4..4 + USUAL.company).map(|thing| late.add(thing).0).collect();
             for outcome in outcomes {
                 let _ = outcome.await;
             }
         });
-        assert_eq!(leader.gathered().await.unwrap().0.len(), 1 + COMPANY);
-        let took = begun.elapsed();
-        assert!(PACE / 2 <= took && took < PACE, "{took:?}");
+        assert_eq!(leader.gathered().await.unwrap().0.len(), 1 + USUAL.company);
+        let waited = begun.elapsed();
+        assert!(apart / 2 <= waited && waited < apart - took, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_the_most_and_who_is_not_waited_for_waits_so_long() {
+        for together in [Together::<usize, usize>::one_by_one(), Together::unhurried()] {
+            let mut leader = together.add(0).1.unwrap();
+            leader.gathered().await.unwrap();
+            let begun = Instant::now();
+            if together.queue().pace.least < MOST {
+                time::sleep(MOST / 4).await;
+            }
+            let _outcome = together.add(1).0;
+            leader.gathered().await.unwrap();
+            let waited = begun.elapsed();
+            assert!(MOST <= waited && waited < MOST + MOST / 8, "{waited:?}");
+        }
     }
 
     #[test]
     fn a_leader_that_breaks_off_leaves_its_place_to_another() {
         let together = Together::<usize, usize>::default();
-        for thing in 0..3 * COMMITS {
+        for thing in 0..3 * USUAL.commits {
             // Dropped at once, as by a panic.
             assert!(together.add(thing).1.is_some());
         }
         let mut leader = together.add(7).1.unwrap();
-        assert_eq!(leader.next_batch().unwrap().0.len(), 3 * COMMITS + 1);
+        assert_eq!(leader.next_batch().unwrap().0.len(), 3 * USUAL.commits + 1);
     }
 
     #[test]

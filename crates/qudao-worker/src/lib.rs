@@ -78,7 +78,7 @@ impl Worker {
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             jobs: TaskTracker::new(),
-            made: outbox::Made::default(),
+            made: outbox::Made::unhurried(),
         });
         let loops = vec![
             shared.core.tasks.spawn(turns::run(Arc::clone(&shared))),

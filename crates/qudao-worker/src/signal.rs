@@ -14,7 +14,7 @@ use crate::WorkerSettings;
 
 /// Two looks at a queue are at least this far apart, so that a busy one is claimed in batches.
 /// The first look after a rest is not delayed.
-const GAP: Duration = Duration::from_millis(20);
+const GAP: Duration = Duration::from_millis(30);
 
 /// How long a look may take: longer than the database lets any statement run.
 const PATIENCE: Duration = Duration::from_secs(15);
