@@ -32,8 +32,8 @@ build: setup web
 plugins:
 	@scripts/step.sh "building the plugins" $(BIN)/xtask plugins
 
-# The plugins' artifacts for GPUs, on any machine with room for 1.2 GB of NVIDIA's packages; takes a
-# quarter of an hour. `make plugins` lays them out with the others.
+# The plugins' artifacts for GPUs, on any machine with room for 1.2 GB of NVIDIA's packages; takes an
+# hour on two cores. `make plugins` lays them out with the others.
 cuda:
 	@scripts/step.sh "building the plugins for GPUs" scripts/cuda.sh
 

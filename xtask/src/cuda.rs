@@ -13,8 +13,6 @@ const TARGET: &str = "target/cuda-typecheck";
 const GENERATION: &str = "80";
 /// Outside crates by which a plugin computes.
 const COMPUTES: &[&str] = &["candle-core", "qudao-encoder"];
-/// Plugins that compute on the processor alone: their kernels are written for it.
-const PROCESSOR_ONLY: &[&str] = &["qudao-plugin-speech"];
 
 pub(crate) fn run() -> Result<()> {
     let plugins = plugins()?;
@@ -30,7 +28,7 @@ pub(crate) fn run() -> Result<()> {
     crate::run(&mut clippy)
 }
 
-/// Every plugin that computes, those for the processor alone apart; each has an artifact for GPUs, in its features as in its manifest.
+/// Every plugin that computes; each has an artifact for GPUs, in its features as in its manifest.
 fn plugins() -> Result<Vec<String>> {
     let output = crate::cargo()
         .args(["metadata", "--no-deps", "--format-version=1"])
@@ -48,7 +46,7 @@ fn plugins() -> Result<Vec<String>> {
             all.into_iter().any(|one| one["name"] == wanted && one["kind"].is_null())
         };
         let computes = COMPUTES.iter().any(|computes| needs(computes));
-        if !template.is_file() || !computes || PROCESSOR_ONLY.contains(&name) {
+        if !template.is_file() || !computes {
             continue;
         }
         let text = std::fs::read_to_string(&template)

@@ -125,6 +125,8 @@ fn steady(args: &Args, platform: &Platform) -> Result<()> {
     let warm = Duration::from_secs(u64::try_from(PEOPLE)? / u64::from(args.rate) + 2);
     people.steady(CONNECTIONS, args.rate, warm)?;
     ledger.drain(DRAIN)?;
+    // As many are under way when the counting begins as when it ends.
+    people.steady(CONNECTIONS, args.rate, Duration::from_secs(2))?;
     let third = Duration::from_secs((args.seconds / 3).max(2));
     let (before, delivered) = (cpu::of_tree(platform.pid()), ledger.delivered()?);
     let begun = Instant::now();

@@ -34,6 +34,9 @@ pub struct Config {
     /// Threads that compute; all cores if absent.
     #[serde(default)]
     pub threads: Option<usize>,
+    /// `cpu`, `cuda:0` and so on, or `auto`.
+    #[serde(default = "default_device")]
+    pub device: String,
 }
 
 fn default_seconds() -> u32 {
@@ -46,6 +49,10 @@ fn default_bytes() -> usize {
 
 fn default_silence() -> f32 {
     -60.0
+}
+
+fn default_device() -> String {
+    "auto".to_owned()
 }
 
 fn default_prompts() -> BTreeMap<String, String> {
@@ -64,6 +71,7 @@ impl Config {
             silence_dbfs: default_silence(),
             prompts: default_prompts(),
             threads: None,
+            device: default_device(),
         }
     }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     error::LoadError,
-    file::{File, Network},
+    file::{File, Measures},
     rows::{Matrix, dot},
 };
 
@@ -35,7 +35,7 @@ struct Layer {
 
 /// The speaking side.
 pub(crate) struct Decoder {
-    network: Network,
+    measures: Measures,
     arch: Arch,
     tokens: Matrix,
     places: Matrix,
@@ -76,7 +76,7 @@ impl Linear {
 
 impl Layer {
     fn read(file: &File<'_>, at: usize, shape: Shape) -> Result<Self, LoadError> {
-        let hidden = file.network.hidden;
+        let hidden = file.measures.hidden;
         let name = |part: &str| format!("model.decoder.layers.{at}.{part}");
         let square = |part: &str| Linear::read(file, &name(part), hidden, hidden);
         let (mut heard, mut heard_bias) = (Vec::new(), vec![0.0; hidden]);
@@ -107,12 +107,12 @@ impl Layer {
 
 impl Decoder {
     pub(crate) fn read(file: &File<'_>) -> Result<Self, LoadError> {
-        let network = file.network;
-        let Network { layers, hidden, text_positions, vocabulary, .. } = network;
+        let measures = file.measures;
+        let Measures { layers, hidden, text_positions, vocabulary, .. } = measures;
         let arch = Arch::new();
         let shape = arch.dispatch(AskShape);
         Ok(Self {
-            network,
+            measures,
             arch,
             tokens: file.matrix("model.decoder.embed_tokens.weight", vocabulary, hidden)?,
             places: file.matrix("model.decoder.embed_positions.weight", text_positions, hidden)?,
@@ -123,7 +123,7 @@ impl Decoder {
 
     /// Prepares what was heard for every layer, by the threads of the pool in which it is asked.
     pub(crate) fn remember(&self, heard: &[f32]) -> Memory {
-        let Network { hidden, heads, .. } = self.network;
+        let Measures { hidden, heads, .. } = self.measures;
         let crew = Crew { arch: self.arch, threads: rayon::current_num_threads() };
         let mut rows = vec![0.0; 2 * heard.len()];
         let layers = self.layers.iter().map(|layer| {
@@ -151,7 +151,7 @@ impl Decoder {
     /// Says a token. Returns how likely each is to come next, as logits; `None` where the network has no
     /// more places.
     pub(crate) fn say(&self, token: u32, said: &mut Said, memory: &Memory) -> Option<Vec<f32>> {
-        let Network { hidden, heads, text_positions, vocabulary, .. } = self.network;
+        let Measures { hidden, heads, text_positions, vocabulary, .. } = self.measures;
         if text_positions <= said.length {
             return None;
         }

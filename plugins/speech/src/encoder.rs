@@ -5,7 +5,7 @@ use qudao_kernels::{AskShape, Bend, Crew, Norm, Panels, Shape};
 
 use crate::{
     error::LoadError,
-    file::{File, Network},
+    file::{File, Measures},
     mel::ROWS,
 };
 
@@ -24,7 +24,7 @@ struct Layer {
 
 /// The listening side.
 pub(crate) struct Encoder {
-    network: Network,
+    measures: Measures,
     arch: Arch,
     first: Panels,
     second: Panels,
@@ -52,7 +52,7 @@ fn convolution(
     inputs: usize,
     shape: Shape,
 ) -> Result<Panels, LoadError> {
-    let hidden = file.network.hidden;
+    let hidden = file.measures.hidden;
     let weight = file.numbers(&format!("{name}.weight"), &[hidden, inputs, SEEN])?;
     let bias = file.numbers(&format!("{name}.bias"), &[hidden])?;
     let mut by_row = Vec::with_capacity(weight.len());
@@ -66,7 +66,7 @@ fn convolution(
 
 impl Layer {
     fn read(file: &File<'_>, at: usize, shape: Shape) -> Result<Self, LoadError> {
-        let Network { hidden, heads, .. } = file.network;
+        let Measures { hidden, heads, .. } = file.measures;
         let name = |part: &str| format!("model.encoder.layers.{at}.{part}");
         #[expect(clippy::cast_precision_loss, reason = "a head has a few dozen numbers")]
         let scale = 1.0 / ((hidden / heads) as f32).sqrt();
@@ -95,12 +95,12 @@ impl Layer {
 
 impl Encoder {
     pub(crate) fn read(file: &File<'_>) -> Result<Self, LoadError> {
-        let network = file.network;
-        let Network { layers, hidden, mels, positions, .. } = network;
+        let measures = file.measures;
+        let Measures { layers, hidden, mels, positions, .. } = measures;
         let arch = Arch::new();
         let shape = arch.dispatch(AskShape);
         Ok(Self {
-            network,
+            measures,
             arch,
             first: convolution(file, "model.encoder.conv1", mels, shape)?,
             second: convolution(file, "model.encoder.conv2", hidden, shape)?,
@@ -113,7 +113,7 @@ impl Encoder {
     /// What is heard in half a minute of a picture: places by the network's width. Computed by the threads
     /// of the pool in which it is asked.
     pub(crate) fn listen(&self, picture: &[f32]) -> Vec<f32> {
-        let Network { mels, hidden, heads, .. } = self.network;
+        let Measures { mels, hidden, heads, .. } = self.measures;
         let crew = Crew { arch: self.arch, threads: rayon::current_num_threads() };
         let mut rows = vec![0.0; ROWS * hidden];
         crew.multiply(&gather(picture, mels, ROWS, 1), &self.first, Bend::Gelu, &mut rows);

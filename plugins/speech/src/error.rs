@@ -32,6 +32,9 @@ pub enum LoadError {
     /// A computation on the weights failed.
     #[error("cannot load the weights: {0}")]
     Weights(#[from] candle_core::Error),
+    /// Where it should compute, it does not.
+    #[error(transparent)]
+    Device(#[from] qudao_device::DeviceError),
     /// No thread could be started.
     #[error("cannot start the threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

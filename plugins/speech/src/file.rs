@@ -10,13 +10,13 @@ use serde::Deserialize;
 use crate::{error::LoadError, rows::Matrix};
 
 /// Whisper's norms keep this much between them and a division by nothing.
-const EPSILON: f32 = 1e-5;
+pub(crate) const EPSILON: f32 = 1e-5;
 /// No Whisper is larger in any measure.
 const MEASURE_MAX: usize = 1 << 20;
 
 /// The network's measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub struct Network {
+pub struct Measures {
     /// Layers of each side.
     pub layers: usize,
     /// Numbers per place between the layers.
@@ -48,7 +48,7 @@ pub struct Card {
 pub(crate) struct File<'a> {
     path: PathBuf,
     tensors: SafeTensors<'a>,
-    pub(crate) network: Network,
+    pub(crate) measures: Measures,
     pub(crate) card: Card,
     pub(crate) tokenizer: String,
 }
@@ -65,20 +65,33 @@ impl<'a> File<'a> {
         let metadata = header.metadata().clone().unwrap_or_default();
         let entry =
             |key: &str| metadata.get(key).ok_or_else(|| form(format!("no {key} in its header")));
-        let network: Network = serde_json::from_str(entry("qudao.network")?)
+        let measures: Measures = serde_json::from_str(entry("qudao.network")?)
             .map_err(|error| form(format!("network: {error}")))?;
         let card: Card = serde_json::from_str(entry("qudao.card")?)
             .map_err(|error| form(format!("card: {error}")))?;
         let tokenizer = entry("qudao.tokenizer")?.clone();
-        let Network { layers, hidden, heads, mels, positions, text_positions, vocabulary } =
-            network;
-        let measures = [layers, hidden, heads, mels, positions, text_positions, vocabulary];
-        let possible = measures.iter().all(|measure| (1..MEASURE_MAX).contains(measure));
+        let Measures { layers, hidden, heads, mels, positions, text_positions, vocabulary } =
+            measures;
+        let all = [layers, hidden, heads, mels, positions, text_positions, vocabulary];
+        let possible = all.iter().all(|measure| (1..MEASURE_MAX).contains(measure));
         if !possible || !hidden.is_multiple_of(heads) || positions * 2 != crate::mel::ROWS {
-            return Err(form(format!("its measures are impossible: {network:?}")));
+            return Err(form(format!("its measures are impossible: {measures:?}")));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| form(error.to_string()))?;
-        Ok(Self { path: path.to_owned(), tensors, network, card, tokenizer })
+        Ok(Self { path: path.to_owned(), tensors, measures, card, tokenizer })
+    }
+
+    /// Bytes of a device's memory that the network takes in single precision, with the largest of what
+    /// lies between its layers: every place of half a minute looks at every other, before and after the
+    /// softmax, and the widest layer has four times the network's width.
+    pub(crate) fn device_bytes(&self) -> u64 {
+        let numbers = |count: usize| 4 * count as u64;
+        let weights: usize =
+            self.tensors.iter().map(|(_, one)| one.shape().iter().product::<usize>()).sum();
+        let Measures { hidden, heads, positions, .. } = self.measures;
+        numbers(weights)
+            + numbers(3 * heads * positions * positions)
+            + numbers(12 * positions * hidden)
     }
 
     pub(crate) fn form(&self, reason: String) -> LoadError {
@@ -135,7 +148,7 @@ impl<'a> File<'a> {
     /// # Errors
     /// As [`Self::matrix`].
     pub(crate) fn norm(&self, name: &str) -> Result<Norm, LoadError> {
-        let hidden = [self.network.hidden];
+        let hidden = [self.measures.hidden];
         Ok(Norm {
             weight: self.numbers(&format!("{name}.weight"), &hidden)?,
             shift: self.numbers(&format!("{name}.bias"), &hidden)?,

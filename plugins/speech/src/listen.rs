@@ -8,7 +8,7 @@ use qudao_plugin_api::wire::Confidence;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    decoder::{Decoder, Memory, Said},
+    network::Network,
     rules::{forbid, log_sum_exp},
     vocabulary::Vocabulary,
 };
@@ -40,8 +40,8 @@ pub(crate) struct Understood {
 }
 
 /// The beginning of everything that is said about half a minute.
-pub(crate) struct Opening {
-    said: Said,
+pub(crate) struct Opening<S> {
+    said: S,
     logits: Vec<f32>,
     /// How likely it is that nothing was said.
     nothing: f32,
@@ -50,8 +50,8 @@ pub(crate) struct Opening {
 }
 
 /// Listens to half a minute.
-pub(crate) struct Ear<'a> {
-    pub(crate) decoder: &'a Decoder,
+pub(crate) struct Ear<'a, N> {
+    pub(crate) network: &'a N,
     pub(crate) vocabulary: &'a Vocabulary,
     pub(crate) stop: Stop<'a>,
     /// How freely words are chosen at first.
@@ -78,17 +78,17 @@ impl Understood {
     }
 }
 
-impl Ear<'_> {
+impl<N: Network> Ear<'_, N> {
     /// Begins: the language, unless it is known, whether anything is said, and what is to be thought to
     /// have been said before in that language.
     pub(crate) fn open(
         &self,
-        memory: &Memory,
+        memory: &N::Memory,
         language: Option<u32>,
         before: &dyn Fn(Option<u32>) -> Vec<u32>,
-    ) -> Computed<Opening> {
+    ) -> Computed<Opening<N::Said>> {
         let Vocabulary { start, transcribe, nothing, languages, .. } = self.vocabulary;
-        let mut said = self.decoder.begin();
+        let mut said = self.network.begin();
         let mut logits = self.say(*start, &mut said, memory)?;
         let place = |token: u32| usize::try_from(token).unwrap_or(usize::MAX);
         let at = |logits: &[f32], token: u32| {
@@ -102,7 +102,7 @@ impl Ear<'_> {
         let language = language.or_else(|| likeliest(&logits));
         let before = before(language);
         if !before.is_empty() {
-            said = self.decoder.begin();
+            said = self.network.begin();
             for token in before.into_iter().chain([*start]) {
                 logits = self.say(token, &mut said, memory)?;
             }
@@ -116,8 +116,8 @@ impl Ear<'_> {
     /// Understands half a minute: the likeliest words, and where they make no sense, others.
     pub(crate) fn understand(
         &self,
-        memory: &Memory,
-        opening: &Opening,
+        memory: &N::Memory,
+        opening: &Opening<N::Said>,
     ) -> Result<Understood, EarError> {
         let mut tried: Vec<Understood> = Vec::new();
         let more = TEMPERATURES.into_iter().filter(|more| self.temperature < *more);
@@ -138,8 +138,8 @@ impl Ear<'_> {
 
     fn try_once(
         &self,
-        memory: &Memory,
-        opening: &Opening,
+        memory: &N::Memory,
+        opening: &Opening<N::Said>,
         temperature: f32,
     ) -> Result<Understood, EarError> {
         let Opening { said, logits, nothing, .. } = opening;
@@ -159,8 +159,10 @@ impl Ear<'_> {
                 break;
             }
             tokens.push(token);
-            let Some(next) = self.decoder.say(token, &mut said, memory) else { break };
-            logits = next;
+            match self.network.say(token, &mut said, memory).map_err(EarError::Computation)? {
+                Some(next) => logits = next,
+                None => break,
+            }
         }
         let text = self.vocabulary.text(&tokens).map_err(EarError::Text)?;
         #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens")]
@@ -169,8 +171,8 @@ impl Ear<'_> {
         Ok(Understood { tokens, sure, nothing: *nothing, packed, temperature })
     }
 
-    fn say(&self, token: u32, said: &mut Said, memory: &Memory) -> Computed<Vec<f32>> {
-        match self.decoder.say(token, said, memory) {
+    fn say(&self, token: u32, said: &mut N::Said, memory: &N::Memory) -> Computed<Vec<f32>> {
+        match self.network.say(token, said, memory)? {
             Some(logits) => Ok(logits),
             None => candle_core::bail!("the network has too few places"),
         }
@@ -182,6 +184,8 @@ impl Ear<'_> {
 pub(crate) enum EarError {
     /// The caller is gone.
     Stopped,
+    /// The device failed.
+    Computation(candle_core::Error),
     /// The tokens make no text.
     Text(String),
 }

@@ -2,18 +2,20 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use candle_core::Device;
+use qudao_device::Target;
 use qudao_plugin_api::wire::Segment;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{
     config::Config,
-    decoder::Decoder,
-    encoder::Encoder,
     error::{ListenError, LoadError},
     file::File,
     listen::{Ear, EarError, Stop},
     mel::{HOP, Mel, ROWS},
+    network::{Network, Processor},
     sound::{self, Limits},
+    tensors::Tensors,
     vocabulary::{TIMES, Vocabulary},
 };
 
@@ -24,11 +26,16 @@ const STEP_ROWS: usize = 2;
 /// Samples over which loudness is measured: 30 ms.
 const MOMENT: usize = 480;
 
+/// What computes the network.
+enum Engine {
+    Processor(Processor),
+    Device(Tensors),
+}
+
 /// A Whisper.
 pub struct Model {
     mel: Mel,
-    encoder: Encoder,
-    decoder: Decoder,
+    engine: Engine,
     vocabulary: Vocabulary,
     threads: ThreadPool,
     language: Option<String>,
@@ -86,7 +93,7 @@ impl Model {
         let bytes =
             fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
         let file = File::parse(path, &bytes)?;
-        let vocabulary = Vocabulary::read(&file.tokenizer, &file.card, file.network.vocabulary)
+        let vocabulary = Vocabulary::read(&file.tokenizer, &file.card, file.measures.vocabulary)
             .map_err(|reason| file.form(reason))?;
         if let Some(language) = &config.language
             && !vocabulary.languages.contains_key(language)
@@ -105,9 +112,11 @@ impl Model {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = config.threads.unwrap_or_else(cores);
         Ok(Self {
-            mel: Mel::new(file.network.mels)?,
-            encoder: Encoder::read(&file)?,
-            decoder: Decoder::read(&file)?,
+            mel: Mel::new(file.measures.mels)?,
+            engine: match device(config, &file)? {
+                None => Engine::Processor(Processor::read(&file)?),
+                Some(device) => Engine::Device(Tensors::read(&file, &device)?),
+            },
             vocabulary,
             threads: ThreadPoolBuilder::new().num_threads(threads).build()?,
             language: config.language.clone(),
@@ -137,7 +146,10 @@ impl Model {
         let known = self.known(wishes).map_err(E::from)?;
         let sound = sound::read(bytes, self.limits).map_err(ListenError::from)?;
         let seconds = sound::seconds(&sound);
-        let stopped = self.threads.install(|| self.walk(&sound, &known, stop, take))?;
+        let stopped = self.threads.install(|| match &self.engine {
+            Engine::Processor(network) => self.walk(network, &sound, &known, stop, take),
+            Engine::Device(network) => self.walk(network, &sound, &known, stop, take),
+        })?;
         Ok(Heard { seconds, stopped })
     }
 
@@ -161,8 +173,9 @@ impl Model {
     }
 
     /// Half a minute after the other. Returns whether the caller went away.
-    fn walk<E: From<ListenError>>(
+    fn walk<N: Network, E: From<ListenError>>(
         &self,
+        network: &N,
         sound: &[f32],
         known: &Known,
         stop: Stop<'_>,
@@ -177,8 +190,8 @@ impl Model {
             let own = || language.and_then(|token| self.prompts.get(&token));
             known.before.as_ref().or_else(own).cloned().unwrap_or_default()
         };
-        let (decoder, vocabulary) = (&self.decoder, &self.vocabulary);
-        let ear = Ear { decoder, vocabulary, stop, temperature: known.temperature };
+        let vocabulary = &self.vocabulary;
+        let ear = Ear { network, vocabulary, stop, temperature: known.temperature };
         let (mut at, mut language) = (0, known.language);
         while at < picture.rows {
             if stop() {
@@ -190,13 +203,13 @@ impl Model {
                 at += rows;
                 continue;
             }
-            let heard = self.encoder.listen(picture.part(at));
-            let memory = self.decoder.remember(&heard);
+            let memory = network.listen(picture.part(at)).map_err(computed)?;
             let opening = ear.open(&memory, language, &before).map_err(computed)?;
             language = opening.language;
             let understood = match ear.understand(&memory, &opening) {
                 Ok(understood) => understood,
                 Err(EarError::Stopped) => return Ok(true),
+                Err(EarError::Computation(error)) => return Err(computed(error)),
                 Err(EarError::Text(reason)) => return Err(ListenError::Text(reason).into()),
             };
             if understood.is_nothing() {
@@ -299,4 +312,15 @@ impl Model {
             mean <= self.silence
         })
     }
+}
+
+/// The device to compute on, or nothing for the processor's own kernels.
+fn device(config: &Config, file: &File<'_>) -> Result<Option<Device>, LoadError> {
+    // The plain path, for comparison.
+    if config.device == "tensors" {
+        return Ok(Some(Device::Cpu));
+    }
+    let target = Target::parse(&config.device)?;
+    let device = target.open(file.device_bytes())?;
+    Ok((target != Target::Cpu).then_some(device))
 }

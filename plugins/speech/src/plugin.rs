@@ -1,6 +1,7 @@
 //! The ear as a plugin of the platform.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use qudao_device::end_if_lost;
 use qudao_plugin_api::{
     Completion, Host, LogLevel, ModelPlugin, PluginError, Sink,
     wire::{ErrorKind, TranscribeRequest, Usage},
@@ -14,6 +15,7 @@ use crate::{
 
 /// A Whisper that serves.
 pub struct Speech {
+    host: Host,
     model: Model,
 }
 
@@ -49,7 +51,7 @@ impl ModelPlugin for Speech {
         let model = Model::load(&config)
             .map_err(|error| PluginError::new(ErrorKind::Unavailable, error.to_string()))?;
         host.log(LogLevel::Info, &format!("languages: {}", model.languages()));
-        Ok(Self { model })
+        Ok(Self { host, model })
     }
 
     fn transcribe(
@@ -67,7 +69,12 @@ impl ModelPlugin for Speech {
             prompt: request.prompt.as_deref(),
             temperature: request.temperature.unwrap_or_default(),
         };
-        let heard = self.model.listen(&bytes, wishes, &stop, &mut take)?;
+        let heard = self.model.listen(&bytes, wishes, &stop, &mut take).inspect_err(|failure| {
+            if let Failure::Listen(ListenError::Computation(error)) = failure {
+                let log = |line: &str| self.host.log(LogLevel::Error, line);
+                end_if_lost(&error.to_string(), log);
+            }
+        })?;
         if heard.stopped {
             return Err(PluginError::cancelled());
         }

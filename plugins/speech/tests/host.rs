@@ -81,12 +81,16 @@ fn wav(samples: &[u8]) -> Vec<u8> {
 }
 
 async fn start(model: &str) -> (tempfile::TempDir, PluginHost) {
+    start_on("auto", model).await
+}
+
+async fn start_on(device: &str, model: &str) -> (tempfile::TempDir, PluginHost) {
     let folder = tempfile::tempdir().unwrap();
     let dist = folder.path().join("plugins");
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugin.toml");
     pack(&template, &built(), &dist, &SECRET).unwrap();
     let instance = InstanceSettings {
-        config: json!({ "path": weights(model).await, "max_seconds": 60 }),
+        config: json!({ "path": weights(model).await, "max_seconds": 60, "device": device }),
         models: vec![ModelEntry::of_kind("ear", ModelKind::Transcribe)],
         ..InstanceSettings::new("ear", "speech", "ear")
     };
@@ -156,6 +160,26 @@ async fn english_and_chinese_are_told_apart_and_written_down() {
     // 对，这就是我，万人敬仰的太乙真人。 The name is beyond this model; the script is what was asked.
     let heard = text(&said);
     assert!(heard.contains("这就是我") && heard.contains("万人"), "{heard}");
+}
+
+/// What a GPU would compute, computed by the processor: the same words at the same times, as sure.
+#[tokio::test(flavor = "multi_thread")]
+async fn candles_own_operations_understand_the_same() {
+    let (_folder, own) = start("whisper-base").await;
+    let (_other_folder, plain) = start_on("tensors", "whisper-base").await;
+    for language in ["en", "zh"] {
+        let sound = recording(language).await;
+        let (expected, _) = ask(&own, &sound, None).await.unwrap();
+        let (said, _) = ask(&plain, &sound, None).await.unwrap();
+        assert!(!said.is_empty() && said.len() == expected.len(), "{said:?}");
+        for (said, expected) in said.iter().zip(&expected) {
+            assert_eq!((&said.text, said.start_ms), (&expected.text, expected.start_ms));
+            assert_eq!((said.end_ms, &said.language), (expected.end_ms, &expected.language));
+            let (a, b) = (said.confidence.unwrap(), expected.confidence.unwrap());
+            assert!((a.mean_logprob - b.mean_logprob).abs() < 1e-3, "{a:?} {b:?}");
+            assert!((a.nothing_said - b.nothing_said).abs() < 1e-3, "{a:?} {b:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
