@@ -28,8 +28,8 @@ const MOMENT: usize = 480;
 
 /// What computes the network.
 enum Engine {
-    Processor(Processor),
-    Device(Tensors),
+    Processor(Box<Processor>),
+    Device(Box<Tensors>),
 }
 
 /// A Whisper.
@@ -114,8 +114,8 @@ impl Model {
         Ok(Self {
             mel: Mel::new(file.measures.mels)?,
             engine: match device(config, &file)? {
-                None => Engine::Processor(Processor::read(&file)?),
-                Some(device) => Engine::Device(Tensors::read(&file, &device)?),
+                None => Engine::Processor(Box::new(Processor::read(&file)?)),
+                Some(device) => Engine::Device(Box::new(Tensors::read(&file, &device)?)),
             },
             vocabulary,
             threads: ThreadPoolBuilder::new().num_threads(threads).build()?,
@@ -147,8 +147,8 @@ impl Model {
         let sound = sound::read(bytes, self.limits).map_err(ListenError::from)?;
         let seconds = sound::seconds(&sound);
         let stopped = self.threads.install(|| match &self.engine {
-            Engine::Processor(network) => self.walk(network, &sound, &known, stop, take),
-            Engine::Device(network) => self.walk(network, &sound, &known, stop, take),
+            Engine::Processor(network) => self.walk(network.as_ref(), &sound, &known, stop, take),
+            Engine::Device(network) => self.walk(network.as_ref(), &sound, &known, stop, take),
         })?;
         Ok(Heard { seconds, stopped })
     }
