@@ -207,15 +207,13 @@ mod tests {
         // Nobody waits any more.
         assert!(leader.gathered().await.is_none());
         let begun = Instant::now();
-        let (mut leader, late) = (together.add(3).1.unwrap(), Together(Arc::clone(&together.0)));
-        tokio::spawn(async move {
+        let mut leader = together.add(3).1.unwrap();
+        let late = async {
             time::sleep(apart / 2).await;
-            let outcomes: Vec<_> = (4..4 + USUAL.company).map(|thing| late.add(thing).0).collect();
-            for outcome in outcomes {
-                let _ = outcome.await;
-            }
-        });
-        assert_eq!(leader.gathered().await.unwrap().0.len(), 1 + USUAL.company);
+            (4..4 + USUAL.company).map(|thing| together.add(thing).0).collect::<Vec<_>>()
+        };
+        let (batch, _outcomes) = tokio::join!(leader.gathered(), late);
+        assert_eq!(batch.unwrap().0.len(), 1 + USUAL.company);
         let waited = begun.elapsed();
         assert!(apart / 2 <= waited && waited < apart - took, "{waited:?}");
     }
