@@ -163,7 +163,7 @@ impl Limiter {
             self.ahead.answered(caller, calls, answer.as_ref().and_then(|o| o.ahead(buckets)));
         }
         let (outcome, counted) = match answer {
-            Some(outcome) => (outcome, Counted::Together),
+            Some(outcome) => (outcome.of_one(buckets), Counted::Together),
             None => {
                 counter!("qudao_limiter_fallbacks_total").increment(1);
                 (self.local.take(&charges(self.settings.nodes)), Counted::Alone)

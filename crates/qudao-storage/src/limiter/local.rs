@@ -51,6 +51,15 @@ impl Outcome {
         let debts = || both.map(|(debt, bucket)| (*debt, bucket.rate.span(1))).collect();
         (1 < self.calls).then(|| (self.calls, debts()))
     }
+
+    /// As if one call had been charged.
+    pub(super) fn of_one(mut self, buckets: &[Bucket]) -> Self {
+        let others = u64::from(self.calls.saturating_sub(1));
+        for (debt, bucket) in self.debts.iter_mut().zip(buckets) {
+            *debt = debt.saturating_sub(others * bucket.rate.span(1));
+        }
+        Self { calls: self.calls.min(1), ..self }
+    }
 }
 
 impl Local {
