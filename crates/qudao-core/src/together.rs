@@ -40,7 +40,7 @@ const USUAL: Pace = Pace { commits: 2, least: Duration::ZERO, company: 16 };
 const ONE: Pace = Pace { commits: 1, least: Duration::ZERO, company: 32 };
 /// Where nobody waits for the outcome. Not for longer: a delivery that a node has made and not written
 /// down when it dies is made again.
-const UNHURRIED: Pace = Pace { commits: 2, least: Duration::from_millis(20), company: 16 };
+const UNHURRIED: Pace = Pace { commits: 2, least: Duration::from_millis(40), company: 32 };
 
 /// What waits to be stored, and who waits for the outcome.
 pub struct Together<T, R>(Arc<Shared<T, R>>);
