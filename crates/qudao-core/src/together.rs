@@ -38,8 +38,8 @@ const USUAL: Pace = Pace { commits: 2, least: Duration::ZERO, company: 16 };
 /// Where the commits would wait for each other's locks: then the second waits here, and takes along
 /// what comes meanwhile.
 const ONE: Pace = Pace { commits: 1, least: Duration::ZERO, company: 32 };
-/// Where nobody waits for the outcome. Not for longer: a delivery that a node has made and not written
-/// down when it dies is made again.
+/// Where no person waits for the outcome. Not for longer: a delivery that a node has made and not
+/// written down when it dies is made again.
 const UNHURRIED: Pace = Pace { commits: 2, least: Duration::from_millis(40), company: 32 };
 
 /// What waits to be stored, and who waits for the outcome.
@@ -82,7 +82,7 @@ impl<T, R> Together<T, R> {
         Self::with_pace(ONE)
     }
 
-    /// For things whose outcome nobody waits for.
+    /// For things whose outcome no person waits for.
     pub fn unhurried() -> Self {
         Self::with_pace(UNHURRIED)
     }
