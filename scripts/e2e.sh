@@ -174,6 +174,17 @@ echo "f0505dfb5463645caa526bace346ed1c89bcc9acb9ef42fdffd56c2c4c0a09d1  $archive
 $venv/bin/python tests/e2e/recording.py "$archive" "$work/said"
 $venv/bin/python tests/openai-sdk/check.py "$QUDAO_HOME/demo.json" "$model" "$ears" "$work/said"
 
+# Models alone in their plugins, with the clock beside them.
+measures() {
+    "$bin/qudao" model bench "${@:2}" --json | python3 -c '
+import json, sys
+report = json.load(sys.stdin)
+missing = [name for name in sys.argv[1].split() if not 0 < report["measured"].get(name, 0)]
+assert not missing, f"{missing} were not measured: {report}"' "load_s memory_mib $1"
+}
+measures "prompt_tokens_per_s tokens_per_s" "$model" --streams 2
+measures speech_s_per_s "$ears" --recording "$work/said/said.wav"
+
 # Generated requests, held against what /openapi.json says.
 $venv/bin/python tests/openapi/run.py "$QUDAO_HOME/demo.json"
 

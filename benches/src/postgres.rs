@@ -77,6 +77,25 @@ impl Session {
         Ok(crate::load::quantile(times, 0.5))
     }
 
+    /// Makes durable commits of the whole server take so many milliseconds longer: who flushes the log
+    /// for those who wait sleeps before (`commit_delay`), as a slower disk would let them wait.
+    ///
+    /// # Errors
+    /// For everybody but a superuser.
+    pub fn slow_commits(&mut self, milliseconds: u32) -> Result<()> {
+        self.query(&format!("ALTER SYSTEM SET commit_delay = {}", milliseconds * 1000))?;
+        self.query("ALTER SYSTEM SET commit_siblings = 0")?;
+        self.query("SELECT pg_reload_conf()")?;
+        let begun = Instant::now();
+        while self.query("SELECT current_setting('commit_siblings')")?.as_deref() != Some("0") {
+            if Duration::from_secs(10) < begun.elapsed() {
+                bail!("the server did not take its new settings");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     fn send(&mut self, kind: Option<u8>, body: &[u8]) -> Result<()> {
         let length = u32::try_from(body.len() + 4).context("a statement of bounded length")?;
         let mut message = Vec::with_capacity(body.len() + 5);

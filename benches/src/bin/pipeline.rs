@@ -15,6 +15,7 @@ use qudao_benches::{
     cpu, load, memory, pgbench,
     pipeline::{self, Ledger, People},
     platform::{self, Platform},
+    postgres::Session,
 };
 
 /// Measures the pipeline beside pgbench.
@@ -32,12 +33,19 @@ struct Args {
     /// Turns per second of the steady phase.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// Makes each durable commit of the phase accept take so many milliseconds longer, pgbench's too,
+    /// as on a slower disk.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100))]
+    commit_ms: u32,
     /// Only phases whose name contains one of these: accept, steady, overload, recovery.
     only: Vec<String>,
 }
 
-/// Connections of those who write as fast as they can, as many as pgbench has clients.
+/// Clients of pgbench.
 const CLIENTS: usize = 32;
+/// Connections of those who write as fast as they can: as many, and as many as leave it to the
+/// platform how many messages share a commit.
+const WRITERS: [usize; 2] = [CLIENTS, 256];
 /// Connections of those who write at a rate: more than are ever busy.
 const CONNECTIONS: usize = 128;
 const PEOPLE: usize = 4000;
@@ -90,30 +98,38 @@ fn ms(time: Duration) -> f64 {
 /// pgbench on the same server.
 fn accept(args: &Args, binary: &Path, settings: &str) -> Result<()> {
     let platform = Platform::start_with(binary, settings, &["--role", "api"])?;
+    if 0 < args.commit_ms {
+        Session::connect(&platform.demo.database_url)?.slow_commits(args.commit_ms)?;
+    }
     let people = People::new(&platform.demo, 0, PEOPLE)?;
     people.hurry(CLIENTS, Duration::from_secs(2))?;
-    let (mut run, mut reference) = (load::Run::default(), Vec::new());
+    let (mut runs, mut reference) = (WRITERS.map(|_| load::Run::default()), Vec::new());
     for _ in 0..3 {
         let seconds = (args.seconds / 3).max(2);
         let url = &platform.demo.database_url;
         reference.push(pgbench::one_row_per_commit(url, CLIENTS, u32::try_from(seconds)?)?);
-        run.merge(people.hurry(CLIENTS, Duration::from_secs(seconds))?);
+        for (run, writers) in runs.iter_mut().zip(WRITERS) {
+            run.merge(people.hurry(writers, Duration::from_secs(seconds))?);
+        }
     }
     let reference = reference.iter().sum::<f64>() / reference.len() as f64;
-    let (ratio, p99) = (run.rate() / reference, run.quantile(0.99, |sample| sample.whole));
-    ensure!(run.refused() == 0, "{} messages were refused", run.refused());
-    println!("accept, {CLIENTS} clients, {} messages, no errors", run.samples.len());
-    println!(
-        "  {:.0} messages/s = {ratio:.2} x pgbench's {reference:.0} one-row commits/s; goal 1.5: {}",
-        run.rate(),
-        verdict(1.5 <= ratio)
-    );
-    println!(
-        "  p50 {:.1} ms, p99 {:.1} ms; goal 150 ms: {}",
-        ms(run.quantile(0.5, |sample| sample.whole)),
-        ms(p99),
-        verdict(p99 < Duration::from_millis(150))
-    );
+    println!("accept; pgbench, {CLIENTS} clients: {reference:.0} one-row commits/s");
+    for (run, writers) in runs.iter().zip(WRITERS) {
+        let (ratio, p99) = (run.rate() / reference, run.quantile(0.99, |sample| sample.whole));
+        ensure!(run.refused() == 0, "{} messages were refused", run.refused());
+        println!("  {writers} connections, {} messages, no errors", run.samples.len());
+        println!(
+            "    {:.0} messages/s = {ratio:.2} x pgbench; goal 1.5: {}",
+            run.rate(),
+            verdict(1.5 <= ratio)
+        );
+        println!(
+            "    p50 {:.1} ms, p99 {:.1} ms; goal 150 ms: {}",
+            ms(run.quantile(0.5, |sample| sample.whole)),
+            ms(p99),
+            verdict(p99 < Duration::from_millis(150))
+        );
+    }
     Ok(())
 }
 
