@@ -147,6 +147,7 @@ impl Core {
         core.spawn(authenticate::follow_changes(own.clone(), bus, closing.clone()));
         core.spawn(authenticate::write_uses(own.clone(), closing.clone()));
         core.spawn(routing::share(own.clone(), core.bus.clone(), closing.clone()));
+        core.spawn(rates::give_back_unused(own.clone(), closing.clone()));
         core.spawn(api::upkeep::run(own, renew, closing));
         core
     }

@@ -2,11 +2,15 @@
 //!
 //! All limits of one request are one decision: what one of them refuses is taken from none.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use qudao_domain::{ApiKeyId, AssistantId, ChannelId, TenantId, key::SecretHash};
 use qudao_storage::{Bucket, Bus, Counted, Limiter, Owner, Rate, Standing, Verdict};
-
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{Core, settings::RateSettings};
@@ -133,7 +137,7 @@ pub(crate) struct TokenCharge {
 
 impl Rates {
     pub(crate) fn new(bus: &Bus, settings: &RateSettings) -> Self {
-        let limiter = Limiter::new(bus, settings.limiter.clone());
+        let limiter = Limiter::new(bus, settings.limiter.clone()).paying_ahead();
         Self { limiter, settings: settings.clone() }
     }
 
@@ -148,6 +152,18 @@ impl Rates {
                 Err(TooFast { kind, retry_after: Duration::from_secs(1), standings: Vec::new() })
             }
         }
+    }
+}
+
+/// Gives back what was paid for calls that did not come, until the core closes or is dropped.
+pub(crate) async fn give_back_unused(core: Weak<Core>, closing: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(Limiter::UNUSED) => {}
+        }
+        let Some(core) = core.upgrade() else { return };
+        core.rates.limiter.give_back_unused().await;
     }
 }
 

@@ -24,7 +24,7 @@ mod bucket;
 mod line;
 mod local;
 
-use ahead::{Ahead, Way};
+use ahead::{Ahead, Charged, Way};
 pub use bucket::{Bucket, Rate, Standing};
 use line::Lines;
 use local::{Charge, Local, Outcome};
@@ -126,7 +126,8 @@ pub struct Limiter {
     lines: Lines,
     settings: LimiterSettings,
     local: Local,
-    ahead: Ahead,
+    /// Calls that are paid for before they come, if they may be.
+    ahead: Option<Ahead>,
     /// When Redis did not answer, or was last tried since.
     failed_at: Mutex<Option<Instant>>,
 }
@@ -135,7 +136,25 @@ impl Limiter {
     /// A limiter that counts in the Redis of this bus.
     pub fn new(bus: &Bus, settings: LimiterSettings) -> Self {
         let (bus, lines, local) = (bus.clone(), Lines::default(), Local::new());
-        Self { bus, lines, settings, local, ahead: Ahead::default(), failed_at: Mutex::new(None) }
+        Self { bus, lines, settings, local, ahead: None, failed_at: Mutex::new(None) }
+    }
+
+    /// One that pays for calls of those who come often before they come. [`Self::give_back_unused`]
+    /// has to be called each [`Self::UNUSED`] then.
+    #[must_use]
+    pub fn paying_ahead(self) -> Self {
+        Self { ahead: Some(Ahead::default()), ..self }
+    }
+
+    /// How long calls that were paid for are waited for.
+    pub const UNUSED: Duration = ahead::KEPT;
+
+    /// Gives back what was paid for calls that did not come.
+    pub async fn give_back_unused(&self) {
+        let Some(ahead) = &self.ahead else { return };
+        for (left, Charged { owner, buckets, .. }) in ahead.unused() {
+            self.ask(&charges(owner, &buckets, 1, Direction::GiveBack), left).await;
+        }
     }
 
     /// Charges all buckets, or none if one of them does not allow it. Without buckets this is free.
@@ -148,8 +167,9 @@ impl Limiter {
             return Verdict::Allowed { standings: Vec::new(), counted: Counted::Alone };
         }
         // A call that costs more than one may cost something else the next time.
-        let caller = buckets.iter().all(|bucket| bucket.cost == 1).then(|| owner.caller(buckets));
-        let calls = match caller.as_ref().map(|caller| self.ahead.take(caller)) {
+        let ahead = self.ahead.as_ref().filter(|_| buckets.iter().all(|bucket| bucket.cost == 1));
+        let ahead = ahead.map(|ahead| (ahead, owner.caller(buckets)));
+        let calls = match ahead.as_ref().map(|(ahead, caller)| ahead.take(caller)) {
             Some(Way::Paid(debts)) => {
                 let standings = standings(buckets, 1, &debts);
                 return Verdict::Allowed { standings, counted: Counted::Together };
@@ -159,8 +179,9 @@ impl Limiter {
         };
         let charges = |nodes| charges(owner, buckets, nodes, Direction::Take);
         let answer = self.ask(&charges(1), calls).await;
-        if let Some(caller) = &caller {
-            self.ahead.answered(caller, calls, answer.as_ref().and_then(|o| o.ahead(buckets)));
+        if let Some((ahead, caller)) = &ahead {
+            let charged = answer.as_ref().and_then(|outcome| outcome.ahead(owner, buckets));
+            ahead.answered(caller, calls, charged);
         }
         let (outcome, counted) = match answer {
             Some(outcome) => (outcome.of_one(buckets), Counted::Together),

@@ -4,8 +4,8 @@
 //! done for it. Several calls are charged at once instead, and let pass from memory afterwards.
 //! Nothing passes that was not charged: what all nodes together allow stays what the limit says.
 //! The price: while a node holds calls that nobody makes, another may refuse so many more, at most
-//! the part of each bucket that `take.lua` leaves to one question; and a call may pass up to
-//! [`KEPT`] after it was charged.
+//! the part of each bucket that `take.lua` leaves to one question. [`KEPT`] after the question they
+//! are given back; those of a node that dies are lost, and flow back as everything does.
 
 use std::{
     collections::HashMap,
@@ -15,13 +15,18 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::{Bucket, Owner};
+
 /// Who used up what was charged within this time gets twice as much charged the next time.
 const BUSY: Duration = Duration::from_millis(50);
-/// After this time the next call is charged alone, and what was not used is forgotten.
-const KEPT: Duration = Duration::from_secs(1);
+/// After this time the next call is charged alone, and what was not used is given back. Who makes all
+/// calls of a question at the pace that they were charged for needs less.
+pub(super) const KEPT: Duration = Duration::from_millis(250);
+/// A question that is open for so long broke off.
+const BROKEN_OFF: Duration = Duration::from_secs(1);
 /// The most calls that are charged at once.
 const MOST: u32 = 64;
-/// With so many callers those who are not busy are forgotten.
+/// With so many callers those who are not busy and left nothing are forgotten.
 const CALLERS: usize = 4096;
 
 /// The callers of a node, by the names of what they are limited by.
@@ -37,8 +42,16 @@ struct Caller {
     /// Its answer is on the way: others ask for themselves alone meanwhile, or all of them would
     /// charge for the same calls.
     asking: bool,
+    charged: Option<Charged>,
+}
+
+/// Where several calls were charged at once.
+#[derive(Debug)]
+pub(super) struct Charged {
+    pub(super) owner: Owner,
+    pub(super) buckets: Vec<Bucket>,
     /// What each bucket owed when Redis answered, and what a call adds, in microseconds.
-    debts: Vec<(u64, u64)>,
+    pub(super) debts: Vec<(u64, u64)>,
 }
 
 /// What is to be done about a call.
@@ -58,7 +71,8 @@ impl Ahead {
             return caller.take(now);
         }
         if CALLERS <= callers.len() {
-            callers.retain(|_, caller| now.duration_since(caller.asked_at) < BUSY);
+            callers
+                .retain(|_, caller| 0 < caller.left || now.duration_since(caller.asked_at) < BUSY);
             if CALLERS <= callers.len() {
                 return Way::Ask(1);
             }
@@ -67,19 +81,29 @@ impl Ahead {
         Way::Ask(1)
     }
 
-    /// What came of a question about `asked` calls: so many were charged, this one among them, and
-    /// each bucket owes so much for all of them and adds so much for one. Nothing if it was refused
-    /// or not answered.
-    pub(super) fn answered(&self, name: &str, asked: u32, charged: Option<(u32, Vec<(u64, u64)>)>) {
+    /// What came of a question about `asked` calls: so many were charged, this one among them. Nothing
+    /// if it was refused or not answered.
+    pub(super) fn answered(&self, name: &str, asked: u32, charged: Option<(u32, Charged)>) {
         let mut callers = self.callers();
         let Some(caller) = callers.get_mut(name) else { return };
         if asked == caller.asked {
             caller.asking = false;
         }
-        let Some((calls, debts)) = charged.filter(|(calls, _)| 1 < *calls) else { return };
+        let Some((calls, charged)) = charged.filter(|(calls, _)| 1 < *calls) else { return };
         caller.left = calls - 1;
         caller.asked_at = Instant::now();
-        caller.debts = debts;
+        caller.charged = Some(charged);
+    }
+
+    /// Forgets the callers who did not come for a while, and tells what they left: how many calls,
+    /// and of which buckets.
+    pub(super) fn unused(&self) -> Vec<(u32, Charged)> {
+        let now = Instant::now();
+        let mut callers = self.callers();
+        let gone = callers.extract_if(|_, caller| caller.is_gone(now));
+        gone.filter(|(_, caller)| 0 < caller.left)
+            .filter_map(|(_, caller)| Some((caller.left, caller.charged?)))
+            .collect()
     }
 
     fn callers(&self) -> MutexGuard<'_, HashMap<String, Caller>> {
@@ -89,18 +113,22 @@ impl Ahead {
 
 impl Caller {
     const fn new(now: Instant) -> Self {
-        Self { left: 0, asked: 1, asked_at: now, asking: true, debts: Vec::new() }
+        Self { left: 0, asked: 1, asked_at: now, asking: true, charged: None }
+    }
+
+    fn is_gone(&self, now: Instant) -> bool {
+        (if self.asking { BROKEN_OFF } else { KEPT }) <= now.duration_since(self.asked_at)
     }
 
     fn take(&mut self, now: Instant) -> Way {
         let since = now.duration_since(self.asked_at);
-        if KEPT <= since {
-            *self = Self::new(now);
-            return Way::Ask(1);
-        }
         if let Some(left) = self.left.checked_sub(1) {
             self.left = left;
             return Way::Paid(self.debts_after(since));
+        }
+        if self.is_gone(now) {
+            *self = Self::new(now);
+            return Way::Ask(1);
         }
         if self.asking {
             return Way::Ask(1);
@@ -115,7 +143,7 @@ impl Caller {
         let owed = |(debt, call): &(u64, u64)| {
             debt.saturating_sub(since).saturating_sub(call * u64::from(self.left))
         };
-        self.debts.iter().map(owed).collect()
+        self.charged.iter().flat_map(|charged| &charged.debts).map(owed).collect()
     }
 }
 
@@ -124,8 +152,9 @@ mod tests {
     use super::*;
 
     /// A bucket that a call owes 10 ms in, as Redis answers it.
-    fn charged(calls: u32) -> Option<(u32, Vec<(u64, u64)>)> {
-        Some((calls, vec![(10_000 * u64::from(calls), 10_000)]))
+    fn charged(calls: u32) -> Option<(u32, Charged)> {
+        let debts = vec![(10_000 * u64::from(calls), 10_000)];
+        Some((calls, Charged { owner: Owner::Platform, buckets: Vec::new(), debts }))
     }
 
     fn ask(ahead: &Ahead, calls: u32) {
@@ -179,19 +208,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_seldom_pays_for_one_and_what_was_not_used_is_forgotten() {
+    async fn who_comes_seldom_pays_for_one_and_what_was_not_used_is_given_back() {
         let ahead = Ahead::default();
         for _ in 0..5 {
             ask(&ahead, 1);
             ahead.answered("a", 1, charged(1));
             tokio::time::advance(BUSY).await;
         }
+        for calls in [1, 2, 4] {
+            ask(&ahead, calls);
+            ahead.answered("a", calls, charged(calls));
+            for _ in 1..calls.min(3) {
+                assert!(matches!(ahead.take("a"), Way::Paid(_)));
+            }
+        }
+        tokio::time::advance(KEPT / 2).await;
+        assert!(ahead.unused().is_empty(), "it may still come");
+        tokio::time::advance(KEPT / 2).await;
+        let left: Vec<_> = ahead.unused().into_iter().map(|(left, _)| left).collect();
+        assert_eq!(left, [1]);
+        assert!(ahead.unused().is_empty(), "it is given back once");
+        ask(&ahead, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_open_question_brings_is_not_lost() {
+        let ahead = Ahead::default();
         ask(&ahead, 1);
         ahead.answered("a", 1, charged(1));
         ask(&ahead, 2);
-        ahead.answered("a", 2, charged(2));
         tokio::time::advance(KEPT).await;
-        ask(&ahead, 1);
+        assert!(ahead.unused().is_empty());
+        ahead.answered("a", 2, charged(2));
+        assert!(matches!(ahead.take("a"), Way::Paid(_)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::Bucket;
+use super::{Bucket, Owner, ahead::Charged};
 
 /// More buckets than this are not remembered, so that strangers cannot fill the memory.
 const MOST: usize = 100_000;
@@ -45,11 +45,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// How many calls were charged, what each bucket owes for them and what one adds to it.
-    pub(super) fn ahead(&self, buckets: &[Bucket]) -> Option<(u32, Vec<(u64, u64)>)> {
+    /// What was charged for calls that are still to come.
+    pub(super) fn ahead(&self, owner: Owner, buckets: &[Bucket]) -> Option<(u32, Charged)> {
         let both = self.debts.iter().zip(buckets);
         let debts = || both.map(|(debt, bucket)| (*debt, bucket.rate.span(1))).collect();
-        (1 < self.calls).then(|| (self.calls, debts()))
+        let charged = || Charged { owner, buckets: buckets.to_vec(), debts: debts() };
+        (1 < self.calls).then(|| (self.calls, charged()))
     }
 
     /// As if one call had been charged.

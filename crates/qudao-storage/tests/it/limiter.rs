@@ -14,7 +14,7 @@ fn slow(burst: u32) -> Rate {
 
 fn node(redis: &TestRedis) -> Limiter {
     let settings = LimiterSettings { patience: Duration::from_secs(5), ..patient() };
-    Limiter::new(&Bus::connect(redis.url()).unwrap(), settings)
+    Limiter::new(&Bus::connect(redis.url()).unwrap(), settings).paying_ahead()
 }
 
 fn patient() -> LimiterSettings {
@@ -254,6 +254,28 @@ async fn callers_who_come_often_cost_fewer_commands_and_get_no_more() {
     let commands = probe.commands("evalsha").await;
     assert!(commands < 900 + 600, "{commands}");
     assert_eq!(remaining(&nodes[0], owner, &buckets[0]).await, 500);
+}
+
+/// Far more than they need would be charged for so many short bursts.
+#[tokio::test]
+async fn what_callers_leave_of_what_was_paid_ahead_is_there_again_for_others() {
+    let redis = TestRedis::new().await;
+    let limiter = node(&redis);
+    let owner = Owner::Tenant(TenantId::new());
+    let tenant = Bucket::one("tenant", "", slow(1000));
+    for _ in 0..5 {
+        for caller in 0..20 {
+            let key = Bucket::one("key", caller.to_string(), slow(900));
+            for _ in 0..8 {
+                assert!(allows(&limiter, owner, &[key.clone(), tenant.clone()]).await);
+            }
+        }
+        tokio::time::sleep(Limiter::UNUSED).await;
+        limiter.give_back_unused().await;
+    }
+    assert_eq!(remaining(&limiter, owner, &tenant).await, 1000 - 5 * 20 * 8);
+    limiter.give_back_unused().await;
+    assert_eq!(remaining(&limiter, owner, &tenant).await, 200, "it is given back once");
 }
 
 #[tokio::test]
