@@ -57,7 +57,7 @@ impl Routes {
                 .max_capacity(100_000)
                 .time_to_live(SPENT_FOR)
                 .build(),
-            recording: Together::unhurried(),
+            recording: Together::unhurried(usize::MAX),
             judged: Mutex::default(),
             judge_every: settings.judge_every,
         }

@@ -1,8 +1,9 @@
 //! Steps of the pipeline that share a transaction with others of their kind: those that come at
 //! about the same moment cost one commit and one lock of each wallet.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use qudao_domain::TenantId;
 use qudao_storage::StorageError;
 use tokio::sync::oneshot;
 
@@ -12,6 +13,9 @@ use crate::{Core, together::Together};
 pub(crate) trait Step: Send + Sync + Sized + 'static {
     /// What became of it.
     type Outcome: Send + 'static;
+
+    /// Whose rows it is about.
+    fn tenant(&self) -> TenantId;
 
     /// Where those wait that are to be taken.
     fn queue(core: &Core) -> &Steps<Self>;
@@ -92,17 +96,30 @@ impl Core {
 
     async fn take_each<S: Step>(&self, steps: &[S]) -> Vec<Outcome<S>> {
         let mut outcomes = Vec::with_capacity(steps.len());
+        // Where a row of a tenant is held by somebody else, the others of the tenant would wait for it
+        // as long again, and everybody else behind them.
+        let mut locked = HashMap::new();
         for step in steps {
+            if let Some(error) = locked.get(&step.tenant()) {
+                outcomes.push(Err(Arc::clone(error)));
+                continue;
+            }
             let taken = S::take(self, std::slice::from_ref(step)).await;
             let only = taken.and_then(|outcomes| {
                 outcomes.into_iter().next().ok_or_else(StorageError::unfinished)
             });
-            outcomes.push(only.map_err(Arc::new));
+            let only = only.map_err(Arc::new);
+            if let Err(error) = &only
+                && matches!(**error, StorageError::Locked(_))
+            {
+                locked.insert(step.tenant(), Arc::clone(error));
+            }
+            outcomes.push(only);
         }
         outcomes
     }
 }
 
 fn concerns_one(error: &StorageError) -> bool {
-    !error.is_transient() || matches!(error, StorageError::Contended(_))
+    !error.is_transient() || matches!(error, StorageError::Contended(_) | StorageError::Locked(_))
 }

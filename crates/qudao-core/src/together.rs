@@ -82,9 +82,11 @@ impl<T, R> Together<T, R> {
         Self::with_pace(ONE)
     }
 
-    /// For things whose outcome no person waits for.
-    pub fn unhurried() -> Self {
-        Self::with_pace(UNHURRIED)
+    /// For things whose outcome no person waits for, of which so many can be under way at the most:
+    /// when all of them wait, none comes to keep them company.
+    pub fn unhurried(most: usize) -> Self {
+        let company = UNHURRIED.company.min(most.max(1));
+        Self::with_pace(Pace { company, ..UNHURRIED })
     }
 
     fn with_pace(pace: Pace) -> Self {
@@ -222,7 +224,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_longer_than_the_most_nor_less_than_the_least() {
         let slow = Together::<usize, usize>::one_by_one();
-        let quick = Together::unhurried();
+        let quick = Together::unhurried(usize::MAX);
         for (together, took, apart) in
             [(slow, MOST / 4, MOST), (quick, Duration::ZERO, UNHURRIED.least)]
         {
@@ -235,6 +237,17 @@ mod tests {
             let waited = begun.elapsed();
             assert!(apart <= waited && waited < apart + MOST / 8, "{waited:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_that_can_come_are_there_they_wait_for_nobody() {
+        let together = Together::<usize, usize>::unhurried(1);
+        let mut leader = together.add(0).1.unwrap();
+        let begun = Instant::now();
+        leader.gathered().await.unwrap();
+        let _outcome = together.add(1).0;
+        assert_eq!(leader.gathered().await.unwrap().0, [1]);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl From<&StorageError> for ApiError {
         match error {
             StorageError::Unavailable(_)
             | StorageError::Timeout(_)
+            | StorageError::Locked(_)
             | StorageError::Contended(_) => {
                 tracing::warn!(%error, "the database did not serve a request");
                 unavailable()

@@ -18,9 +18,12 @@ pub enum StorageError {
     /// repeat.
     #[error("the database is not available")]
     Unavailable(#[source] sqlx::Error),
-    /// A statement, a lock or the connection pool took too long. Nothing was changed; try later.
+    /// A statement or the connection pool took too long. Nothing was changed; try later.
     #[error("the database took too long")]
     Timeout(#[source] sqlx::Error),
+    /// Another transaction held a row for too long. Nothing was changed; try later.
+    #[error("another transaction holds a row")]
+    Locked(#[source] sqlx::Error),
     /// Another transaction got in the way. Nothing was changed; try again at once.
     #[error("another transaction got in the way")]
     Contended(#[source] sqlx::Error),
@@ -86,6 +89,7 @@ impl fmt::Debug for StorageError {
         let cause = match self {
             Self::Unavailable(error)
             | Self::Timeout(error)
+            | Self::Locked(error)
             | Self::Contended(error)
             | Self::BadUrl(error)
             | Self::Defect(error) => error,
@@ -142,6 +146,7 @@ impl StorageError {
         let class = match self {
             Self::Unavailable(_) => "unavailable",
             Self::Timeout(_) => "timeout",
+            Self::Locked(_) => "locked",
             Self::Contended(_) => "contended",
             Self::Defect(_) => "defect",
             _ => return,
@@ -163,7 +168,8 @@ impl StorageError {
             "23503" => Self::MissingParent { constraint },
             "23514" | "23502" => Self::Refused { constraint },
             "40001" | "40P01" => Self::Contended(error),
-            "57014" | "55P03" => Self::Timeout(error),
+            "57014" => Self::Timeout(error),
+            "55P03" => Self::Locked(error),
             "42501" => Self::Forbidden { detail },
             "QD001" => Self::Inconsistent { detail },
             code if code.starts_with("08")
@@ -186,7 +192,7 @@ impl StorageError {
     /// Whether the same step may succeed when it is repeated unchanged.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Timeout(_) | Self::Contended(_) => true,
+            Self::Unavailable(_) | Self::Timeout(_) | Self::Locked(_) | Self::Contended(_) => true,
             Self::Shared(error) => error.is_transient(),
             _ => false,
         }

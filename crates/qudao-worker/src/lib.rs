@@ -71,6 +71,7 @@ impl Worker {
     ) -> WorkerHandle {
         let channels = channels.into_iter().map(|channel| (channel.kind(), channel)).collect();
         metrics::tell_bounds(&settings);
+        let made = outbox::Made::unhurried(settings.deliveries_in_flight);
         let shared = Arc::new(Shared {
             core,
             channels,
@@ -78,7 +79,7 @@ impl Worker {
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             jobs: TaskTracker::new(),
-            made: outbox::Made::unhurried(),
+            made,
         });
         let loops = vec![
             shared.core.tasks.spawn(turns::run(Arc::clone(&shared))),

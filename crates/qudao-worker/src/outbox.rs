@@ -23,6 +23,10 @@ use crate::{
 /// What is left of a lease when a delivery is given up, to write that down; a quarter of a lease
 /// that is short.
 const MARGIN: Duration = Duration::from_secs(5);
+/// How often deliveries are tried to be written down together, and how long apart at first. What is
+/// not written down is sent again when its lease runs out, and its conversation waits until then.
+const TRIES: u32 = 4;
+const APART: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(shared: Arc<Shared>) {
     let slots = Arc::new(Semaphore::new(shared.settings.deliveries_in_flight.max(1)));
@@ -80,7 +84,10 @@ async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphoreP
     span.set("qudao.delivery.attempt", claim.attempts);
     let scope = tracing::error_span!("deliver", trace_id = %trace.id());
     let work = async {
-        let delivered = send(&shared, &claim).await;
+        let delivered = tokio::select! {
+            delivered = send(&shared, &claim) => delivered,
+            () = shared.abandon.cancelled() => return abandon(&shared, &claim).await,
+        };
         let outcome = match &delivered {
             Ok(()) => "delivered",
             Err(error) if error.retryable => "failed",
@@ -96,10 +103,7 @@ async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphoreP
             tracing::warn!(%error, outbox = %claim.outbox_id, "a delivery is not written down");
         }
     };
-    tokio::select! {
-        () = work.instrument(scope) => {}
-        () = shared.abandon.cancelled() => abandon(&shared, &claim).await,
-    }
+    work.instrument(scope).await;
     in_flight.decrement(1);
 }
 
@@ -135,7 +139,10 @@ async fn send(shared: &Shared, claim: &OutboxClaim) -> Result<(), DeliverError> 
 }
 
 /// What is known of deliveries that were made, and waits to be written down.
-pub(crate) type Made = Together<(TenantId, OutboxId, i64), Result<(), Arc<StorageError>>>;
+pub(crate) type Made = Together<Sent, Result<(), Arc<StorageError>>>;
+
+/// A message that was delivered, and the fencing number of its claim.
+type Sent = (TenantId, OutboxId, i64);
 
 /// T6.
 async fn record(
@@ -156,23 +163,46 @@ async fn finish(shared: &Arc<Shared>, claim: &OutboxClaim) -> Result<(), Arc<Sto
         let shared = Arc::clone(shared);
         shared.clone().jobs.spawn(async move {
             while let Some((made, waiting)) = leader.gathered().await {
-                failpoint!("delivery.recording");
-                let outcome = shared.core.store.finish_deliveries(&made).await;
-                failpoint!("delivery.recorded");
-                // Others of their conversations were waiting behind these. One that was committed
-                // at this very moment is found at the next look.
-                if let Ok(true) = outcome {
-                    shared.core.wake.outbox.notify_one();
-                }
-                let outcome = outcome.map(|_| ()).map_err(Arc::new);
-                for written in waiting {
-                    let _ = written.send(outcome.clone());
+                let outcomes = write_down(&shared, &made).await;
+                for (written, outcome) in waiting.into_iter().zip(outcomes) {
+                    let _ = written.send(outcome);
                 }
             }
         });
     }
     // Without an answer its lease runs out, and it is sent again under the same id.
     written.await.unwrap_or(Ok(()))
+}
+
+/// Writes these down together, and if that fails each for itself: the others are not to blame for one.
+async fn write_down(shared: &Shared, made: &[Sent]) -> Vec<Result<(), Arc<StorageError>>> {
+    for attempt in 1..=TRIES {
+        match write(shared, made).await {
+            Ok(()) => return made.iter().map(|_| Ok(())).collect(),
+            Err(error) if error.is_transient() && attempt < TRIES => {
+                time::sleep(APART * attempt).await;
+            }
+            Err(error) if made.len() == 1 => return vec![Err(Arc::new(error))],
+            Err(_) => {}
+        }
+    }
+    let mut outcomes = Vec::with_capacity(made.len());
+    for one in made {
+        outcomes.push(write(shared, std::slice::from_ref(one)).await.map_err(Arc::new));
+    }
+    outcomes
+}
+
+async fn write(shared: &Shared, made: &[Sent]) -> Result<(), StorageError> {
+    failpoint!("delivery.recording");
+    let outcome = shared.core.store.finish_deliveries(made).await;
+    failpoint!("delivery.recorded");
+    // Others of their conversations were waiting behind these. One that was committed at this very
+    // moment is found at the next look.
+    if outcome? {
+        shared.core.wake.outbox.notify_one();
+    }
+    Ok(())
 }
 
 async fn refuse(

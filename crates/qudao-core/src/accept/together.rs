@@ -27,6 +27,10 @@ pub(crate) type Arrival = (TenantId, Inbound);
 impl Step for Arrival {
     type Outcome = Accept;
 
+    fn tenant(&self) -> TenantId {
+        self.0
+    }
+
     fn queue(core: &Core) -> &Arrivals {
         &core.arrivals
     }

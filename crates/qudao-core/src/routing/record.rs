@@ -12,8 +12,8 @@ use crate::{Core, failpoint};
 
 /// Decisions that may wait while the database does not answer; more are let go.
 const WAITING: usize = 4096;
-/// How often they are tried to be written.
-const TRIES: u32 = 4;
+/// How often they are tried to be written: for about as long as a standby needs to take over.
+const TRIES: u32 = 10;
 
 impl Core {
     /// Writes a decision down without anybody waiting for it. The receiver hears when it is there.
@@ -31,9 +31,10 @@ impl Core {
             let core = Arc::clone(self);
             self.spawn(async move {
                 while let Some((decisions, waiting)) = leader.gathered().await {
-                    core.write_decisions(&decisions).await;
-                    for told in waiting {
-                        let _ = told.send(());
+                    if core.write_decisions(&decisions).await {
+                        for told in waiting {
+                            let _ = told.send(());
+                        }
                     }
                 }
             });
@@ -41,13 +42,14 @@ impl Core {
         Some(written)
     }
 
-    async fn write_decisions(&self, decisions: &[(TenantId, NewDecision)]) {
+    /// Whether they are there.
+    async fn write_decisions(&self, decisions: &[(TenantId, NewDecision)]) -> bool {
         failpoint!("decision.gathered");
         for attempt in 1..=TRIES {
             match self.store.record_decisions(decisions).await {
                 Ok(()) => {
                     failpoint!("decision.recorded");
-                    return;
+                    return true;
                 }
                 Err(error) if error.is_transient() && attempt < TRIES => {
                     time::sleep(Duration::from_millis(200) * attempt).await;
@@ -55,9 +57,10 @@ impl Core {
                 Err(error) => {
                     tracing::warn!(%error, "decisions of routes were not written down");
                     counter!("qudao_route_decisions_lost_total").increment(decisions.len() as u64);
-                    return;
+                    return false;
                 }
             }
         }
+        false
     }
 }

@@ -30,6 +30,10 @@ pub(super) type Committing = (TenantId, CommitTurn);
 impl Step for Claim {
     type Outcome = TurnContext;
 
+    fn tenant(&self) -> TenantId {
+        self.tenant_id
+    }
+
     fn queue(core: &Core) -> &Steps<Self> {
         &core.turn_steps.reads
     }
@@ -43,6 +47,10 @@ impl Step for Claim {
 impl Step for Holding {
     type Outcome = Hold;
 
+    fn tenant(&self) -> TenantId {
+        self.0
+    }
+
     fn queue(core: &Core) -> &Steps<Self> {
         &core.turn_steps.holds
     }
@@ -55,6 +63,10 @@ impl Step for Holding {
 /// T4.
 impl Step for Committing {
     type Outcome = Commit;
+
+    fn tenant(&self) -> TenantId {
+        self.0
+    }
 
     fn queue(core: &Core) -> &Steps<Self> {
         &core.turn_steps.commits

@@ -11,5 +11,6 @@ mod money;
 mod people;
 mod routing;
 mod stage;
+mod steps;
 mod turns;
 mod vault;

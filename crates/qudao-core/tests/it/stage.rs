@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ static SCRIPTS: Mutex<Option<HashMap<u64, Arc<Script>>>> = Mutex::new(None);
 /// What a model does, and how often it was asked.
 pub(crate) struct Script {
     pub(crate) calls: AtomicUsize,
+    ended: AtomicUsize,
     play: Box<Play>,
 }
 
@@ -40,7 +41,8 @@ impl Script {
         + Sync
         + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { calls: AtomicUsize::new(0), play: Box::new(play) })
+        let (calls, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { calls, ended, play: Box::new(play) })
     }
 
     /// Says these pieces, a token each.
@@ -59,17 +61,31 @@ impl Script {
 
     /// Says a token every ten milliseconds until it is cancelled.
     pub(crate) fn talks_on() -> Arc<Self> {
-        Self::new(|_, sink| {
+        Self::talks_on_and_tells().0
+    }
+
+    /// The same, and whether it has said the first one.
+    pub(crate) fn talks_on_and_tells() -> (Arc<Self>, Arc<AtomicBool>) {
+        let said = Arc::new(AtomicBool::new(false));
+        let tells = Arc::clone(&said);
+        let script = Self::new(move |_, sink| {
             while !sink.is_cancelled() {
                 sink.token("x")?;
+                tells.store(true, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(PluginError::cancelled())
-        })
+        });
+        (script, said)
     }
 
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// How often it came to its end.
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
     }
 }
 
@@ -94,7 +110,9 @@ impl ModelPlugin for Scripted {
 
     fn run(&self, request: Request<'_>, sink: &Sink<'_>) -> Result<Completion, PluginError> {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
-        (self.0.play)(&request.chat()?, sink)
+        let end = (self.0.play)(&request.chat()?, sink);
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
+        end
     }
 }
 
@@ -231,6 +249,11 @@ impl Stage {
     }
 
     /// What is left in the wallet, and what of it is set aside.
+    /// The same on a thread of its own.
+    pub(crate) fn sql_beside(&self, sql: &str) -> std::thread::JoinHandle<String> {
+        self.db.psql_beside(sql)
+    }
+
     pub(crate) async fn wallet(&self) -> (Micros, Micros) {
         let mut tx = self.store.begin(self.tenant.id).await.unwrap();
         let wallet = tx.wallet().await.unwrap().unwrap();

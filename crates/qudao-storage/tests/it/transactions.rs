@@ -104,7 +104,7 @@ async fn a_connection_that_is_lost_half_way_is_unavailable_and_the_next_one_work
 }
 
 #[tokio::test]
-async fn a_lock_that_is_not_to_be_had_is_a_timeout() {
+async fn a_lock_that_is_not_to_be_had_is_told() {
     let world = World::new().await;
     world.say("peer", "m1").await;
     let mut settings = StoreSettings::new(world.db.url());
@@ -115,7 +115,7 @@ async fn a_lock_that_is_not_to_be_had_is_a_timeout() {
     first.accept(&world.inbound("peer", "m2")).await.unwrap();
     let mut second = hasty.begin(world.tenant.id).await.unwrap();
     let error = second.accept(&world.inbound("peer", "m3")).await.unwrap_err();
-    assert!(matches!(error, StorageError::Timeout(_)), "{error:?}");
+    assert!(matches!(error, StorageError::Locked(_)), "{error:?}");
 }
 
 #[tokio::test]
