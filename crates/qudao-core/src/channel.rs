@@ -75,12 +75,17 @@ impl DoorCache {
 }
 
 impl Core {
+    /// The same as [`Core::door`] if somebody asked a moment ago: without the database, on any thread.
+    pub async fn remembered_door(&self, key: &str) -> Option<Option<Arc<ChannelDoor>>> {
+        self.doors.0.get(key).await
+    }
+
     /// The channel behind a public key, as it was a second ago at the earliest.
     ///
     /// # Errors
     /// [`StorageError`], shared by all who asked at the same moment.
     pub async fn door(&self, key: &str) -> Result<Option<Arc<ChannelDoor>>, Arc<StorageError>> {
-        if let Some(found) = self.doors.0.get(key).await {
+        if let Some(found) = self.remembered_door(key).await {
             return Ok(found);
         }
         let look_up = async { Ok(self.store.find_channel_by_public_key(key).await?.map(Arc::new)) };

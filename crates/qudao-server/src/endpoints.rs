@@ -29,6 +29,11 @@ pub struct Endpoint {
     pub doc: Option<Doc>,
 }
 
+/// Where nearly all requests go. Endpoints are looked at in turn until one matches, so these come first;
+/// none of their paths is another's.
+const BUSY: [&str; 3] =
+    ["/v1/chat/completions", "/v1/web/{key}/messages", "/v1/widget/{key}/messages"];
+
 /// Collects the endpoints.
 #[derive(Default)]
 pub(crate) struct Endpoints {
@@ -140,7 +145,8 @@ impl Endpoints {
     }
 
     /// Makes the app serve them; other methods of their paths get a 405 that names the right ones.
-    pub(crate) fn register(self, config: &mut ServiceConfig) {
+    pub(crate) fn register(mut self, config: &mut ServiceConfig) {
+        self.routes.sort_by_key(|(path, _)| !BUSY.contains(path));
         for (path, routes) in self.routes {
             let methods: Vec<_> = self
                 .listed

@@ -82,10 +82,16 @@ pub(crate) async fn find(
     request: &HttpRequest,
 ) -> Result<Arc<ChannelDoor>, ApiError> {
     let (core, key) = (Arc::clone(&state.core), public_key(request)?);
-    let found = state.on_runtime(async move {
-        core.door(&key).await.map_err(|error| ApiError::from(error.as_ref()))
-    });
-    found.await?.ok_or_else(|| ApiError::not_found("channel"))
+    let found = match core.remembered_door(&key).await {
+        Some(found) => found,
+        None => {
+            let asked = state.on_runtime(async move {
+                core.door(&key).await.map_err(|error| ApiError::from(error.as_ref()))
+            });
+            asked.await?
+        }
+    };
+    found.ok_or_else(|| ApiError::not_found("channel"))
 }
 
 fn public_key(request: &HttpRequest) -> Result<String, ApiError> {
