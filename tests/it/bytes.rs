@@ -47,7 +47,7 @@ fn address(platform: &Platform) -> String {
     platform.text("base_url").trim_start_matches("http://").to_owned()
 }
 
-/// Sends bytes and listens until the server has closed the connection or said nothing for a while.
+/// Sends bytes and listens until the server has closed the connection or says nothing more for a while.
 async fn talk(platform: &Platform, bytes: &[u8]) -> Reply {
     let mut socket = TcpStream::connect(address(platform)).await.unwrap();
     // A server that has had enough closes while we still write.
@@ -58,7 +58,10 @@ async fn talk(platform: &Platform, bytes: &[u8]) -> Reply {
 async fn listen(socket: &mut TcpStream, quiet: Duration) -> Reply {
     let (mut text, mut closed) = (Vec::new(), false);
     let mut piece = vec![0; 16_384];
-    while let Ok(read) = timeout(quiet, socket.read(&mut piece)).await {
+    // A busy machine may be long about the first of it.
+    let mut patience = PATIENCE;
+    while let Ok(read) = timeout(patience, socket.read(&mut piece)).await {
+        patience = quiet;
         match read {
             Ok(read) if 0 < read => text.extend_from_slice(&piece[..read]),
             _ => {

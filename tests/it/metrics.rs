@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     process::Command,
+    time::{Duration, Instant},
 };
 
 use promql_parser::{
@@ -122,6 +123,12 @@ async fn the_reference_page_lists_what_a_platform_with_traffic_shows_and_nothing
     let mut visitor = Visitor::arrive(&platform).await;
     visitor.say("m1", "one two three").await;
     assert_eq!(visitor.reply().await["text"], "one two three");
+    // A turn is counted after its answer went out.
+    let begun = Instant::now();
+    while value(&platform, "qudao_turns_total{outcome=\"answered\"}").await <= 0.0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the turn is not counted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let page = platform.metrics().await;
     let described: BTreeSet<_> = page
         .lines()
@@ -141,7 +148,6 @@ async fn the_reference_page_lists_what_a_platform_with_traffic_shows_and_nothing
         })
         .collect();
     assert_eq!(described, listed);
-    assert!(0.0 < value(&platform, "qudao_turns_total{outcome=\"answered\"}").await);
     let tenant = platform.text("tenant_id").trim_start_matches("ten_");
     assert!(!page.contains(tenant), "a label holds an id");
 }

@@ -1,7 +1,8 @@
 //! A bot of Telegram, from the token to the answer, against a server that fails on demand.
 
-use std::{net::TcpListener, time::Duration};
+use std::time::Duration;
 
+use qudao_testkit::free_ports;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -12,9 +13,9 @@ use crate::{
 
 pub(crate) async fn platform(api: &BotApi, more: &str) -> Platform {
     // The platform has to know the address under which it is sent messages.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let settings = format!("{}\n[server]\npublic_url = \"http://{free}\"\n{more}", api.egress());
-    let environment = vec![("QUDAO_BIND", free.to_string())];
+    let own = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let settings = format!("{}\n[server]\npublic_url = \"http://{own}\"\n{more}", api.egress());
+    let environment = vec![("QUDAO_BIND", own)];
     Platform::start_with(Wanted { settings, environment, ..Wanted::default() }).await
 }
 
@@ -74,7 +75,6 @@ async fn a_person_asks_a_bot_that_polls_and_is_answered_once() {
     assert_eq!(api.refused(), 3);
     assert_eq!(sent[1].body["chat_id"], 7);
     assert!(sent[1].body["text"].as_str().unwrap().contains("What is"), "{sent:?}");
-    assert!(!api.calls("sendChatAction").is_empty());
 
     let channel_id = bot.rsplit_once('/').unwrap().1.trim_start_matches("chn_").to_owned();
     let ask = |sql: &str| platform.sql(&sql.replace("$channel", &channel_id));
@@ -198,9 +198,10 @@ async fn answers_are_seen_growing_and_a_blocked_bot_learns_it() {
     assert_eq!(status, StatusCode::OK, "{changed}");
     assert_eq!(connect(&platform, &bot).await.0, StatusCode::OK);
 
-    let long = "one two three four five six seven eight nine ten eleven twelve thirteen";
-    send(&api, &api.message(7, long)).await;
+    let long = "one two three four five six seven eight nine ten eleven twelve thirteen ".repeat(3);
+    send(&api, &api.message(7, &long)).await;
     api.await_calls("sendMessage", 1).await;
+    assert!(!api.calls("sendChatAction").is_empty(), "nobody was seen writing");
     let drafts = api.calls("sendMessageDraft");
     assert!(!drafts.is_empty(), "no draft was shown");
     assert!(drafts.iter().all(|draft| draft.body["draft_id"] == drafts[0].body["draft_id"]));
@@ -281,9 +282,9 @@ async fn a_platform_that_dies_between_two_pieces_sends_the_rest_and_nothing_twic
     let mut platform = platform(&api, "").await;
     let bot = channel(&platform, &api, json!({ "receive": "webhook" })).await;
     assert_eq!(connect(&platform, &bot).await.0, StatusCode::OK);
-    // The echo of this takes three messages; the second is answered too late to be heard of.
+    // The echo of this takes three messages; the second is put off for longer than it takes to kill.
     let long = "words and words ".repeat(600);
-    api.fault("sendMessage", [Fault::Slow(Duration::ZERO), Fault::Broken]);
+    api.fault("sendMessage", [Fault::Slow(Duration::ZERO), Fault::Wait(10)]);
     send(&api, &api.message(7, &long)).await;
     api.await_calls("sendMessage", 1).await;
     let recorded = "SELECT count(*) FROM delivery_pieces";

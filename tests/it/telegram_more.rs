@@ -1,5 +1,7 @@
 //! More of a bot of Telegram: albums, files, buttons that say much, and Stars.
 
+use std::time::{Duration, Instant};
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -23,10 +25,10 @@ async fn bot(api: &BotApi, settings: Value) -> (Platform, String) {
 /// two replies.
 fn assert_albums_are_whole(platform: &Platform, pieces: usize) {
     let open = "SELECT count(*) FROM inbox WHERE state = 'accepted'";
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(40);
+    let deadline = Instant::now() + Duration::from_secs(40);
     while platform.sql(open) != "0" {
-        assert!(std::time::Instant::now() < deadline, "not everything was answered");
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(Instant::now() < deadline, "not everything was answered");
+        std::thread::sleep(Duration::from_millis(50));
     }
     let split = "SELECT count(*) FROM inbox a JOIN inbox b USING (tenant_id, conversation_id) \
                  WHERE b.seq = a.seq + 1 AND a.body ->> 'album' = b.body ->> 'album' \
@@ -96,8 +98,19 @@ async fn in_a_group_one_pictures_mention_makes_the_whole_album_a_question() {
     platform.assert_books_balance();
 }
 
+/// Until all that went out is known to have: what is not is sent again by the next node, and a change
+/// of its row meanwhile is lost.
+async fn until_delivered(platform: &Platform) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while platform.sql("SELECT count(*) FROM outbox WHERE state <> 'delivered'") != "0" {
+        assert!(Instant::now() < deadline, "not everything was delivered");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Puts parts in the place of the last reply to a chat, and lets it be sent again.
-fn say(platform: &Platform, chat: i64, parts: &Value) {
+async fn say(platform: &Platform, chat: i64, parts: &Value) {
+    until_delivered(platform).await;
     let parts = parts.to_string().replace('\'', "''");
     platform.sql(&format!(
         "WITH last AS (SELECT o.outbox_id FROM outbox o JOIN conversations c \
@@ -135,7 +148,7 @@ async fn pictures_go_out_as_an_album_and_own_copies_with_their_bytes() {
         { "type": "audio", "upload_id": voice, "voice": true },
         { "type": "image", "upload_id": "upl_00000000000000000000000000000001", "alt": "lost" },
     ]);
-    say(&platform, 7, &parts);
+    say(&platform, 7, &parts).await;
     let album = &api.await_calls("sendMediaGroup", 1).await[0].body;
     let bytes = "\u{0}\u{ff}\r\n-";
     let media = json!([
@@ -158,7 +171,7 @@ async fn pictures_go_out_as_an_album_and_own_copies_with_their_bytes() {
         { "type": "image", "upload_id": first },
         { "type": "image", "url": "https://a.example/gone.jpg" },
     ]);
-    say(&platform, 7, &parts);
+    say(&platform, 7, &parts).await;
     let photos = api.await_calls("sendPhoto", 2).await;
     assert_eq!(photos[0].body["photo"]["bytes"], bytes);
     assert_eq!(photos[1].body["photo"], "https://a.example/gone.jpg");
@@ -180,11 +193,12 @@ async fn a_button_says_all_of_its_value_to_whom_it_was_sent_and_to_nobody_else()
     ]);
     let parts = json!([{ "type": "text", "text": "Choose" },
                        { "type": "buttons", "fallback_text": "1) Tell", "items": items }]);
-    say(&platform, 7, &parts);
+    say(&platform, 7, &parts).await;
     let sent = api.await_calls("sendMessage", 3).await;
     let keyboard = &sent[2].body["reply_markup"];
     let data = keyboard["inline_keyboard"][0][0]["callback_data"].as_str().unwrap().to_owned();
     assert!(data.starts_with("r:"), "{data}");
+    until_delivered(&platform).await;
     platform.kill_with_children().await;
     platform.restart().await;
 

@@ -128,7 +128,7 @@ impl Core {
         self.spawn(async move {
             let mut tx = core.store.begin(tenant_id).await?;
             let _ = stored.send(Ok(tx.accept(&inbound).await?));
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
             tx.commit().await
         });
         outcome

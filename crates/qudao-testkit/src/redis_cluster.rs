@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::fs::symlink,
     path::PathBuf,
     time::{Duration, Instant},
@@ -12,15 +12,12 @@ use nix::sys::signal::Signal;
 use qudao_services::{Environment, ServiceUser, find_redis};
 use tempfile::TempDir;
 
-use crate::server::Server;
+use crate::{ports::free_ports, server::Server};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The hash slots of a cluster ("Redis cluster specification").
 const SLOTS: usize = 16_384;
 const MASTERS: usize = 3;
-/// Below the ports that the kernel gives out, and so are those of the cluster's own bus, which
-/// are 10000 above.
-const PORTS: std::ops::Range<u16> = 20_000..22_700;
 
 /// Three masters without replicas. They end with the value.
 #[derive(Debug)]
@@ -48,7 +45,7 @@ impl TestRedisCluster {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         std::fs::set_permissions(folder.path(), open).expect("a folder that can be entered");
         let user = ServiceUser::find().expect("a user to run Redis as");
-        let masters = ports().into_iter().map(|port| {
+        let masters = free_ports(MASTERS).into_iter().map(|port| {
             let data: PathBuf = folder.path().join(port.to_string());
             user.private_dir(&data).expect("a folder for a master");
             let mut command = user.command(&program, Signal::SIGKILL);
@@ -87,17 +84,6 @@ impl TestRedisCluster {
     pub fn kill(&mut self, index: usize) {
         self.masters[index].0.end(Signal::SIGKILL);
     }
-}
-
-/// Ports that nobody listens on at this moment.
-fn ports() -> Vec<u16> {
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let begin = u16::try_from(std::process::id() % 2_600).unwrap_or_default();
-    let ports = PORTS.skip(usize::from(begin)).chain(PORTS);
-    let found: Vec<u16> =
-        ports.filter(|port| free(port) && free(&(port + 10_000))).take(MASTERS).collect();
-    assert_eq!(found.len(), MASTERS, "there are no free ports");
-    found
 }
 
 /// Asks until the answer has this in it.

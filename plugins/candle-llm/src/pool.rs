@@ -194,7 +194,11 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     struct Squares {
         cursor: Cursor,
@@ -209,13 +213,20 @@ mod tests {
         }
     }
 
-    struct Fails;
+    #[derive(Default)]
+    struct Fails(AtomicBool);
 
     impl Task for Fails {
         fn work(&self, thread: usize) {
+            if thread != 0 {
+                self.0.store(true, Ordering::Relaxed);
+            }
             assert_eq!(thread, 0, "on purpose");
-            // Long enough for the worker to begin.
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            // The worker has to begin before the caller is done.
+            let begun = Instant::now();
+            while !self.0.load(Ordering::Relaxed) && begun.elapsed() < PATIENCE {
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -247,7 +258,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_worker_reaches_the_caller_and_the_pool_lives_on() {
         let pool = Pool::new(2).unwrap();
-        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(Fails))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(Fails::default()))).is_err());
         let results = (0..5).map(|_| Mutex::new(0)).collect();
         let done = pool.run(Squares { cursor: Cursor::default(), results });
         assert_eq!(done.results.len(), 5);

@@ -110,12 +110,21 @@ impl Platform {
     async fn receipts(&self, room: &str) -> Verdict {
         self.say(room, "Hello").await?;
         self.mirror(room, 1).await?;
-        tokio::time::sleep(Duration::from_millis(700)).await;
         let order = ["message.sent", "message.delivered", "message.read", "message.failed"];
-        let heard = self.heard(room);
-        let kinds = heard.iter().filter_map(|heard| heard.event["type"].as_str());
-        let places: Vec<_> =
-            kinds.filter_map(|kind| order.iter().position(|known| *known == kind)).collect();
+        let places = || {
+            let heard = self.heard(room);
+            let kinds = heard.iter().filter_map(|heard| heard.event["type"].as_str());
+            kinds
+                .filter_map(|kind| order.iter().position(|known| *known == kind))
+                .collect::<Vec<_>>()
+        };
+        // There may be fewer than the two that have an order, and none at all.
+        let until = Instant::now() + Duration::from_secs(5);
+        while places().len() < 2 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let places = places();
         if places.is_empty() {
             return Err(Miss::Skipped("the adapter reports no receipts".to_owned()));
         }

@@ -66,7 +66,8 @@ async fn a_call_is_settled_when_its_end_is_handed_out() {
 async fn what_is_not_served_is_refused_before_a_model_is_called() {
     let model = Script::says(&["Hi"]);
     let mut settings = CoreSettings::default();
-    settings.rates.key = Rate::per_second(1, 2);
+    // So slow that nothing flows back while the test runs.
+    settings.rates.key = Rate::per_minute(1, 2);
     let stage = Stage::with(tenant(), &[("fake", &model)], settings).await;
     let principal = stage.principal().await;
     let mut two = request("fake");
@@ -130,8 +131,10 @@ async fn an_aborted_stream_costs_what_the_policy_says() {
             for _ in 0..taken {
                 reply.next().await.unwrap().unwrap();
             }
-            // The model is done by now, so what it made is known.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            // Once the model is done, what it made is known.
+            while model.ended() == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
             drop(reply);
             settle_down(&stage).await;
             let tokens = match policy {

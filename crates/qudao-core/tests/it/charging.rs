@@ -51,11 +51,14 @@ async fn paid(stage: &Stage) -> i64 {
 }
 
 /// Until what the model said has come through.
-async fn hear(said: &AtomicBool) {
+pub(crate) async fn hear(said: &AtomicBool) {
     while !said.load(Ordering::SeqCst) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // After each of these the turn beside goes on with what came, however late that is.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn expected(policy: FairCharging, made: u32, delivered: u32) -> i64 {

@@ -1,4 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use qudao_core::{CoreSettings, PreviewEvent, TurnOutcome};
 use qudao_domain::{BlockId, Micros};
@@ -9,7 +15,10 @@ use qudao_plugin_api::{
 use qudao_storage::{BusEvent, Topic};
 use qudao_testkit::TestRedis;
 
-use crate::stage::{Script, Stage, done, tenant, units};
+use crate::{
+    charging::hear,
+    stage::{Script, Stage, done, tenant, units},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_answered_and_charged_once() {
@@ -115,12 +124,12 @@ async fn the_route_falls_to_the_next_model_past_empty_and_unpriced_ones() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stop_button_keeps_and_charges_what_was_delivered() {
-    let model = Script::talks_on();
+    let (model, began) = Script::talks_on_and_tells();
     let stage = Stage::new(tenant(), &[("fake", &model)]).await;
     let said = stage.say("1", "Go on").await;
     let core = stage.core.clone();
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        hear(&began).await;
         core.cancel_turn(said.conversation_id).await;
     };
     let (outcome, ()) = tokio::join!(stage.answer(), stop);
@@ -135,13 +144,15 @@ async fn the_stop_button_keeps_and_charges_what_was_delivered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_that_dies_after_the_hold_is_finished_by_another_node() {
-    let (stuck, model) = (Script::talks_on(), Script::says(&["done"]));
+    let ((stuck, began), model) = (Script::talks_on_and_tells(), Script::says(&["done"]));
     let stage = Stage::new(tenant(), &[("fake", &stuck)]).await;
     stage.say("1", "Hello").await;
     let claim = stage.claim().await;
     // The worker is gone in the middle of the answer.
-    let dies = tokio::time::timeout(Duration::from_millis(300), stage.core.run_turn(claim));
-    dies.await.expect_err("it is still talking");
+    tokio::select! {
+        outcome = stage.core.run_turn(claim) => panic!("{outcome:?}"),
+        () = hear(&began) => {}
+    }
     stage.expire_leases();
     let other = stage.another_node(&[("fake", &model)]).await;
     let taken = stage.claim().await;
@@ -155,23 +166,28 @@ async fn a_turn_that_dies_after_the_hold_is_finished_by_another_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_is_fenced_and_leaves_one_reply_and_one_charge() {
-    let (slow, model) = (
-        Script::new(|_, sink| {
-            std::thread::sleep(Duration::from_secs(1));
-            sink.token("late")?;
-            Ok(done(1))
-        }),
-        Script::says(&["in time"]),
-    );
+    let lost = Arc::new(AtomicBool::new(false));
+    let late = Arc::clone(&lost);
+    let slow = Script::new(move |_, sink| {
+        while !late.load(Ordering::SeqCst) && !sink.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        sink.token("late")?;
+        Ok(done(1))
+    });
+    let model = Script::says(&["in time"]);
     let stage = Stage::new(tenant(), &[("fake", &slow)]).await;
     stage.say("1", "Hello").await;
     let claim = stage.claim().await;
     let core = stage.core.clone();
     let takeover = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        while slow.calls() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         stage.expire_leases();
         let other = stage.another_node(&[("fake", &model)]).await;
         let taken = stage.claim().await;
+        lost.store(true, Ordering::SeqCst);
         other.run_turn(taken).await
     };
     let (zombie, other) = tokio::join!(core.run_turn(claim), takeover);
@@ -217,9 +233,9 @@ fn crowded() -> Arc<Script> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_waits_for_a_busy_model() {
-    let times = std::sync::atomic::AtomicUsize::new(0);
+    let times = AtomicUsize::new(0);
     let model = Script::new(move |_, sink| {
-        if times.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 5 {
+        if times.fetch_add(1, Ordering::SeqCst) < 5 {
             return Err(PluginError::new(ErrorKind::Overloaded, "full"));
         }
         sink.token("at last")?;

@@ -27,7 +27,7 @@ fn slow_echo(placement: Placement) -> Stage {
 #[tokio::test]
 async fn a_child_killed_before_the_first_token_answers_after_the_respawn() {
     let stage = Stage::with(&["echo"]).instance("echo", Placement::Process, |settings| {
-        settings.config = serde_json::json!({ "delay_ms": 300 });
+        settings.config = serde_json::json!({ "delay_ms": 3_000 });
     });
     let host = stage.ready().await;
     let stream = host.call("echo", say("hello")).unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use qudao_plugin_api::manifest::{Strategy, sha256_hex};
-use qudao_plugin_host::{CallError, HostError, ModelState, Placement, PluginHost, Sandbox};
+use qudao_plugin_host::{CallError, Event, HostError, ModelState, Placement, PluginHost, Sandbox};
 
 use crate::{
     loading::rewrite,
@@ -127,11 +127,11 @@ async fn a_child_hears_that_it_is_drained_before_a_shutdown() {
 async fn a_request_that_hangs_keeps_its_instance_from_being_destroyed_and_not_the_shutdown() {
     let stage = rogue(Placement::Inproc, Strategy::SideBySide);
     let host = stage.ready().await;
-    let call = host.call("rogue", say("hang")).unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut call = host.call("rogue", say("hang midway")).unwrap();
+    assert!(matches!(call.next().await, Some(Event::Token { .. })), "it is inside");
     let started = Instant::now();
     host.shutdown(Duration::from_millis(100)).await;
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(read(call).await.1, Err(CallError::Cancelled));
     assert!(!notes(&stage).contains(&"destroy".to_owned()));
 }

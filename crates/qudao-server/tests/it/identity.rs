@@ -172,22 +172,34 @@ async fn a_revoked_key_is_dead_on_the_other_node_at_once_and_without_redis_withi
         world.same_redis_node(&Script::says(&[], Duration::ZERO), Default::default()).await;
     let (without, _two) = world.another_node(&Script::says(&[], Duration::ZERO)).await;
     let models = "/v1/models";
-    // The first is shorter than a record lives: only the word over Redis explains it. The second is
-    // patience; the time is shown.
-    for (node, bound) in [(with_redis.addrs()[0], 900), (without.addrs()[0], 10_000)] {
+    // How long a key works on a node that has just read of it, when it is revoked then.
+    let lives = async |node| {
         let made = world.post(&format!("{base}/api-keys"), OPERATOR, &json!({ "name": "k" })).await;
         let (key, id) = (made.body["key"].as_str().unwrap(), made.body["id"].as_str().unwrap());
+        let read = Instant::now();
         let there = async || crate::http::send(node, "GET", models, &bearer(key), "").await.status;
         assert_eq!(there().await, 200);
         let path = format!("{base}/api-keys/{id}");
         assert_eq!(world.send("DELETE", &path, &bearer(OPERATOR), "").await.status, 204);
         let revoked = Instant::now();
         while there().await == 200 {
-            assert!(revoked.elapsed() < Duration::from_millis(bound), "it still works");
+            assert!(revoked.elapsed() < Duration::from_secs(10), "it still works");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         eprintln!("from revocation to refusal on another node: {:?}", revoked.elapsed());
+        read.elapsed()
+    };
+    lives(without.addrs()[0]).await;
+    // Shorter than a record lives: only the word over Redis explains it. Where the machine is busy the
+    // calls alone may take longer, so it need be seen once.
+    let mut shortest = Duration::MAX;
+    for _ in 0..10 {
+        shortest = shortest.min(lives(with_redis.addrs()[0]).await);
+        if shortest < Duration::from_millis(900) {
+            break;
+        }
     }
+    assert!(shortest < Duration::from_millis(900), "{shortest:?}");
     assert_eq!(world.get(models, &tenant.api_key.reveal()).await.status, 200);
 }
 

@@ -1,14 +1,15 @@
 //! What is refused when somebody goes too fast or too much is under way, and what it costs others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qudao_storage::Rate;
+use qudao_testkit::TestTenant;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    http::{self, Stream},
+    http::{self, Answer, Stream},
     model::Script,
     socket::Tab,
     world::{JSON, OPERATOR, Plan, World, bearer, completion, refusal, visitor},
@@ -79,7 +80,8 @@ async fn an_assistant_and_a_tenant_have_limits_that_all_their_visitors_share() {
 async fn two_nodes_keep_one_limit_for_a_key() {
     let script = Script::says(&["Hi"], Duration::ZERO);
     let mut plan = Plan { model: Some(script.clone()), ..Plan::default() };
-    plan.core.rates.key = Rate::per_second(1, 3);
+    // So slow that nothing flows back while the test runs.
+    plan.core.rates.key = Rate::per_minute(1, 3);
     plan.core.rates.tenant = Rate::per_second(1, 100);
     let rates = plan.core.rates.clone();
     let world = World::with(plan).await;
@@ -93,8 +95,7 @@ async fn two_nodes_keep_one_limit_for_a_key() {
         let answer = http::send(addr, "POST", "/v1/chat/completions", &headers, &body).await;
         served += u32::from(answer.status == 200);
     }
-    // A second may have passed.
-    assert!((3..=5).contains(&served), "{served}");
+    assert_eq!(served, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +113,19 @@ async fn without_redis_a_key_is_limited_all_the_same() {
     assert_eq!(statuses, [200, 200, 429, 429]);
 }
 
+/// A completion, asked for again while the tokens of the call before have not returned.
+async fn complete_in_time(world: &World, tenant: &TestTenant, more: &Value) -> Answer {
+    let begun = Instant::now();
+    loop {
+        let answer = world.complete(tenant, more).await;
+        // Nothing is taken by a refusal, and without what returns the patience would not do.
+        if answer.status != 429 || http::PATIENCE < begun.elapsed() {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_taken_before_a_call_and_what_it_did_not_use_returns() {
     let script = Script::says(&["Hi"], Duration::ZERO);
@@ -122,12 +136,11 @@ async fn tokens_are_taken_before_a_call_and_what_it_did_not_use_returns() {
     // Some 60 tokens for the message and 700 for the answer: two at once are too many.
     let big = json!({ "max_tokens": 700 });
     for _ in 0..3 {
-        let answer = world.complete(&tenant, &big).await;
+        let answer = complete_in_time(&world, &tenant, &big).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert_eq!(answer.header("x-ratelimit-limit-tokens"), Some("1000"));
         let left = answer.header("x-ratelimit-remaining-tokens").unwrap().parse::<u32>().unwrap();
         assert!((100..300).contains(&left), "{left}");
-        world.tokens_return().await;
     }
     let huge = world.complete(&tenant, &json!({ "max_tokens": 5000 })).await;
     // The model's own bound makes it small enough.
@@ -144,9 +157,8 @@ async fn a_call_that_fails_gives_all_its_tokens_back() {
     let world = World::with(plan).await;
     let tenant = world.tenant(CREDITS).await;
     for _ in 0..4 {
-        let answer = world.complete(&tenant, &json!({ "max_tokens": 700 })).await;
+        let answer = complete_in_time(&world, &tenant, &json!({ "max_tokens": 700 })).await;
         assert_eq!(refusal(&answer), (503, "model_not_ready".to_owned()));
-        world.tokens_return().await;
     }
 }
 
@@ -184,7 +196,7 @@ async fn calls_beyond_those_that_may_be_open_are_shed() {
     for call in open {
         drop(call.await.unwrap());
     }
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while world.core.calls_in_flight() != 0 {
         assert!(begun.elapsed() < http::PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -200,33 +212,44 @@ async fn a_tenant_whose_messages_are_not_answered_takes_no_more_and_others_do() 
     let world = World::with(plan).await;
     let (noisy, other) = (world.tenant(CREDITS).await, world.tenant(CREDITS).await);
     let path = |key: &str| format!("/v1/web/{key}/messages");
-    let write = async |key: &str, id: &str| {
-        let answer = world.post(&path(key), &visitor(), &message(id)).await;
-        (answer.status, answer.header("retry-after").map(str::to_owned), refusal(&answer).1)
+    let (we, they) = (visitor(), visitor());
+    // What comes during a count may be known after the next one only. So each message is repeated,
+    // which adds none, until it is answered as it should be.
+    let write = async |tenant: &TestTenant, token: &str, id: &str, wanted: u16| {
+        let begun = Instant::now();
+        loop {
+            let answer = world.post(&path(&tenant.public_key), token, &message(id)).await;
+            if answer.status == wanted {
+                return (answer.header("retry-after").map(str::to_owned), refusal(&answer).1);
+            }
+            assert!(begun.elapsed() < http::PATIENCE, "{id}: {}", answer.head);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     };
     for id in ["a", "b", "c"] {
-        assert_eq!(write(&noisy.public_key, id).await.0, 202);
+        write(&noisy, &we, id, 202).await;
     }
-    let slow = (429, Some("5".to_owned()), "rate_limited".to_owned());
-    assert_eq!(write(&noisy.public_key, "d").await, slow);
+    let slow = (Some("5".to_owned()), "rate_limited".to_owned());
+    assert_eq!(write(&noisy, &we, "a", 429).await, slow);
     for id in ["a", "b"] {
-        assert_eq!(write(&other.public_key, id).await.0, 202);
+        write(&other, &they, id, 202).await;
     }
-    let full = (503, Some("5".to_owned()), "overloaded".to_owned());
-    assert_eq!(write(&other.public_key, "c").await, full);
-    let mut tab = Tab::open(&world, &other.public_key, &visitor(), "").await;
-    tab.say("d", "Hello").await;
-    let error = tab.until("error").await;
+    let full = (Some("5".to_owned()), "overloaded".to_owned());
+    assert_eq!(write(&other, &they, "a", 503).await, full);
+    let mut tab = Tab::open(&world, &other.public_key, &they, "").await;
+    let error = loop {
+        tab.say("a", "Hello").await;
+        let frame = tab.receipt().await;
+        if frame["type"] == "error" {
+            break frame;
+        }
+    };
     assert_eq!((&error["code"], &error["retry_after"]), (&json!("overloaded"), &json!(5)));
     assert_eq!(world.db.psql("SELECT count(*) FROM inbox"), "5");
 
     // They are answered, and after the next count there is room.
     world.db.psql("UPDATE conversations SET ready_at = NULL, done_seq = last_seq");
-    let begun = std::time::Instant::now();
-    while write(&noisy.public_key, "e").await.0 != 202 {
-        assert!(begun.elapsed() < http::PATIENCE);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    write(&noisy, &we, "e", 202).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,7 +282,7 @@ async fn a_flood_of_bodies_is_shed_before_they_fill_the_memory() {
     }
     assert!((16..20).contains(&refused), "{refused} of 20 were refused");
     // The flood is over: there is room again.
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while world.complete(&tenant, &json!({})).await.body["error"]["code"] == "overloaded" {
         assert!(begun.elapsed() < http::PATIENCE);
     }
@@ -294,7 +317,7 @@ async fn chats_beyond_those_that_may_be_open_are_refused_with_a_time_to_come_bac
     assert_eq!(world.stream("GET", &elsewhere, &visitor(), "").await.status, 200);
     // A tab that is closed makes room.
     drop(first);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while world.stream("GET", &events, &greedy, "").await.status != 200 {
         assert!(begun.elapsed() < http::PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -331,7 +354,7 @@ async fn connections_of_one_address_are_bounded() {
     let addr = (own.ip(), world.addr().port()).into();
     let idle = [TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap()];
     // An idle connection is known once the server has taken it.
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let refused = loop {
         assert!(begun.elapsed() < http::PATIENCE);
         let answer = http::send(addr, "GET", "/livez", "", "").await;
@@ -342,7 +365,7 @@ async fn connections_of_one_address_are_bounded() {
     assert_eq!(refusal(&refused), (429, "rate_limited".to_owned()));
     assert_eq!(refused.header("retry-after"), Some("1"));
     drop(idle);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while http::send(addr, "GET", "/livez", "", "").await.status != 200 {
         assert!(begun.elapsed() < http::PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -399,7 +422,7 @@ async fn a_tenant_that_floods_a_model_leaves_places_for_another() {
     let refused = |flood: &[tokio::task::JoinHandle<u16>]| {
         flood.iter().filter(|call| call.is_finished()).count()
     };
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while refused(&flood) < 20 + PLACES / 8 {
         assert!(begun.elapsed() < http::PATIENCE, "{} were refused", refused(&flood));
         tokio::time::sleep(Duration::from_millis(10)).await;

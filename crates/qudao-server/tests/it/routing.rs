@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use qudao_core::{CoreSettings, DataClass, ModelKind, settings::RoutingSettings};
@@ -19,7 +19,7 @@ use qudao_testkit::{FakeModel, Manner, Reader, Script as Line, TestTenant};
 use serde_json::{Value, json};
 
 use crate::{
-    http::Answer,
+    http::{Answer, PATIENCE},
     model::{Script, done},
     world::{JSON, OPERATOR, Plan, World, bearer, per_token_each_way},
 };
@@ -253,7 +253,7 @@ async fn nervous(open: Duration) -> (World, TestTenant, Arc<AtomicBool>, Arc<Scr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_by_a_models_name_is_refused_while_the_model_is_left_alone_and_tries_it_then() {
-    let (world, tenant, well, script) = nervous(Duration::from_millis(2_500)).await;
+    let (world, tenant, well, script) = nervous(Duration::from_secs(10)).await;
     let key = tenant.api_key.reveal();
     let path = "/v1/chat/completions";
     let direct = by_route(&json!({ "model": "fake" }));
@@ -272,7 +272,7 @@ async fn a_call_by_a_models_name_is_refused_while_the_model_is_left_alone_and_tr
         );
         assert!(error["message"].as_str().unwrap().contains("`fake`"), "{error}");
         let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-        assert!((1..=3).contains(&wait), "what is left of 2.5 s, rounded up: {wait}");
+        assert!((1..=10).contains(&wait), "what is left of 10 s, rounded up: {wait}");
     }
     let by_name = world.post(path, &key, &by_route(&json!({}))).await;
     assert_eq!(
@@ -284,9 +284,15 @@ async fn a_call_by_a_models_name_is_refused_while_the_model_is_left_alone_and_tr
     assert_eq!(world.db.psql("SELECT count(*) FROM usage_events"), "0");
     assert_eq!(world.get("/v1/breakers", OPERATOR).await.body["data"][0]["state"], "open");
 
-    tokio::time::sleep(Duration::from_millis(2_600)).await;
-    let tried = world.send("POST", path, &headers, &direct.to_string()).await;
-    assert_eq!(tried.status, 200, "a refusal is not kept under the key: {}", tried.body);
+    let begun = Instant::now();
+    loop {
+        let tried = world.send("POST", path, &headers, &direct.to_string()).await;
+        if tried.status == 200 {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "a refusal is not kept under the key: {}", tried.body);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!(world.get("/v1/breakers", OPERATOR).await.body["data"][0]["state"], "closed");
     assert_eq!(script.calls(), 3);
 }

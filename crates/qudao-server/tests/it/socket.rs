@@ -80,6 +80,16 @@ impl Tab {
         }
     }
 
+    /// What becomes of a message that was sent: `accepted` or `error`.
+    pub(crate) async fn receipt(&mut self) -> Value {
+        loop {
+            let frame = self.next().await.expect("an open socket");
+            if frame["type"] == "accepted" || frame["type"] == "error" {
+                return frame;
+            }
+        }
+    }
+
     /// The next message of the assistant.
     pub(crate) async fn reply(&mut self) -> Value {
         loop {

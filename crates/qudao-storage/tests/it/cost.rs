@@ -1,6 +1,22 @@
 //! Shapes that decide speed.
 
+use std::time::{Duration, Instant};
+
 use crate::world::World;
+
+impl World {
+    /// Until what they read is in the statistics: the server notes it before a connection is gone.
+    async fn end_connections(&self) {
+        self.store.close().await;
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                      AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        let begun = Instant::now();
+        while self.number(others) != 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "a connection does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
 
 /// A join in place of the array would read the whole table at every claim.
 #[tokio::test]
@@ -98,7 +114,7 @@ async fn turns_that_were_planned_on_small_tables_read_what_they_change() {
         world.chat("ann", &format!("a{n}")).await;
         world.deliver().await;
     }
-    world.store.close().await;
+    world.end_connections().await;
     let read = world.number(
         "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname IN ('holds', 'outbox')",
     );
@@ -118,7 +134,7 @@ async fn a_settlement_does_not_read_the_usage_of_before() {
         let lines = world.calls(&[1; 32]).await;
         world.store.settle_calls(world.tenant.id, block, &lines).await.unwrap();
     }
-    world.store.close().await;
+    world.end_connections().await;
     let read = world.number(
         "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'usage_events_no'",
     );
