@@ -78,11 +78,13 @@ impl Session {
     }
 
     /// Makes durable commits of the whole server take so many milliseconds longer: who flushes the log
-    /// for those who wait sleeps before (`commit_delay`), as a slower disk would let them wait.
+    /// for those who wait sleeps before (`commit_delay`). Kinder than a disk that is so slow: who
+    /// commits meanwhile need not wait for the next flush.
     ///
     /// # Errors
-    /// For everybody but a superuser.
+    /// For everybody but a superuser, and where nothing is flushed.
     pub fn slow_commits(&mut self, milliseconds: u32) -> Result<()> {
+        self.durable_commit(1)?;
         self.query(&format!("ALTER SYSTEM SET commit_delay = {}", milliseconds * 1000))?;
         self.query("ALTER SYSTEM SET commit_siblings = 0")?;
         self.query("SELECT pg_reload_conf()")?;

@@ -33,8 +33,8 @@ struct Args {
     /// Turns per second of the steady phase.
     #[arg(long, default_value_t = 500)]
     rate: u32,
-    /// Makes each durable commit of the phase accept take so many milliseconds longer, pgbench's too,
-    /// as on a slower disk.
+    /// Makes each durable commit of the phase accept wait so many milliseconds for company, pgbench's
+    /// too.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100))]
     commit_ms: u32,
     /// Only phases whose name contains one of these: accept, steady, overload, recovery.

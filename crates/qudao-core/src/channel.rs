@@ -75,7 +75,8 @@ impl DoorCache {
 }
 
 impl Core {
-    /// The same as [`Core::door`] if somebody asked a moment ago: without the database, on any thread.
+    /// The same as [`Core::door`] if somebody asked a moment ago, `None` if nobody did: without the
+    /// database, on any thread.
     pub async fn remembered_door(&self, key: &str) -> Option<Option<Arc<ChannelDoor>>> {
         self.doors.0.get(key).await
     }

@@ -84,9 +84,7 @@ impl Core {
         match S::take(self, steps).await {
             Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
             // One of them was refused, or met another transaction; the others are not to blame.
-            // What all of them met, such as a database that takes too long, would be met again by
-            // each.
-            Err(error) if 1 < steps.len() && concerns_one(&error) => self.take_each(steps).await,
+            Err(error) if 1 < steps.len() && error.concerns_one() => self.take_each(steps).await,
             Err(error) => {
                 let error = Arc::new(error);
                 steps.iter().map(|_| Err(Arc::clone(&error))).collect()
@@ -96,11 +94,13 @@ impl Core {
 
     async fn take_each<S: Step>(&self, steps: &[S]) -> Vec<Outcome<S>> {
         let mut outcomes = Vec::with_capacity(steps.len());
-        // Where a row of a tenant is held by somebody else, the others of the tenant would wait for it
-        // as long again, and everybody else behind them.
+        // Where somebody else holds a row of a tenant, the others of the tenant would wait for it as long
+        // again, and everybody else behind them. What two tenants meet, such as a table that is locked,
+        // all of them would.
         let mut locked = HashMap::new();
         for step in steps {
-            if let Some(error) = locked.get(&step.tenant()) {
+            let of_all = locked.values().next().filter(|_| 2 <= locked.len());
+            if let Some(error) = locked.get(&step.tenant()).or(of_all) {
                 outcomes.push(Err(Arc::clone(error)));
                 continue;
             }
@@ -118,8 +118,4 @@ impl Core {
         }
         outcomes
     }
-}
-
-fn concerns_one(error: &StorageError) -> bool {
-    !error.is_transient() || matches!(error, StorageError::Contended(_) | StorageError::Locked(_))
 }

@@ -29,8 +29,8 @@ pub struct Endpoint {
     pub doc: Option<Doc>,
 }
 
-/// Where nearly all requests go. Endpoints are looked at in turn until one matches, so these come first;
-/// none of their paths is another's.
+/// Where nearly all requests go. Patterns are tried in turn until one matches, so these come first. No
+/// other pattern matches their paths: the order changes nothing else.
 const BUSY: [&str; 3] =
     ["/v1/chat/completions", "/v1/web/{key}/messages", "/v1/widget/{key}/messages"];
 
@@ -146,6 +146,11 @@ impl Endpoints {
 
     /// Makes the app serve them; other methods of their paths get a 405 that names the right ones.
     pub(crate) fn register(mut self, config: &mut ServiceConfig) {
+        let routes = &self.routes;
+        debug_assert!(
+            routes.len() < 10
+                || BUSY.iter().all(|busy| routes.iter().any(|(path, _)| path == busy))
+        );
         self.routes.sort_by_key(|(path, _)| !BUSY.contains(path));
         for (path, routes) in self.routes {
             let methods: Vec<_> = self

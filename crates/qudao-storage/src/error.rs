@@ -21,8 +21,9 @@ pub enum StorageError {
     /// A statement or the connection pool took too long. Nothing was changed; try later.
     #[error("the database took too long")]
     Timeout(#[source] sqlx::Error),
-    /// Another transaction held a row for too long. Nothing was changed; try later.
-    #[error("another transaction holds a row")]
+    /// Another transaction held a lock for too long, mostly that of a row. Nothing was changed; try
+    /// later.
+    #[error("another transaction holds a lock")]
     Locked(#[source] sqlx::Error),
     /// Another transaction got in the way. Nothing was changed; try again at once.
     #[error("another transaction got in the way")]
@@ -187,6 +188,12 @@ impl StorageError {
     /// Nobody finished the step: whether it happened is unknown.
     pub fn unfinished() -> Self {
         Self::Unavailable(sqlx::Error::WorkerCrashed)
+    }
+
+    /// Whether one of several that shared a statement may be to blame, so that each is worth a try for
+    /// itself. What all of them met, such as a database that takes too long, would be met again by each.
+    pub fn concerns_one(&self) -> bool {
+        !self.is_transient() || matches!(self, Self::Contended(_) | Self::Locked(_))
     }
 
     /// Whether the same step may succeed when it is repeated unchanged.

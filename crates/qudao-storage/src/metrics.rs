@@ -43,7 +43,7 @@ pub const METRICS: &[Metric] = &[
     Metric::gauge("qudao_db_connections_max", "The most connections of the pool")
         .by(&[Label { name: "pool", values: &["work", "settle"] }]),
     Metric::histogram("qudao_db_begin_seconds", Unit::Seconds, "The wait for a connection and the opening of a transaction"),
-    Metric::counter("qudao_db_errors_total", "Failures of the database: `unavailable`, `timeout` (of a statement or the wait for a connection), `locked` (another transaction held a row), `contended`, `defect` (a bug)")
+    Metric::counter("qudao_db_errors_total", "Failures of the database: `unavailable`, `timeout` (of a statement or the wait for a connection), `locked` (another transaction held a lock), `contended`, `defect` (a bug)")
         .by(&[Label { name: "class", values: &["unavailable", "timeout", "locked", "contended", "defect"] }]),
     Metric::gauge("qudao_bus_connected", "1 if Redis answered last time"),
     Metric::counter("qudao_bus_dropped_total", "Hints and pieces of previews that were not published, because Redis was away or slow"),

@@ -99,7 +99,8 @@ pub struct WorkerHandle {
 
 impl WorkerHandle {
     /// Claims nothing more, waits until what is in flight is done or `deadline` has passed, and
-    /// then releases the leases of the rest, so that other nodes take it over at once.
+    /// then releases the leases of the rest, so that other nodes take it over at once. What was sent by
+    /// then is still written down.
     pub async fn drain(self, deadline: Duration) {
         self.shared.stop.cancel();
         for job_loop in self.loops {
@@ -111,7 +112,7 @@ impl WorkerHandle {
         if time::timeout(deadline, self.shared.jobs.wait()).await.is_err() {
             tracing::warn!(jobs = self.shared.jobs.len(), "the deadline ends what is in flight");
             self.shared.abandon.cancel();
-            // Releasing a lease is one short statement.
+            // To release a lease is one short statement, and so is to write down what was sent.
             let _ = time::timeout(Duration::from_secs(5), self.shared.jobs.wait()).await;
         }
     }

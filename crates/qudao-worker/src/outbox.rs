@@ -23,9 +23,10 @@ use crate::{
 /// What is left of a lease when a delivery is given up, to write that down; a quarter of a lease
 /// that is short.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How often deliveries are tried to be written down together, and how long apart at first. What is
-/// not written down is sent again when its lease runs out, and its conversation waits until then.
-const TRIES: u32 = 4;
+/// How often deliveries are tried to be written down, and how long apart at first: for about as long as a
+/// standby needs to take over. What is not written down is sent again when its lease runs out, and its
+/// conversation waits until then.
+const TRIES: u32 = 10;
 const APART: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -85,6 +86,7 @@ async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphoreP
     let scope = tracing::error_span!("deliver", trace_id = %trace.id());
     let work = async {
         let delivered = tokio::select! {
+            biased;
             delivered = send(&shared, &claim) => delivered,
             () = shared.abandon.cancelled() => return abandon(&shared, &claim).await,
         };
@@ -174,18 +176,26 @@ async fn finish(shared: &Arc<Shared>, claim: &OutboxClaim) -> Result<(), Arc<Sto
     written.await.unwrap_or(Ok(()))
 }
 
-/// Writes these down together, and if that fails each for itself: the others are not to blame for one.
+/// Writes these down together, and each for itself if one of them may be to blame.
 async fn write_down(shared: &Shared, made: &[Sent]) -> Vec<Result<(), Arc<StorageError>>> {
-    for attempt in 1..=TRIES {
+    let mut attempt = 1;
+    let error = loop {
         match write(shared, made).await {
             Ok(()) => return made.iter().map(|_| Ok(())).collect(),
+            Err(error) if 1 < made.len() && error.concerns_one() => {
+                return write_each(shared, made).await;
+            }
             Err(error) if error.is_transient() && attempt < TRIES => {
                 time::sleep(APART * attempt).await;
+                attempt += 1;
             }
-            Err(error) if made.len() == 1 => return vec![Err(Arc::new(error))],
-            Err(_) => {}
+            Err(error) => break Arc::new(error),
         }
-    }
+    };
+    made.iter().map(|_| Err(Arc::clone(&error))).collect()
+}
+
+async fn write_each(shared: &Shared, made: &[Sent]) -> Vec<Result<(), Arc<StorageError>>> {
     let mut outcomes = Vec::with_capacity(made.len());
     for one in made {
         outcomes.push(write(shared, std::slice::from_ref(one)).await.map_err(Arc::new));

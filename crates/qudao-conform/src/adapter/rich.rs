@@ -118,7 +118,7 @@ impl Platform {
                 .filter_map(|kind| order.iter().position(|known| *known == kind))
                 .collect::<Vec<_>>()
         };
-        // There may be fewer than the two that have an order, and none at all.
+        // An adapter may report one or none of them: this waits for two and does not insist.
         let until = Instant::now() + Duration::from_secs(5);
         while places().len() < 2 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(100)).await;

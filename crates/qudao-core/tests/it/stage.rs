@@ -248,12 +248,12 @@ impl Stage {
         self.db.psql(sql)
     }
 
-    /// What is left in the wallet, and what of it is set aside.
     /// The same on a thread of its own.
     pub(crate) fn sql_beside(&self, sql: &str) -> std::thread::JoinHandle<String> {
         self.db.psql_beside(sql)
     }
 
+    /// What is left in the wallet, and what of it is set aside.
     pub(crate) async fn wallet(&self) -> (Micros, Micros) {
         let mut tx = self.store.begin(self.tenant.id).await.unwrap();
         let wallet = tx.wallet().await.unwrap().unwrap();

@@ -34,8 +34,10 @@ async fn a_row_that_somebody_holds_costs_nobody_else_their_message() {
     say(&stage.core, &stage.tenant, "visitor", "0").await.unwrap();
     // One transaction, and longer than a lock is waited for.
     let holds = stage.sql_beside("SELECT FROM conversations FOR UPDATE; SELECT pg_sleep(10)");
-    let held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let held = "SELECT count(*) FROM pg_stat_activity \
+                WHERE datname = current_database() AND wait_event = 'PgSleep'";
     while stage.sql(held) == "0" {
+        assert!(!holds.is_finished(), "nobody holds it");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // However those who come at one moment are divided in two, some of both share a statement.

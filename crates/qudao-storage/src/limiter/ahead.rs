@@ -5,7 +5,9 @@
 //! Nothing passes that was not charged: what all nodes together allow stays what the limit says.
 //! The price: while a node holds calls that nobody makes, another may refuse so many more, at most
 //! the part of each bucket that `take.lua` leaves to one question. [`KEPT`] after the question they
-//! are given back; those of a node that dies are lost, and flow back as everything does.
+//! are given back to each bucket that has not been empty of debt since: what flowed back by itself
+//! must not come twice. So do those of a node that ends, of a caller who hung up while Redis was
+//! asked, and of an answer that came too late.
 
 use std::{
     collections::HashMap,
@@ -22,8 +24,8 @@ const BUSY: Duration = Duration::from_millis(50);
 /// After this time the next call is charged alone, and what was not used is given back. Who makes all
 /// calls of a question at the pace that they were charged for needs less.
 pub(super) const KEPT: Duration = Duration::from_millis(250);
-/// A question that is open for so long broke off.
-const BROKEN_OFF: Duration = Duration::from_secs(1);
+/// A question that is open for so long broke off: no answer of Redis is waited for longer.
+const BROKEN_OFF: Duration = Duration::from_secs(10);
 /// The most calls that are charged at once.
 const MOST: u32 = 64;
 /// With so many callers those who are not busy and left nothing are forgotten.
@@ -96,13 +98,16 @@ impl Ahead {
     }
 
     /// Forgets the callers who did not come for a while, and tells what they left: how many calls,
-    /// and of which buckets.
+    /// and of which buckets. Of a bucket that may have been empty of debt since, nothing is left.
     pub(super) fn unused(&self) -> Vec<(u32, Charged)> {
         let now = Instant::now();
         let mut callers = self.callers();
         let gone = callers.extract_if(|_, caller| caller.is_gone(now));
         gone.filter(|(_, caller)| 0 < caller.left)
-            .filter_map(|(_, caller)| Some((caller.left, caller.charged?)))
+            .filter_map(|(_, caller)| {
+                let since = micros(now.duration_since(caller.asked_at));
+                Some((caller.left, caller.charged?.still_owed(since)?))
+            })
             .collect()
     }
 
@@ -139,7 +144,7 @@ impl Caller {
     }
 
     fn debts_after(&self, since: Duration) -> Vec<u64> {
-        let since = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let since = micros(since);
         let owed = |(debt, call): &(u64, u64)| {
             debt.saturating_sub(since).saturating_sub(call * u64::from(self.left))
         };
@@ -147,14 +152,34 @@ impl Caller {
     }
 }
 
+impl Charged {
+    /// The buckets that cannot have been empty of debt within so many microseconds, if any.
+    fn still_owed(self, since: u64) -> Option<Self> {
+        let both = self.buckets.into_iter().zip(self.debts);
+        let (buckets, debts): (Vec<_>, _) = both.filter(|(_, (debt, _))| since < *debt).unzip();
+        (!buckets.is_empty()).then_some(Self { owner: self.owner, buckets, debts })
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Rate;
 
-    /// A bucket that a call owes 10 ms in, as Redis answers it.
+    /// A bucket that a call owes so much in, as Redis answers it.
+    fn owing(call: Duration, calls: u32) -> Option<(u32, Charged)> {
+        let rate = Rate::per_second(100, 100).unwrap();
+        let debts = vec![(micros(call * calls), micros(call))];
+        let buckets = vec![Bucket::one("key", "k", rate)];
+        Some((calls, Charged { owner: Owner::Platform, buckets, debts }))
+    }
+
     fn charged(calls: u32) -> Option<(u32, Charged)> {
-        let debts = vec![(10_000 * u64::from(calls), 10_000)];
-        Some((calls, Charged { owner: Owner::Platform, buckets: Vec::new(), debts }))
+        owing(Duration::from_millis(10), calls)
     }
 
     fn ask(ahead: &Ahead, calls: u32) {
@@ -217,7 +242,7 @@ mod tests {
         }
         for calls in [1, 2, 4] {
             ask(&ahead, calls);
-            ahead.answered("a", calls, charged(calls));
+            ahead.answered("a", calls, owing(KEPT, calls));
             for _ in 1..calls.min(3) {
                 assert!(matches!(ahead.take("a"), Way::Paid(_)));
             }
@@ -228,6 +253,19 @@ mod tests {
         let left: Vec<_> = ahead.unused().into_iter().map(|(left, _)| left).collect();
         assert_eq!(left, [1]);
         assert!(ahead.unused().is_empty(), "it is given back once");
+        ask(&ahead, 1);
+    }
+
+    /// Somebody else may have used it meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn what_flowed_back_by_itself_is_not_given_back_as_well() {
+        let ahead = Ahead::default();
+        for calls in [1, 2] {
+            ask(&ahead, calls);
+            ahead.answered("a", calls, owing(KEPT / 2, calls));
+        }
+        tokio::time::advance(KEPT).await;
+        assert!(ahead.unused().is_empty());
         ask(&ahead, 1);
     }
 
