@@ -195,7 +195,9 @@ test('a route is changed by keyboard alone, and only what was touched is sent', 
   await page().keyboard.press('Enter');
   assert.equal(await mei.field('Model 1').first().inputValue(), 'echo-fast');
   await page().getByRole('button', { name: 'Save' }).focus();
+  const saved = page().waitForResponse((response) => response.request().method() === 'PATCH');
   await page().keyboard.press('Enter');
+  assert.equal((await saved).status(), 200);
   await mei.heading('Support');
   assert.deepEqual(sent, { models: ['echo-fast', 'away'] });
   assert.deepEqual((await admin('GET', `${tenant.base}/routes/${route}`)).models, ['echo-fast', 'away']);
