@@ -63,12 +63,17 @@ export class Chat {
   /** Waits until `count` answers are stored, and nothing is being written. */
   async answers(count) {
     const stored = this.page.locator('.entry.assistant[data-key], .entry.notice[data-key]');
-    await this.page.waitForFunction(
+    const waiting = this.page.waitForFunction(
       (wanted) =>
         document.querySelectorAll('.entry.assistant[data-key], .entry.notice[data-key]').length >= wanted &&
         !document.querySelector('[data-streaming="true"], [data-test="thinking"]'),
       count,
     );
+    await waiting.catch(async (error) => {
+      const last = JSON.stringify((await this.entries()).slice(-3));
+      const state = await this.page.locator('.header-state').getAttribute('class');
+      throw new Error(`${await stored.count()} of ${count} answers, ${state}, at last ${last}`, { cause: error });
+    });
     return stored;
   }
   /** What is on the screen, oldest first: who said it, under which key, and the words. */
