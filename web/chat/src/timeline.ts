@@ -192,7 +192,11 @@ export class Timeline {
     if (stored.role === 'user' && writing !== -1 && this.entries[writing - 1]?.role !== 'user') return writing;
     // What is not yet stored stays below what is: the server has not given it a place.
     const unsent = this.entries.findIndex((entry) => entry.send !== undefined && entry.key === undefined);
-    return unsent === -1 ? this.entries.length : unsent;
+    if (unsent === -1) return this.entries.length;
+    // The first words of a reply may also overtake the word that its question is stored: no other is owed.
+    const asked = this.entries.findIndex((entry) => entry.send === 'sending' && entry.key === undefined);
+    const owed = this.entries.findLast((entry) => entry.key !== undefined)?.role === 'user';
+    return stored.streaming === true && asked !== -1 && !owed ? asked + 1 : unsent;
   }
 
   #openPreview(turn: string, epoch: number): void {

@@ -65,6 +65,29 @@ describe('messages', () => {
     expect(texts(timeline)).toEqual(['hi', 'hello', 'news?', 'news', 'and more?']);
   });
 
+  it('a question stands above its reply, though the first words overtake the word that it is stored', () => {
+    const timeline = new Timeline();
+    timeline.message(message('i:1', 'hi'));
+    timeline.message(message('o:1', 'hello', { turn: 't1' }));
+    timeline.addLocal('m2', 'where?', AT, 'sending');
+    timeline.addLocal('m3', 'quick', AT, 'queued');
+    timeline.delta(delta('t2', 1, 0, 'he'));
+    expect(texts(timeline)).toEqual(['hi', 'hello', 'where?', 'he', 'quick']);
+    timeline.accepted({ id: 'm2', key: 'i:2' });
+    timeline.message(message('o:2', 'here', { turn: 't2' }));
+    expect(texts(timeline)).toEqual(['hi', 'hello', 'where?', 'here', 'quick']);
+    timeline.removeLocal('m3');
+    expect(timeline.isBusy(NOW)).toBe(false);
+  });
+
+  it('a reply that is owed already stands above what is sent meanwhile', () => {
+    const timeline = new Timeline();
+    timeline.message(message('i:1', 'hi'));
+    timeline.addLocal('m2', 'quick', AT, 'sending');
+    timeline.delta(delta('t1', 1, 0, 'hel'));
+    expect(texts(timeline)).toEqual(['hi', 'hel', 'quick']);
+  });
+
   it('a stored message takes the place of its optimistic bubble, whichever news comes first', () => {
     for (const acceptedFirst of [true, false]) {
       const timeline = new Timeline();
