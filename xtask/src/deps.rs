@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("qudao-services", &["qudao-domain"]),
     ("qudao-vault", &["qudao-domain"]),
     ("qudao-storage", &["qudao-domain", "qudao-telemetry", "qudao-billing"]),
-    ("qudao-plugin-host", &["qudao-plugin-api", "qudao-domain", "qudao-telemetry"]),
+    ("qudao-plugin-host", &["qudao-plugin-api", "qudao-domain", "qudao-egress", "qudao-telemetry"]),
     (
         "qudao-core",
         &[

@@ -5,7 +5,10 @@
 //! about money is always one statement in the database: memory holds only what the database
 //! has reserved before.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    task::{Context, Waker},
+};
 
 use qudao_domain::{Clock, NodeId};
 use qudao_storage::{Bus, Store};
@@ -46,7 +49,7 @@ pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, WatchedTurn};
-pub use qudao_plugin_host::{DataClass, ModelKind, PluginHost};
+pub use qudao_plugin_host::{DataClass, ModelKind, PluginHost, exchange_here};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
 pub use routing::{BreakerReport, Offer};
@@ -163,6 +166,21 @@ impl Core {
         F: Future<Output: Send> + Send + 'static,
     {
         self.tasks.spawn_on(work, &self.runtime)
+    }
+
+    /// As [`Core::spawn`], but polled here first: what it sends at once is on its way before another
+    /// thread takes over. For work whose outcome somebody waits for.
+    fn spawn_begun<F>(&self, work: F)
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let _entered = self.runtime.enter();
+        let mut work = Box::pin(self.tasks.track_future(work));
+        // Whatever wakes it before the other thread has polled it is found by that poll.
+        let begun = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if begun.is_pending() {
+            self.runtime.spawn(work);
+        }
     }
 }
 

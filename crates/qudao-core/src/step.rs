@@ -49,7 +49,7 @@ impl Core {
         let (pending, leader) = S::queue(self).add(step);
         if let Some(mut leader) = leader {
             let core = Arc::clone(self);
-            self.spawn(async move {
+            self.spawn_begun(async move {
                 while let Some((steps, waiting)) = leader.gathered().await {
                     S::gathered();
                     let outcomes = core.take_all(&steps).await;

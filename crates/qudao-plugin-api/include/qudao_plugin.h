@@ -1,4 +1,4 @@
-/* Qudao plugin ABI 1.0. Apache-2.0.
+/* Qudao plugin ABI 1.1. Apache-2.0.
  *
  * A plugin is a shared library that exports two symbols: the data QUDAO_PLUGIN_ABI and the
  * function qudao_plugin_entry. Structs only ever grow at their end; look at a field only after
@@ -21,7 +21,7 @@ extern "C" {
 
 #define QD_MAGIC 0x004c504f41445551ULL /* "QUDAOPL\0", little endian */
 #define QD_ABI_MAJOR 1u
-#define QD_ABI_MINOR 0u
+#define QD_ABI_MINOR 1u
 #define QD_WINDOW 256u
 #define QD_EVENT_BYTES_MAX 65536u
 
@@ -35,7 +35,10 @@ enum {
     QD_E_INVALID = -4,
     QD_E_INTERNAL = -5,
     QD_E_ABI = -6,
-    QD_E_OVERLOADED = -7
+    QD_E_OVERLOADED = -7,
+    QD_E_UNREACHABLE = -8, /* of an exchange: no connection */
+    QD_E_TIMEOUT = -9,     /* of an exchange: no connection in time */
+    QD_E_BROKEN = -10      /* of an exchange: the connection broke */
 };
 
 enum {
@@ -48,6 +51,17 @@ enum {
 };
 
 enum { QD_EF_REASONING = 1 };
+
+/* What comes of an exchange that the host makes for a request, and of the request's timer. */
+enum {
+    QD_NET_HEAD = 1,  /* status, headers */
+    QD_NET_BODY = 2,  /* data: more of the body; comes for an http_read */
+    QD_NET_END = 3,   /* the answer is whole; comes for an http_read */
+    QD_NET_ERROR = 4, /* code: QD_E_*; data: what happened */
+    QD_NET_TIMER = 5
+};
+
+enum { QD_HTTP_PUBLIC = 1 }; /* only to addresses that are open to everybody */
 
 enum {
     QD_KIND_CHAT = 1,
@@ -88,6 +102,28 @@ typedef struct {
 
 typedef struct { int32_t code; uint32_t len; char msg[1016]; } QdError;
 
+typedef struct { QdBytes name, value; } QdHeader;
+
+typedef struct {
+    uint32_t struct_size, flags; /* QD_HTTP_* */
+    uint32_t number;             /* comes back in the events */
+    uint32_t connect_ms;
+    QdBytes method, url;
+    const QdHeader *headers;
+    uint32_t header_count, reserved;
+    QdBytes body;
+} QdHttp;
+
+typedef struct {
+    uint32_t struct_size;
+    uint16_t kind, status;
+    uint32_t number;
+    int32_t code;
+    const QdHeader *headers;
+    uint32_t header_count, reserved;
+    QdBytes data;
+} QdNetEvent;
+
 typedef struct {
     uint32_t struct_size, abi_minor;
     void *ctx;
@@ -95,6 +131,11 @@ typedef struct {
     void (*log)(void *ctx, uint32_t level, QdBytes target, QdBytes message);
     int32_t (*emit)(void *ctx, uint64_t request, const QdEvent *events, uint32_t n);
     int32_t (*wait_credit)(void *ctx, uint64_t request, uint32_t timeout_ms);
+    /* since 1.1: the host makes HTTP exchanges, one at a time for each request, and wakes it */
+    int32_t (*http)(void *ctx, uint64_t request, const QdHttp *exchange);
+    void (*http_read)(void *ctx, uint64_t request);
+    void (*http_stop)(void *ctx, uint64_t request);
+    void (*timer)(void *ctx, uint64_t request, uint64_t ms);
 } QdHostApi;
 
 typedef struct {
@@ -106,6 +147,7 @@ typedef struct {
     void (*cancel)(void *instance, uint64_t request);
     void (*resume)(void *instance, uint64_t request, uint32_t credit);
     int32_t (*drain)(void *instance, uint64_t deadline_ns);
+    void (*net)(void *instance, uint64_t request, const QdNetEvent *event); /* since 1.1 */
 } QdPluginApi;
 
 #define QD_HAS(table, field) \
@@ -118,8 +160,11 @@ QD_ASSERT(sizeof(QdAbiInfo) == 56 && offsetof(QdAbiInfo, flags) == 16, "QdAbiInf
 QD_ASSERT(sizeof(QdEvent) == 56 && offsetof(QdEvent, data) == 24, "QdEvent");
 QD_ASSERT(sizeof(QdRequest) == 64 && offsetof(QdRequest, cancel) == 40, "QdRequest");
 QD_ASSERT(sizeof(QdError) == 1024, "QdError");
-QD_ASSERT(sizeof(QdHostApi) == 40 && offsetof(QdHostApi, emit) == 24, "QdHostApi");
-QD_ASSERT(sizeof(QdPluginApi) == 64 && offsetof(QdPluginApi, run) == 24, "QdPluginApi");
+QD_ASSERT(sizeof(QdHeader) == 32, "QdHeader");
+QD_ASSERT(sizeof(QdHttp) == 80 && offsetof(QdHttp, body) == 64, "QdHttp");
+QD_ASSERT(sizeof(QdNetEvent) == 48 && offsetof(QdNetEvent, data) == 32, "QdNetEvent");
+QD_ASSERT(sizeof(QdHostApi) == 72 && offsetof(QdHostApi, emit) == 24, "QdHostApi");
+QD_ASSERT(sizeof(QdPluginApi) == 72 && offsetof(QdPluginApi, run) == 24, "QdPluginApi");
 
 #define QD_EXPORT __attribute__((visibility("default")))
 

@@ -11,7 +11,7 @@ pub const QD_MAGIC: u64 = u64::from_le_bytes(*b"QUDAOPL\0");
 /// Must be the same on both sides.
 pub const QD_ABI_MAJOR: u16 = 1;
 /// May differ both ways: what one side does not have is NULL to the other.
-pub const QD_ABI_MINOR: u16 = 0;
+pub const QD_ABI_MINOR: u16 = 1;
 /// Name of the data symbol, an [`QdAbiInfo`].
 pub const QD_ABI_SYMBOL: &str = "QUDAO_PLUGIN_ABI";
 /// Name of the function symbol, a [`QdPluginEntry`].
@@ -44,6 +44,12 @@ pub const QD_E_INTERNAL: i32 = -5;
 pub const QD_E_ABI: i32 = -6;
 /// The plugin's queue is full.
 pub const QD_E_OVERLOADED: i32 = -7;
+/// Of an exchange: no connection.
+pub const QD_E_UNREACHABLE: i32 = -8;
+/// Of an exchange: no connection in time.
+pub const QD_E_TIMEOUT: i32 = -9;
+/// Of an exchange: the connection broke.
+pub const QD_E_BROKEN: i32 = -10;
 
 /// A piece of the answer, UTF-8.
 pub const QD_EV_TOKEN: u16 = 1;
@@ -61,6 +67,20 @@ pub const QD_EV_ERROR: u16 = 6;
 
 /// The text is the model's reasoning and not its answer.
 pub const QD_EF_REASONING: u16 = 1;
+
+/// The exchange's answer begins: its `status` and headers.
+pub const QD_NET_HEAD: u16 = 1;
+/// More of the answer's body: `data`.
+pub const QD_NET_BODY: u16 = 2;
+/// The answer is whole.
+pub const QD_NET_END: u16 = 3;
+/// The exchange failed; `code` says how, `data` what happened.
+pub const QD_NET_ERROR: u16 = 4;
+/// The time that `timer` was given is over.
+pub const QD_NET_TIMER: u16 = 5;
+
+/// Only to addresses that are open to everybody, by the host's rules for what a tenant names.
+pub const QD_HTTP_PUBLIC: u32 = 1;
 
 /// Answer a conversation; the payload is [`crate::wire::ChatRequest`].
 pub const QD_KIND_CHAT: u32 = 1;
@@ -192,6 +212,67 @@ pub struct QdRequest {
     pub trace: QdBytes,
 }
 
+/// A header of an exchange.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct QdHeader {
+    /// Its name.
+    pub name: QdBytes,
+    /// Its value.
+    pub value: QdBytes,
+}
+
+/// An HTTP request that the host is to make on behalf of a request of the plugin's. Since minor
+/// version 1.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct QdHttp {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// `QD_HTTP_*`.
+    pub flags: u32,
+    /// Which of the request's exchanges it is; its events carry the number.
+    pub number: u32,
+    /// Until a connection stands, in milliseconds.
+    pub connect_ms: u32,
+    /// `POST`, `GET`, ….
+    pub method: QdBytes,
+    /// Absolute, http or https.
+    pub url: QdBytes,
+    /// First of `header_count`.
+    pub headers: *const QdHeader,
+    /// How many headers.
+    pub header_count: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The whole body.
+    pub body: QdBytes,
+}
+
+/// What comes of an exchange or of a timer. Since minor version 1.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct QdNetEvent {
+    /// Bytes of this struct.
+    pub struct_size: u32,
+    /// `QD_NET_*`.
+    pub kind: u16,
+    /// The HTTP status, for `HEAD`.
+    pub status: u16,
+    /// [`QdHttp::number`]; 0 for `TIMER`.
+    pub number: u32,
+    /// `QD_E_*`, for `ERROR`.
+    pub code: i32,
+    /// First of `header_count`, for `HEAD`.
+    pub headers: *const QdHeader,
+    /// How many headers.
+    pub header_count: u32,
+    /// 0.
+    pub reserved: u32,
+    /// See the kind.
+    pub data: QdBytes,
+}
+
 /// Filled in by the callee when it returns an error.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -235,6 +316,20 @@ pub type QdEmit = unsafe extern "C" fn(*mut c_void, u64, *const QdEvent, u32) ->
 /// is cancelled (`QD_E_CANCELLED`) or the time is over (0).
 pub type QdWaitCredit = unsafe extern "C" fn(*mut c_void, u64, u32) -> i32;
 
+/// `http(ctx, request, exchange)`: begins an exchange for a request that is under way, and returns
+/// at once; what comes of it comes through the plugin's `net`, on the thread that asked where that
+/// can wait for sockets. A request has one exchange at a time: another one ends the one before.
+/// `QD_E_CANCELLED` if the request is over, `QD_E_INVALID` for what cannot be sent.
+pub type QdHttpBegin = unsafe extern "C" fn(*mut c_void, u64, *const QdHttp) -> i32;
+/// `http_read(ctx, request)`: the next part of the body is wanted. Each `BODY` and the `END` comes
+/// for one such word, so that a slow reader slows the sender down.
+pub type QdHttpRead = unsafe extern "C" fn(*mut c_void, u64);
+/// `http_stop(ctx, request)`: closes the connection. An event that is on its way may still come.
+pub type QdHttpStop = unsafe extern "C" fn(*mut c_void, u64);
+/// `timer(ctx, request, ms)`: a `TIMER` event comes after so many milliseconds. A request has one
+/// timer: another one takes its place.
+pub type QdTimer = unsafe extern "C" fn(*mut c_void, u64, u64);
+
 /// What the host offers to a plugin. Outlives every instance.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -251,6 +346,14 @@ pub struct QdHostApi {
     pub emit: Option<QdEmit>,
     /// See [`QdWaitCredit`].
     pub wait_credit: Option<QdWaitCredit>,
+    /// See [`QdHttpBegin`]. Since minor version 1, as all that follows.
+    pub http: Option<QdHttpBegin>,
+    /// See [`QdHttpRead`].
+    pub http_read: Option<QdHttpRead>,
+    /// See [`QdHttpStop`].
+    pub http_stop: Option<QdHttpStop>,
+    /// See [`QdTimer`].
+    pub timer: Option<QdTimer>,
 }
 
 /// `create(host, config JSON, out instance, error)`; may take minutes.
@@ -268,6 +371,10 @@ pub type QdCancel = unsafe extern "C" fn(*mut c_void, u64);
 pub type QdResume = unsafe extern "C" fn(*mut c_void, u64, u32);
 /// `drain(instance, deadline_ns)`: finish what is under way, take nothing new.
 pub type QdDrain = unsafe extern "C" fn(*mut c_void, u64) -> i32;
+
+/// `net(instance, request, event)`: something came of an exchange or of a timer. From any thread; one
+/// event of an exchange after the other.
+pub type QdNet = unsafe extern "C" fn(*mut c_void, u64, *const QdNetEvent);
 
 /// What a plugin offers. `create`, `destroy` and one of `run` and `submit` are required.
 #[repr(C)]
@@ -291,6 +398,8 @@ pub struct QdPluginApi {
     pub resume: Option<QdResume>,
     /// See [`QdDrain`].
     pub drain: Option<QdDrain>,
+    /// See [`QdNet`]; required of a plugin that uses `http` or `timer`. Since minor version 1.
+    pub net: Option<QdNet>,
 }
 
 /// The function symbol: the plugin's table, or NULL when it cannot serve this host.
@@ -322,9 +431,15 @@ sizes! {
     /// Bytes of [`QdError`].
     SIZE_OF_ERROR = QdError, 1024;
     /// Bytes of [`QdHostApi`].
-    SIZE_OF_HOST_API = QdHostApi, 40;
+    SIZE_OF_HOST_API = QdHostApi, 72;
     /// Bytes of [`QdPluginApi`].
-    SIZE_OF_PLUGIN_API = QdPluginApi, 64;
+    SIZE_OF_PLUGIN_API = QdPluginApi, 72;
+    /// Bytes of [`QdHeader`].
+    SIZE_OF_HEADER = QdHeader, 32;
+    /// Bytes of [`QdHttp`].
+    SIZE_OF_HTTP = QdHttp, 80;
+    /// Bytes of [`QdNetEvent`].
+    SIZE_OF_NET_EVENT = QdNetEvent, 48;
 }
 
 /// Bytes of a plugin's table up to and with `run`: less is no plugin.
@@ -346,4 +461,11 @@ const _: () = {
     assert!(offset_of!(QdHostApi, wait_credit) == 32);
     assert!(offset_of!(QdPluginApi, run) == 24);
     assert!(offset_of!(QdPluginApi, drain) == 56);
+    assert!(offset_of!(QdHostApi, http) == 40);
+    assert!(offset_of!(QdHostApi, timer) == 64);
+    assert!(offset_of!(QdPluginApi, net) == 64);
+    assert!(offset_of!(QdHttp, url) == 32);
+    assert!(offset_of!(QdHttp, body) == 64);
+    assert!(offset_of!(QdNetEvent, headers) == 16);
+    assert!(offset_of!(QdNetEvent, data) == 32);
 };

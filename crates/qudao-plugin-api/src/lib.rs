@@ -32,7 +32,9 @@ pub mod sdk;
 pub mod wire;
 
 #[cfg(feature = "async")]
-pub use sdk::asynchronous::{AsyncModelPlugin, AsyncSink, Piece};
+pub use sdk::asynchronous::{
+    Answer, AsyncModelPlugin, AsyncSink, Elapsed, Net, NetError, Outgoing, Piece,
+};
 pub use sdk::{
     Completion, Host, LogLevel, OwnedRequest, PluginError, Request,
     batch::{BatchPlugin, Step, StepSink},

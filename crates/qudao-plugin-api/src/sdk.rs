@@ -277,6 +277,48 @@ impl Host {
         unsafe { emit(self.api.ctx, id, events.as_ptr(), count) }
     }
 
+    /// Whether the host makes HTTP exchanges and keeps timers.
+    #[cfg(feature = "async")]
+    pub(crate) const fn has_net(&self) -> bool {
+        let QdHostApi { http, http_read, http_stop, timer, .. } = &self.api;
+        http.is_some() && http_read.is_some() && http_stop.is_some() && timer.is_some()
+    }
+
+    /// Begins an exchange: `QD_OK` or `QD_E_*`.
+    #[cfg(feature = "async")]
+    pub(crate) fn http(&self, id: u64, exchange: &crate::abi::QdHttp) -> i32 {
+        let Some(http) = self.api.http else { return crate::abi::QD_E_ABI };
+        // SAFETY: as in `log`.
+        unsafe { http(self.api.ctx, id, exchange) }
+    }
+
+    /// Asks for the next part of an answer.
+    #[cfg(feature = "async")]
+    pub(crate) fn http_read(&self, id: u64) {
+        if let Some(read) = self.api.http_read {
+            // SAFETY: as in `log`.
+            unsafe { read(self.api.ctx, id) };
+        }
+    }
+
+    /// Ends an exchange.
+    #[cfg(feature = "async")]
+    pub(crate) fn http_stop(&self, id: u64) {
+        if let Some(stop) = self.api.http_stop {
+            // SAFETY: as in `log`.
+            unsafe { stop(self.api.ctx, id) };
+        }
+    }
+
+    /// Asks for an event after so many milliseconds.
+    #[cfg(feature = "async")]
+    pub(crate) fn timer(&self, id: u64, ms: u64) {
+        if let Some(timer) = self.api.timer {
+            // SAFETY: as in `log`.
+            unsafe { timer(self.api.ctx, id, ms) };
+        }
+    }
+
     /// Waits until another `emit` is worth a try: credit, 0 when unknown, or `QD_E_*`.
     pub(crate) fn wait_credit(&self, id: u64, timeout: Duration) -> i32 {
         let Some(wait) = self.api.wait_credit else {

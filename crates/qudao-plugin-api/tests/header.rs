@@ -10,8 +10,9 @@ use std::{
 };
 
 use qudao_plugin_api::abi::{
-    QD_E_AGAIN, QD_E_OVERLOADED, QD_EV_ERROR, QD_EVENT_BYTES_MAX, QD_KIND_TOKENIZE, QD_MAGIC,
-    QdAbiInfo, QdError, QdEvent, QdHostApi, QdPluginApi, QdRequest,
+    QD_E_AGAIN, QD_E_BROKEN, QD_E_OVERLOADED, QD_EV_ERROR, QD_EVENT_BYTES_MAX, QD_HTTP_PUBLIC,
+    QD_KIND_TOKENIZE, QD_MAGIC, QD_NET_TIMER, QdAbiInfo, QdError, QdEvent, QdHeader, QdHostApi,
+    QdHttp, QdNetEvent, QdPluginApi, QdRequest,
 };
 
 macro_rules! layout {
@@ -61,13 +62,25 @@ fn c_and_cpp_see_the_layout_and_the_constants_of_rust() {
         QdEvent { struct_size, kind, flags, index, token_id, logprob, code, data, extra }
         QdRequest { struct_size, kind, id, deadline_ns, payload, cancel, trace }
         QdError { code, len, msg }
-        QdHostApi { struct_size, abi_minor, ctx, log, emit, wait_credit }
-        QdPluginApi { struct_size, abi_minor, create, destroy, run, submit, cancel, resume, drain }
+        QdHostApi {
+            struct_size, abi_minor, ctx, log, emit, wait_credit, http, http_read, http_stop, timer
+        }
+        QdPluginApi {
+            struct_size, abi_minor, create, destroy, run, submit, cancel, resume, drain, net
+        }
+        QdHeader { name, value }
+        QdHttp {
+            struct_size, flags, number, connect_ms, method, url, headers, header_count, reserved, body
+        }
+        QdNetEvent { struct_size, kind, status, number, code, headers, header_count, reserved, data }
     };
     let values = [
         i64::from(QD_E_AGAIN),
         i64::from(QD_E_OVERLOADED),
+        i64::from(QD_E_BROKEN),
         i64::from(QD_EV_ERROR),
+        i64::from(QD_NET_TIMER),
+        i64::from(QD_HTTP_PUBLIC),
         i64::from(QD_KIND_TOKENIZE),
         i64::try_from(QD_EVENT_BYTES_MAX).unwrap(),
         i64::try_from(QD_MAGIC).unwrap(),
@@ -78,7 +91,10 @@ fn c_and_cpp_see_the_layout_and_the_constants_of_rust() {
     for name in [
         "QD_E_AGAIN",
         "QD_E_OVERLOADED",
+        "QD_E_BROKEN",
         "QD_EV_ERROR",
+        "QD_NET_TIMER",
+        "QD_HTTP_PUBLIC",
         "QD_KIND_TOKENIZE",
         "QD_EVENT_BYTES_MAX",
         "QD_MAGIC",

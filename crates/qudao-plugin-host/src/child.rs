@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use qudao_egress::Rules;
 use qudao_plugin_api::abi::{QD_E_AGAIN, QD_E_CANCELLED, QD_EV_ERROR};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ use crate::{
     engine::{Engine, Incoming, Outlet, Ticket, ending},
     frame::{self, Frames, Kind},
     load::load,
+    net::Clients,
 };
 
 /// The socket to the host.
@@ -90,7 +92,9 @@ fn serve(socket: UnixStream, artifact: &OwnedFd) -> Option<()> {
         let config = config.to_string();
         let threads = usize::try_from(create.max_concurrency).unwrap_or(1);
         let outlet: Weak<dyn Outlet> = Arc::<ChildOutlet>::downgrade(&outlet);
-        Engine::create(api, config.as_bytes(), outlet, threads).map(|made| Some(Arc::new(made)))
+        let clients = Arc::new(Clients::new(Rules::default()));
+        let made = Engine::create(api, config.as_bytes(), outlet, threads, clients)?;
+        Ok(Some(Arc::new(made)))
     });
     match made {
         Ok(Some(engine)) => {
@@ -235,6 +239,10 @@ impl Outlet for ChildOutlet {
 
     fn wait_credit(&self, id: u64, timeout: Duration) -> i32 {
         self.find(id).map_or(QD_E_CANCELLED, |ticket| ticket.credit.wait(timeout))
+    }
+
+    fn is_open(&self, id: u64) -> bool {
+        self.lock().contains_key(&id)
     }
 
     fn returned(&self, id: u64, code: i32, message: &str) {

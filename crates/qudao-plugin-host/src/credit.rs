@@ -12,6 +12,8 @@ struct Inner {
     left: u32,
     starved: bool,
     closed: bool,
+    /// Threads that wait. Without any nobody is woken, which would cost a system call each time.
+    waiting: u32,
 }
 
 /// A counter that one side takes from and the other gives back to.
@@ -23,7 +25,7 @@ pub(crate) struct Credit {
 
 impl Credit {
     pub(crate) const fn new(window: u32) -> Self {
-        let inner = Inner { left: window, starved: false, closed: false };
+        let inner = Inner { left: window, starved: false, closed: false, waiting: 0 };
         Self { inner: Mutex::new(inner), news: Condvar::new() }
     }
 
@@ -49,14 +51,19 @@ impl Credit {
     pub(crate) fn give(&self, n: u32) -> Option<u32> {
         let mut inner = self.lock();
         inner.left += n;
-        self.news.notify_all();
+        if 0 < inner.waiting {
+            self.news.notify_all();
+        }
         std::mem::take(&mut inner.starved).then_some(inner.left)
     }
 
     /// Refuses everything from now on and wakes who waits.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.news.notify_all();
+        let mut inner = self.lock();
+        inner.closed = true;
+        if 0 < inner.waiting {
+            self.news.notify_all();
+        }
     }
 
     pub(crate) fn left(&self) -> u32 {
@@ -65,10 +72,12 @@ impl Credit {
 
     /// Waits for credit: what there is, 0 after `timeout`, or `QD_E_CANCELLED`.
     pub(crate) fn wait(&self, timeout: Duration) -> i32 {
-        let waited = self
-            .news
-            .wait_timeout_while(self.lock(), timeout, |inner| inner.left == 0 && !inner.closed);
-        let inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut inner = self.lock();
+        inner.waiting += 1;
+        let waited =
+            self.news.wait_timeout_while(inner, timeout, |inner| inner.left == 0 && !inner.closed);
+        let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        inner.waiting -= 1;
         if inner.closed { QD_E_CANCELLED } else { i32::try_from(inner.left).unwrap_or(i32::MAX) }
     }
 }

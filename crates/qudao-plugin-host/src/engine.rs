@@ -14,11 +14,14 @@ use std::{
 
 use qudao_plugin_api::abi::{
     QD_ABI_MINOR, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_EV_END, QD_EV_ERROR, QD_EV_TOKEN,
-    QD_EVENT_BYTES_MAX, QdBytes, QdError, QdEvent, QdHostApi, QdPluginApi, QdRequest,
+    QD_EVENT_BYTES_MAX, QdBytes, QdError, QdEvent, QdHostApi, QdHttp, QdPluginApi, QdRequest,
     SIZE_OF_EVENT, SIZE_OF_HOST_API, SIZE_OF_REQUEST,
 };
 
-use crate::credit::Credit;
+use crate::{
+    credit::Credit,
+    net::{Clients, Net},
+};
 
 /// An event whose pointers and kind were checked.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +60,8 @@ pub(crate) trait Outlet: Send + Sync + 'static {
     /// Ends a request that broke the rules, if it is still open.
     fn violation(&self, id: u64, reason: &str);
     fn wait_credit(&self, id: u64, timeout: Duration) -> i32;
+    /// Whether a request is under way.
+    fn is_open(&self, id: u64) -> bool;
     /// Ends a request whose plugin returned, if it is still open.
     fn returned(&self, id: u64, code: i32, message: &str);
 }
@@ -76,6 +81,7 @@ pub(crate) struct Ticket {
 /// What the plugin's callbacks are given. The outlet owns the engine, so this may not own it.
 struct Context {
     outlet: Weak<dyn Outlet>,
+    net: Arc<Net>,
 }
 
 /// A created instance of a plugin.
@@ -86,7 +92,8 @@ pub(crate) struct Engine {
     // and never if it was not called.
     context: *mut Context,
     host: *mut QdHostApi,
-    gate: Gate,
+    gate: Arc<Gate>,
+    net: Arc<Net>,
     destroyed: AtomicBool,
     pool: Arc<Pool>,
 }
@@ -94,15 +101,15 @@ pub(crate) struct Engine {
 /// Counts who is inside of the plugin, so that `destroy` comes when nobody is and nobody enters
 /// afterwards.
 #[derive(Default)]
-struct Gate(AtomicUsize);
+pub(crate) struct Gate(AtomicUsize);
 
 /// One visit to the plugin.
-struct Visit<'a>(&'a AtomicUsize);
+pub(crate) struct Visit<'a>(&'a AtomicUsize);
 
 impl Gate {
     const SHUT: usize = 1 << (usize::BITS - 1);
 
-    fn enter(&self) -> Option<Visit<'_>> {
+    pub(crate) fn enter(&self) -> Option<Visit<'_>> {
         let visit = (self.0.fetch_add(1, Ordering::Acquire), Visit(&self.0));
         (visit.0 & Self::SHUT == 0).then_some(visit.1)
     }
@@ -139,10 +146,13 @@ impl Engine {
         config: &[u8],
         outlet: Weak<dyn Outlet>,
         threads: usize,
+        clients: Arc<Clients>,
     ) -> Result<Self, String> {
         let Some(create) = api.create else { return Err("the plugin has no create".to_owned()) };
         // A plugin whose `create` failed may have left threads behind: they keep these.
-        let context = Box::into_raw(Box::new(Context { outlet }));
+        let gate = Arc::new(Gate::default());
+        let net = Net::new(clients, Arc::clone(&gate));
+        let context = Box::into_raw(Box::new(Context { outlet, net: Arc::clone(&net) }));
         let host = Box::into_raw(Box::new(QdHostApi {
             struct_size: SIZE_OF_HOST_API,
             abi_minor: u32::from(QD_ABI_MINOR),
@@ -150,6 +160,10 @@ impl Engine {
             log: Some(log_entry),
             emit: Some(emit_entry),
             wait_credit: Some(wait_credit_entry),
+            http: Some(http_entry),
+            http_read: Some(http_read_entry),
+            http_stop: Some(http_stop_entry),
+            timer: Some(timer_entry),
         }));
         let (mut instance, mut error) = (ptr::null_mut(), QdError::empty());
         // SAFETY: every argument lives through the call, and the table until `destroy`.
@@ -158,8 +172,9 @@ impl Engine {
             return Err(format!("create failed ({code}): {}", error.message()));
         }
         let pool = Arc::new(Pool { threads, ..Pool::default() });
-        let (gate, destroyed) = (Gate::default(), AtomicBool::new(false));
-        Ok(Self { api, instance, context, host, gate, destroyed, pool })
+        net.connect(api.net, instance);
+        let destroyed = AtomicBool::new(false);
+        Ok(Self { api, instance, context, host, gate, net, destroyed, pool })
     }
 
     /// Starts a request; what comes of it comes through the outlet.
@@ -179,6 +194,7 @@ impl Engine {
     }
 
     fn returned(&self, id: u64, code: i32, message: &str) {
+        self.net.end(id);
         // SAFETY: the context lives as long as this.
         if let Some(outlet) = unsafe { (*self.context).outlet.upgrade() } {
             outlet.returned(id, code, message);
@@ -249,6 +265,7 @@ impl Engine {
         if self.destroyed.swap(true, Ordering::AcqRel) {
             return true;
         }
+        self.net.end_all();
         if let Some(destroy) = self.api.destroy {
             // SAFETY: nobody is inside, and the shut gate lets nobody in.
             unsafe { destroy(self.instance) };
@@ -369,7 +386,11 @@ unsafe extern "C" fn emit_entry(ctx: *mut c_void, id: u64, events: *const QdEven
         outlet.violation(id, fault);
         return QD_E_INVALID;
     }
-    outlet.events(id, checked)
+    let left = outlet.events(id, checked);
+    if checked.iter().any(Incoming::is_last) {
+        context.net.end(id);
+    }
+    left
 }
 
 /// # Safety
@@ -395,6 +416,35 @@ unsafe extern "C" fn wait_credit_entry(ctx: *mut c_void, id: u64, timeout_ms: u3
     let context = unsafe { &*ctx.cast::<Context>() };
     let Some(outlet) = context.outlet.upgrade() else { return QD_E_CANCELLED };
     outlet.wait_credit(id, Duration::from_millis(u64::from(timeout_ms)))
+}
+
+unsafe extern "C" fn http_entry(ctx: *mut c_void, id: u64, exchange: *const QdHttp) -> i32 {
+    // SAFETY: the context lives until `destroy` has returned.
+    let context = unsafe { &*ctx.cast::<Context>() };
+    let open = context.outlet.upgrade().is_some_and(|outlet| outlet.is_open(id));
+    if !open {
+        return QD_E_CANCELLED;
+    }
+    // SAFETY: the plugin lends it for the call.
+    unsafe { context.net.http(id, exchange) }
+}
+
+unsafe extern "C" fn http_read_entry(ctx: *mut c_void, id: u64) {
+    // SAFETY: the context lives until `destroy` has returned.
+    unsafe { &*ctx.cast::<Context>() }.net.http_read(id);
+}
+
+unsafe extern "C" fn http_stop_entry(ctx: *mut c_void, id: u64) {
+    // SAFETY: the context lives until `destroy` has returned.
+    unsafe { &*ctx.cast::<Context>() }.net.http_stop(id);
+}
+
+unsafe extern "C" fn timer_entry(ctx: *mut c_void, id: u64, ms: u64) {
+    // SAFETY: the context lives until `destroy` has returned.
+    let context = unsafe { &*ctx.cast::<Context>() };
+    if context.outlet.upgrade().is_some_and(|outlet| outlet.is_open(id)) {
+        context.net.timer(id, ms);
+    }
 }
 
 /// What a request that ends without END is told.

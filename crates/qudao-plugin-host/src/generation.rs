@@ -274,6 +274,10 @@ impl Outlet for Generation {
         self.find(id).map_or(QD_E_CANCELLED, |flight| flight.ticket().credit.wait(timeout))
     }
 
+    fn is_open(&self, id: u64) -> bool {
+        self.holds(id)
+    }
+
     fn returned(&self, id: u64, code: i32, message: &str) {
         let Some(flight) = self.find(id) else { return };
         self.forget(id);

@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use qudao_egress::Rules;
 use qudao_plugin_api::{
     abi::QdPluginApi,
     manifest::{Manifest, TARGET},
@@ -31,6 +32,7 @@ use crate::{
     generation::{Generation, Link},
     load::load,
     metrics,
+    net::Clients,
     opening::{Opened, listen, open_child},
     process::ChildLink,
     report::ModelState,
@@ -48,6 +50,7 @@ pub(crate) struct Ground {
     pub(crate) state_dir: PathBuf,
     pub(crate) sandbox: Sandbox,
     pub(crate) allow_downgrade: Vec<String>,
+    pub(crate) clients: Arc<Clients>,
 }
 
 impl Ground {
@@ -57,6 +60,7 @@ impl Ground {
             state_dir: settings.state_dir.clone(),
             sandbox: settings.sandbox,
             allow_downgrade: settings.allow_downgrade.clone(),
+            clients: Arc::new(Clients::new(Rules::default())),
         }
     }
 }
@@ -449,7 +453,8 @@ impl Instance {
         let config = self.settings.config.to_string();
         let threads = usize::try_from(terms.max_concurrency).unwrap_or(1);
         let outlet: Weak<dyn Outlet> = Arc::<Generation>::downgrade(&generation);
-        let engine = Engine::create(api, config.as_bytes(), outlet, threads)?;
+        let clients = Arc::clone(&self.ground.clients);
+        let engine = Engine::create(api, config.as_bytes(), outlet, threads, clients)?;
         generation.connect(Link::Local(Arc::new(engine)));
         Ok(Started { generation, child: None })
     }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use async_openai::error::ApiError;
-use qudao_plugin_api::wire::ErrorKind;
-use reqwest::StatusCode;
+use qudao_plugin_api::{NetError, wire::ErrorKind};
 use serde::Deserialize;
 
 /// Providers write whole pages into some errors; a log line needs its beginning.
@@ -67,26 +66,21 @@ impl Failure {
     }
 }
 
-/// A transport failure, without the address, which may name an internal host.
-impl From<reqwest::Error> for Failure {
-    fn from(error: reqwest::Error) -> Self {
-        let error = error.without_url();
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        if error.is_builder() {
-            return Self::bad_request(&message);
-        }
-        let message = match (error.is_connect(), error.is_timeout()) {
-            (true, true) => "the provider did not accept a connection in time".to_owned(),
-            (true, false) => format!("the provider cannot be reached: {message}"),
-            _ => format!("the connection to the provider broke: {message}"),
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        let (kind, message) = match error {
+            NetError::Refused(why) => return Self::bad_request(&why),
+            NetError::ConnectTimeout(_) => {
+                let message = "the provider did not accept a connection in time";
+                (ErrorKind::Timeout, message.to_owned())
+            }
+            NetError::Unreachable(why) => {
+                (ErrorKind::Unavailable, format!("the provider cannot be reached: {why}"))
+            }
+            NetError::Broken(why) => {
+                (ErrorKind::Unavailable, format!("the connection to the provider broke: {why}"))
+            }
         };
-        let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
         Self { passing: true, ..Self::new(kind, &message) }
     }
 }
@@ -128,15 +122,15 @@ impl Said {
 
 /// Sorts a refusal by its status and the provider's code.
 #[must_use]
-pub fn from_reply(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Failure {
+pub fn from_reply(status: u16, body: &[u8], retry_after: Option<Duration>) -> Failure {
     let (said, marks) = match serde_json::from_slice::<Body>(body) {
         Ok(body) => body.error.parts(),
         Err(_) => (String::from_utf8_lossy(body).trim().to_owned(), String::new()),
     };
     let kind = kind(Some(status), &marks);
-    let message = format!("the provider answered {}: {said}", status.as_u16());
+    let message = format!("the provider answered {status}: {said}");
     Failure {
-        status: Some(status.as_u16()),
+        status: Some(status),
         retry_after,
         passing: passes(status) && !marks.contains("insufficient_quota"),
         ..Failure::new(kind, &message)
@@ -151,7 +145,7 @@ pub fn from_stream(error: &str) -> Failure {
     Failure::new(kind(None, &marks), &format!("the provider broke off the answer: {said}"))
 }
 
-fn kind(status: Option<StatusCode>, marks: &str) -> ErrorKind {
+fn kind(status: Option<u16>, marks: &str) -> ErrorKind {
     let marked = |mark: &str| marks.contains(mark);
     if marked("content_filter") || marked("content_policy") {
         return ErrorKind::ContentFilter;
@@ -165,7 +159,7 @@ fn kind(status: Option<StatusCode>, marks: &str) -> ErrorKind {
     if marked("rate_limit") || marked("insufficient_quota") {
         return ErrorKind::RateLimited;
     }
-    match status.map(|status| status.as_u16()) {
+    match status {
         Some(401 | 403) => ErrorKind::Auth,
         Some(404) => ErrorKind::UnknownModel,
         Some(408 | 504) => ErrorKind::Timeout,
@@ -175,8 +169,8 @@ fn kind(status: Option<StatusCode>, marks: &str) -> ErrorKind {
     }
 }
 
-fn passes(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 409 | 425 | 429 | 500..=599)
+fn passes(status: u16) -> bool {
+    matches!(status, 408 | 409 | 425 | 429 | 500..=599)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ pub mod estimate;
 pub mod events;
 pub mod failure;
 #[cfg(test)]
+mod lender;
+#[cfg(test)]
 mod mini;
 pub mod provider;
 pub mod reply;
@@ -37,6 +39,11 @@ pub struct OpenAi {
 impl AsyncModelPlugin for OpenAi {
     type Config = Settings;
 
+    /// The host's threads do the work: a call does not change threads.
+    fn worker_threads(_: &Settings) -> usize {
+        0
+    }
+
     fn create(_host: Host, settings: Settings) -> Result<Self, PluginError> {
         let provider = Provider::new(settings).map_err(plugin_error)?;
         Ok(Self { provider })
@@ -52,7 +59,7 @@ impl AsyncModelPlugin for OpenAi {
         }
         let mut reader = Reader(sink);
         let OwnedRequest { payload, deadline, trace, .. } = &request;
-        match self.provider.chat(payload, *deadline, trace, &mut reader).await {
+        match self.provider.chat(payload, *deadline, trace, &sink.net(), &mut reader).await {
             Ok(answered) => {
                 if answered.estimated {
                     sink.progress("the provider reported no usage: it is estimated").await?;

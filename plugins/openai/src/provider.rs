@@ -1,14 +1,19 @@
 //! One provider: sends a conversation there and hands on what comes back.
 
-use std::{borrow::Cow, future::Future, time::Duration};
+use std::{
+    borrow::Cow,
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use async_openai::config::Config as _;
-use bytes::Bytes;
 use qudao_egress::Rules;
-use qudao_plugin_api::wire::{FinishReason, Usage};
-use reqwest::{Response, Url, header};
+use qudao_plugin_api::{
+    Answer as Response, Net,
+    wire::{FinishReason, Usage},
+};
+use reqwest::{Url, header};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     estimate,
@@ -17,7 +22,7 @@ use crate::{
     reply::{Counted, Delta, Reply},
     request::Asked,
     settings::Settings,
-    transport::{Outgoing, Patience, Transport, is_whole},
+    transport::{Patience, Transport, is_whole},
 };
 
 /// When a request brings no deadline of its own.
@@ -85,8 +90,6 @@ pub struct Provider {
     settings: Settings,
     key: Option<String>,
     transport: Transport,
-    url: Url,
-    headers: header::HeaderMap,
 }
 
 impl Provider {
@@ -107,7 +110,6 @@ impl Provider {
         let key = settings.key()?;
         let config = settings.client_config(key.as_deref())?;
         let Settings { timeouts, max_retries, .. } = &settings;
-        let transport = Transport::new(timeouts, *max_retries, key.as_deref(), rules)?;
         let url = Url::parse(&config.url("/chat/completions"))
             .map_err(|error| Failure::settings(&format!("`base_url`: {error}")))?;
         let mut headers = config.headers();
@@ -117,10 +119,13 @@ impl Provider {
             headers.remove(header::AUTHORIZATION);
         }
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        for value in headers.values_mut() {
-            value.set_sensitive(true);
-        }
-        Ok(Self { settings, key, transport, url, headers })
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+            .collect();
+        let public = rules.is_some();
+        let transport = Transport::new(url.into(), headers, timeouts, *max_retries, public);
+        Ok(Self { settings, key, transport })
     }
 
     /// Answers one conversation, streamed if somebody reads along. `trace` is a W3C `traceparent`
@@ -133,19 +138,19 @@ impl Provider {
     pub async fn chat(
         &self,
         payload: &[u8],
-        deadline: Option<std::time::Instant>,
+        deadline: Option<Instant>,
         trace: &str,
+        net: &Net,
         out: &mut impl Output,
     ) -> Result<Answered, Unanswered> {
         let asked: Asked<'_> = serde_json::from_slice(payload)
             .map_err(|error| Failure::bad_request(&format!("not a chat request: {error}")))?;
-        let deadline =
-            deadline.map_or_else(|| Instant::now() + DEFAULT_DEADLINE, Instant::from_std);
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + DEFAULT_DEADLINE);
         let mut answer = Answer::new(asked.messages);
         let read = if asked.stream {
-            self.streamed(&asked, deadline, trace, &mut answer, out).await
+            self.streamed(&asked, deadline, (trace, net), &mut answer, out).await
         } else {
-            self.whole(&asked, deadline, trace, &mut answer, out).await
+            self.whole(&asked, deadline, (trace, net), &mut answer, out).await
         };
         read.map_err(|unanswered| match unanswered {
             Unanswered::Failed(failure) => Unanswered::Failed(failure.without(self.key.as_deref())),
@@ -158,53 +163,53 @@ impl Provider {
         &self,
         asked: &Asked<'_>,
         deadline: Instant,
-        trace: &str,
+        (trace, net): (&str, &Net),
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
-        let response = self.send(asked, trace, Patience { deadline, first_byte: None }).await?;
-        self.read_whole(response, deadline, answer, out).await
+        let response =
+            self.send(asked, (trace, net), Patience { deadline, first_byte: None }).await?;
+        self.read_whole(response, deadline, net, answer, out).await
     }
 
     async fn streamed(
         &self,
         asked: &Asked<'_>,
         deadline: Instant,
-        trace: &str,
+        (trace, net): (&str, &Net),
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
         let first_byte = Some(self.settings.timeouts.first_byte());
-        let response = self.send(asked, trace, Patience { deadline, first_byte }).await?;
+        let response = self.send(asked, (trace, net), Patience { deadline, first_byte }).await?;
         if is_whole(&response) {
             // Some servers ignore `stream` for some models.
-            return self.read_whole(response, deadline, answer, out).await;
+            return self.read_whole(response, deadline, net, answer, out).await;
         }
-        self.events(response, deadline, answer, out).await
+        self.events(response, deadline, net, answer, out).await
     }
 
-    async fn send(
+    async fn send<'a>(
         &self,
         asked: &Asked<'_>,
-        trace: &str,
+        (trace, net): (&str, &'a Net),
         patience: Patience,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Response<'a>, Failure> {
         let body = serde_json::to_vec(&asked.body(&self.settings))
             .map_err(|error| Failure::bad_request(&error.to_string()))?;
-        let (url, headers) = (&self.url, &self.headers);
-        let request = Outgoing { url, headers, trace, body: body.into() };
-        self.transport.send(&request, patience).await
+        self.transport.send(net, trace, &body, patience).await
     }
 
     async fn read_whole(
         &self,
-        mut response: Response,
+        mut response: Response<'_>,
         deadline: Instant,
+        net: &Net,
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
         let mut body = Vec::new();
-        while let Some(bytes) = self.read(&mut response, deadline).await? {
+        while let Some(bytes) = self.read(&mut response, deadline, net).await? {
             if body.len() + bytes.len() > MAX_REPLY_BYTES {
                 return Err(Failure::unavailable("the provider's answer has no end").into());
             }
@@ -217,13 +222,14 @@ impl Provider {
 
     async fn events(
         &self,
-        mut response: Response,
+        mut response: Response<'_>,
         deadline: Instant,
+        net: &Net,
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
         let mut events = Events::default();
-        while let Some(bytes) = self.read(&mut response, deadline).await? {
+        while let Some(bytes) = self.read(&mut response, deadline, net).await? {
             events.push(&bytes).map_err(|error| Failure::unavailable(&error.to_string()))?;
             let mut pieces = Vec::new();
             let mut failed = None;
@@ -250,7 +256,7 @@ impl Provider {
             if done {
                 // The end of the body is read too, or the connection could not be used again;
                 // but the answer does not wait for a server that forgets to end it.
-                let _ = timeout(LINGER, response.chunk()).await;
+                let _ = net.within(Instant::now() + LINGER, response.chunk()).await;
                 return Ok(());
             }
         }
@@ -262,12 +268,13 @@ impl Provider {
 
     async fn read(
         &self,
-        response: &mut Response,
+        response: &mut Response<'_>,
         deadline: Instant,
-    ) -> Result<Option<Bytes>, Failure> {
+        net: &Net,
+    ) -> Result<Option<Vec<u8>>, Failure> {
         let begun = Instant::now();
         let until = deadline.min(begun + self.settings.timeouts.idle());
-        let read = timeout_at(until, response.chunk()).await;
+        let read = net.within(until, response.chunk()).await;
         Ok(read.map_err(|_| Failure::timeout("the answer stalled", begun.elapsed()))??)
     }
 }

@@ -1,14 +1,12 @@
-//! Sends requests: one connection pool, our patience, our retries.
+//! Sends requests: the host's connections, our patience, our retries.
 //!
 //! The transport of `async-openai` would retry without an end in sight, lose `Retry-After`, and
-//! read a stream into an unbounded queue, which is why nothing of it is used.
+//! read a stream into an unbounded queue, which is why nothing of it is used. The host's makes the
+//! exchange on the thread on which the call came, so that none waits for another thread.
 
-use std::{sync::Arc, time::Duration};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use qudao_egress::{Rules, SystemLookup};
-use reqwest::{Method, Request, Response, Url, header};
-use tokio::time::{Instant, sleep, timeout_at};
+use qudao_plugin_api::{Answer, Net, Outgoing};
 
 use crate::{
     failure::{self, Failure},
@@ -21,8 +19,6 @@ const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_CAP: Duration = Duration::from_secs(8);
 /// Of a refusal's body; the rest is not read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
-/// Providers close idle connections after a minute or more; we close them before.
-const POOL_IDLE: Duration = Duration::from_secs(45);
 
 /// How long one call may take.
 #[derive(Debug, Clone, Copy)]
@@ -33,144 +29,123 @@ pub struct Patience {
     pub first_byte: Option<Duration>,
 }
 
-/// A request that may be sent more than once.
-#[derive(Debug, Clone)]
-pub struct Outgoing<'a> {
-    /// Where to.
-    pub url: &'a Url,
-    /// With the key.
-    pub headers: &'a header::HeaderMap,
-    /// The header `traceparent`; none if empty.
-    pub trace: &'a str,
-    /// JSON.
-    pub body: Bytes,
-}
-
-impl Outgoing<'_> {
-    fn build(&self) -> Request {
-        let mut request = Request::new(Method::POST, self.url.clone());
-        *request.headers_mut() = self.headers.clone();
-        if !self.trace.is_empty()
-            && let Ok(trace) = header::HeaderValue::from_str(self.trace)
-        {
-            request.headers_mut().insert("traceparent", trace);
-        }
-        *request.body_mut() = Some(self.body.clone().into());
-        request
-    }
-}
-
-/// A connection pool with a policy.
+/// Where requests go, with which headers, and how stubbornly.
 #[derive(Debug, Clone)]
 pub struct Transport {
-    http: reqwest::Client,
+    url: String,
+    /// With the key.
+    headers: Vec<(String, Vec<u8>)>,
+    connect: Duration,
+    public: bool,
     max_retries: u32,
-    key: Option<Arc<str>>,
 }
 
 impl Transport {
-    /// Opens no connection yet. With `rules`, it connects to what they allow and nothing else.
-    ///
-    /// # Errors
-    /// When the TLS library cannot be set up.
+    /// A transport to one address. With `public`, it connects to what is open to everybody and
+    /// nothing else.
+    #[must_use]
     pub fn new(
+        url: String,
+        headers: Vec<(String, Vec<u8>)>,
         timeouts: &Timeouts,
         max_retries: u32,
-        key: Option<&str>,
-        rules: Option<&Rules>,
-    ) -> Result<Self, Failure> {
-        let builder = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(60))
-            .connect_timeout(timeouts.connect())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(usize::MAX)
-            .user_agent(concat!("qudao/", env!("CARGO_PKG_VERSION")));
-        let http = match rules {
-            Some(rules) => {
-                qudao_egress::guard(builder, rules, Arc::new(SystemLookup::default())).build()?
-            }
-            None => builder.build()?,
-        };
-        Ok(Self { http, max_retries, key: key.map(Arc::from) })
+        public: bool,
+    ) -> Self {
+        Self { url, headers, connect: timeouts.connect(), public, max_retries }
     }
 
     /// Sends until a reply begins with success, the failure is not a passing one, the attempts
-    /// are used up, or the next wait would end after the deadline.
+    /// are used up, or the next wait would end after the deadline. `trace` is a W3C `traceparent`, or
+    /// empty.
     ///
     /// # Errors
     /// The last attempt's failure.
-    pub async fn send(
+    pub async fn send<'a>(
         &self,
-        request: &Outgoing<'_>,
+        net: &'a Net,
+        trace: &str,
+        body: &[u8],
         patience: Patience,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Answer<'a>, Failure> {
         let mut attempt = 0;
         loop {
-            let failure = match self.attempt(request, patience).await {
-                Ok(response) => return Ok(response),
+            let failure = match self.attempt(net, trace, body, patience).await {
+                Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             let wait = failure.retry_after.unwrap_or_else(|| backoff(attempt));
             let too_late =
                 Instant::now().checked_add(wait).is_none_or(|at| at >= patience.deadline);
             if !failure.passing || attempt >= self.max_retries || too_late {
-                return Err(failure.without(self.key.as_deref()));
+                return Err(failure);
             }
             attempt += 1;
-            sleep(wait).await;
+            net.sleep(wait).await;
         }
     }
 
-    async fn attempt(
+    async fn attempt<'a>(
         &self,
-        request: &Outgoing<'_>,
+        net: &'a Net,
+        trace: &str,
+        body: &[u8],
         patience: Patience,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Answer<'a>, Failure> {
         let begun = Instant::now();
         let until = patience
             .first_byte
             .map_or(patience.deadline, |limit| patience.deadline.min(begun + limit));
-        let sent = timeout_at(until, self.http.execute(request.build())).await;
-        let response = sent.map_err(|_| Failure::timeout("no reply began", begun.elapsed()))??;
-        if response.status().is_success() {
-            return Ok(response);
+        let own = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let trace = (!trace.is_empty()).then_some(("traceparent", trace.as_bytes()));
+        let headers: Vec<_> = own.chain(trace).collect();
+        let request = Outgoing {
+            method: "POST",
+            url: &self.url,
+            headers: &headers,
+            body,
+            connect: self.connect,
+            public: self.public,
+        };
+        let sent = net.within(until, net.send(&request)).await;
+        let answer = sent.map_err(|_| Failure::timeout("no reply began", begun.elapsed()))??;
+        if (200..300).contains(&answer.status) {
+            return Ok(answer);
         }
-        Err(refusal(response, until).await)
+        Err(refusal(net, answer, until).await)
     }
 }
 
-async fn refusal(mut response: Response, until: Instant) -> Failure {
-    let status = response.status();
-    let retry_after = retry_after(response.headers());
+async fn refusal(net: &Net, mut answer: Answer<'_>, until: Instant) -> Failure {
+    let retry_after = retry_after(&answer);
     let mut body = Vec::new();
     while body.len() < MAX_ERROR_BYTES {
-        match timeout_at(until, response.chunk()).await {
+        match net.within(until, answer.chunk()).await {
             Ok(Ok(Some(bytes))) => body.extend_from_slice(&bytes),
             // The status alone says enough.
             _ => break,
         }
     }
     body.truncate(MAX_ERROR_BYTES);
-    if status.is_redirection() {
+    if (300..400).contains(&answer.status) {
         return Failure::bad_request(&format!(
             "the provider answered {}: it redirects, check `base_url`",
-            status.as_u16()
+            answer.status
         ));
     }
-    failure::from_reply(status, &body, retry_after)
+    failure::from_reply(answer.status, &body, retry_after)
 }
 
 /// When to come back: milliseconds as OpenAI says it, else seconds or a date as HTTP does.
-fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    if let Some(ms) = text("retry-after-ms").and_then(|ms| ms.parse::<f64>().ok()) {
+fn retry_after(answer: &Answer<'_>) -> Option<Duration> {
+    let text = |name: &str| std::str::from_utf8(answer.header(name)?).ok().map(str::trim);
+    wait(text("retry-after-ms"), text("retry-after"))
+}
+
+fn wait(ms: Option<&str>, when: Option<&str>) -> Option<Duration> {
+    if let Some(ms) = ms.and_then(|ms| ms.parse::<f64>().ok()) {
         return Duration::try_from_secs_f64(ms / 1_000.0).ok();
     }
-    let value = text("retry-after")?;
+    let value = when?;
     if let Ok(seconds) = value.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
@@ -191,9 +166,8 @@ fn backoff(attempt: u32) -> Duration {
 
 /// Whether a reply is one JSON document although events were asked for.
 #[must_use]
-pub fn is_whole(response: &Response) -> bool {
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("application/json"))
+pub fn is_whole(answer: &Answer<'_>) -> bool {
+    answer.header("content-type").is_some_and(|kind| kind.starts_with(b"application/json"))
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ static API: QdPluginApi = QdPluginApi {
     cancel: None,
     resume: None,
     drain: Some(drain),
+    net: None,
 };
 
 /// The handshake.

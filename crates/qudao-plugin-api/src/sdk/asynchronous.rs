@@ -1,5 +1,5 @@
-//! The flavour for plugins that wait on the network: one tokio runtime per instance, one task
-//! per request. A cancelled request's future is dropped.
+//! The flavour for plugins that wait on the network: one future per request, on a tokio runtime of
+//! the instance's or, without one, on the host's threads. A cancelled request's future is dropped.
 
 use std::{
     collections::HashMap,
@@ -9,28 +9,28 @@ use std::{
     time::Duration,
 };
 
-use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::Notify,
-};
+use serde::de::DeserializeOwned;
+use tokio::runtime::{Builder, Runtime};
 
+use self::{sink::Signals, task::Task};
 use super::{
-    Completion, Host, LogLevel, OwnedRequest, PluginError,
-    boundary::{catch, create, destroy, emit_error, fail, finish, parts, read_request},
+    Completion, Host, OwnedRequest, PluginError,
+    boundary::{catch, create, destroy, fail, finish, read_request},
 };
-use crate::{
-    abi::{
-        QD_ABI_MINOR, QD_E_AGAIN, QD_E_PANIC, QD_EF_REASONING, QD_EV_DATA, QD_EV_PROGRESS,
-        QD_EV_TOKEN, QD_EV_USAGE, QD_OK, QdBytes, QdError, QdEvent, QdHostApi, QdPluginApi,
-        QdRequest, SIZE_OF_PLUGIN_API,
-    },
-    wire::Usage,
+use crate::abi::{
+    QD_ABI_MINOR, QD_E_PANIC, QD_OK, QdBytes, QdError, QdHostApi, QdNetEvent, QdPluginApi,
+    QdRequest, SIZE_OF_PLUGIN_API,
 };
 
-/// Events of one batch: a part of the window, so that a reader who is a little behind does not
-/// hold up the whole.
-const BATCH_EVENTS_MAX: usize = 64;
+mod net;
+mod sink;
+mod task;
+
+pub use self::{
+    net::{Answer, Elapsed, Net, NetError, Outgoing},
+    sink::{AsyncSink, Piece},
+};
+
 /// How long `destroy` waits for tasks to stop.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -39,13 +39,15 @@ pub trait AsyncModelPlugin: Send + Sync + Sized + 'static {
     /// Read from the instance's configuration.
     type Config: DeserializeOwned;
 
-    /// Threads of the instance's runtime.
+    /// Threads of the instance's runtime. With none the plugin has no runtime: its futures are polled
+    /// by the host's threads and wait for nothing but the sink and its [`Net`]. A call costs no change
+    /// of threads then. Needs a host of ABI 1.1.
     #[must_use]
     fn worker_threads(_config: &Self::Config) -> usize {
         1
     }
 
-    /// Starts the instance, inside its runtime.
+    /// Starts the instance, inside its runtime if it has one.
     ///
     /// # Errors
     /// Why it cannot start.
@@ -62,160 +64,6 @@ pub trait AsyncModelPlugin: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Completion, PluginError>> + Send;
 }
 
-#[derive(Debug, Default)]
-struct Signals {
-    credit: Notify,
-    cancel: Notify,
-}
-
-/// One piece of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece<'a> {
-    /// Text of the answer.
-    Text(&'a str),
-    /// Text of the model's reasoning.
-    Reasoning(&'a str),
-    /// A delta, as JSON.
-    Json(&'a str),
-}
-
-impl<'a> Piece<'a> {
-    /// Cut to what one event may hold.
-    fn parts(&self) -> impl Iterator<Item = Part<'a>> + use<'a> {
-        let (text, json, flags) = match *self {
-            Self::Text(text) => (text, None, 0),
-            Self::Reasoning(text) => (text, None, QD_EF_REASONING),
-            Self::Json(json) => ("", Some(json), 0),
-        };
-        let token = move |text| Part { kind: QD_EV_TOKEN, flags, text };
-        let data = |text| Part { kind: QD_EV_DATA, flags: 0, text };
-        parts(text).map(token).chain(json.map(data))
-    }
-}
-
-/// What becomes one event. Unlike an event it holds no pointers and may live across a wait.
-struct Part<'a> {
-    kind: u16,
-    flags: u16,
-    text: &'a str,
-}
-
-impl Part<'_> {
-    const fn event(&self) -> QdEvent {
-        QdEvent { flags: self.flags, ..QdEvent::new(self.kind, self.text.as_bytes()) }
-    }
-}
-
-/// Where an asynchronous plugin writes its answer. Waits for credit when the reader is slow.
-#[derive(Debug)]
-pub struct AsyncSink {
-    host: Host,
-    id: u64,
-    signals: Arc<Signals>,
-    trace: String,
-}
-
-impl AsyncSink {
-    /// Writes a line about this request to the host's log, which puts the id of its trace to it.
-    pub fn log(&self, level: LogLevel, message: &str) {
-        self.host.log_about(&self.trace, level, message);
-    }
-
-    /// Streams text of the answer.
-    ///
-    /// # Errors
-    /// When the caller is gone: return it with `?`.
-    pub async fn token(&self, text: &str) -> Result<(), PluginError> {
-        self.text(text, 0).await
-    }
-
-    /// Streams text of the model's reasoning.
-    ///
-    /// # Errors
-    /// As [`AsyncSink::token`].
-    pub async fn reasoning(&self, text: &str) -> Result<(), PluginError> {
-        self.text(text, QD_EF_REASONING).await
-    }
-
-    async fn text(&self, text: &str, flags: u16) -> Result<(), PluginError> {
-        for part in parts(text) {
-            self.send(QD_EV_TOKEN, flags, part.as_bytes()).await?;
-        }
-        Ok(())
-    }
-
-    /// Streams a JSON delta.
-    ///
-    /// # Errors
-    /// As [`AsyncSink::token`], or when `value` does not serialise.
-    pub async fn data<T: Serialize + Sync>(&self, value: &T) -> Result<(), PluginError> {
-        let json = serde_json::to_vec(value).map_err(|e| PluginError::internal(e.to_string()))?;
-        self.send(QD_EV_DATA, 0, &json).await
-    }
-
-    /// Reports usage early; the usage of the [`Completion`] comes last and wins.
-    ///
-    /// # Errors
-    /// As [`AsyncSink::token`].
-    pub async fn usage(&self, usage: Usage) -> Result<(), PluginError> {
-        let json = serde_json::to_vec(&usage).map_err(|e| PluginError::internal(e.to_string()))?;
-        self.send(QD_EV_USAGE, 0, &json).await
-    }
-
-    /// A line for the operator.
-    ///
-    /// # Errors
-    /// As [`AsyncSink::token`].
-    pub async fn progress(&self, note: &str) -> Result<(), PluginError> {
-        self.send(QD_EV_PROGRESS, 0, note.as_bytes()).await
-    }
-
-    /// Streams several pieces with as few crossings of the boundary as the reader's credit
-    /// allows: what one network read brought costs one.
-    ///
-    /// # Errors
-    /// As [`AsyncSink::token`].
-    pub async fn pieces(&self, pieces: &[Piece<'_>]) -> Result<(), PluginError> {
-        let parts: Vec<_> = pieces.iter().flat_map(Piece::parts).collect();
-        let mut rest = parts.as_slice();
-        while !rest.is_empty() {
-            match self.emit_some(rest) {
-                Ok(0) => self.signals.credit.notified().await,
-                Ok(taken) => rest = &rest[taken..],
-                Err(code) => return Err(emit_error(code)),
-            }
-        }
-        Ok(())
-    }
-
-    /// How many of `parts` were taken; 0 when there is no credit.
-    fn emit_some(&self, parts: &[Part<'_>]) -> Result<usize, i32> {
-        let parts = parts.iter().take(BATCH_EVENTS_MAX);
-        let events: Vec<_> = parts.map(Part::event).collect();
-        let mut count = events.len();
-        while 0 < count {
-            match self.host.emit(self.id, &events[..count]) {
-                QD_E_AGAIN => count /= 2,
-                code if code < 0 => return Err(code),
-                _ => break,
-            }
-        }
-        Ok(count)
-    }
-
-    async fn send(&self, kind: u16, flags: u16, data: &[u8]) -> Result<(), PluginError> {
-        loop {
-            // The event holds pointers and is not `Send`: it may not live across the wait.
-            let code = self.host.emit(self.id, &[QdEvent { flags, ..QdEvent::new(kind, data) }]);
-            match code {
-                QD_E_AGAIN => self.signals.credit.notified().await,
-                code if code < 0 => return Err(emit_error(code)),
-                _ => return Ok(()),
-            }
-        }
-    }
-}
-
 type Flights = Mutex<HashMap<u64, Arc<Signals>>>;
 
 struct Inner<P> {
@@ -229,14 +77,17 @@ fn lock(flights: &Flights) -> MutexGuard<'_, HashMap<u64, Arc<Signals>>> {
 }
 
 struct Instance<P> {
-    // Dropped first: its tasks use `inner` and, through it, the host.
+    // Dropped first: its tasks use `inner` and, through it, the host. None where the host's threads
+    // do the work.
     runtime: Option<Runtime>,
     inner: Arc<Inner<P>>,
 }
 
 impl<P> Drop for Instance<P> {
     fn drop(&mut self) {
-        for signals in lock(&self.inner.flights).values() {
+        // Not under the lock: without a runtime they end right here.
+        let flights: Vec<_> = lock(&self.inner.flights).values().cloned().collect();
+        for signals in flights {
             signals.cancel.notify_one();
         }
         if let Some(runtime) = self.runtime.take() {
@@ -271,27 +122,35 @@ impl<P: AsyncModelPlugin> Drop for Ending<P> {
 
 impl<P: AsyncModelPlugin> Instance<P> {
     fn create(host: Host, config: P::Config) -> Result<Self, PluginError> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(P::worker_threads(&config).max(1))
-            .thread_name("plugin-async")
-            .enable_all()
-            .build()
-            .map_err(|e| PluginError::internal(format!("starting the runtime: {e}")))?;
+        let runtime = match P::worker_threads(&config) {
+            0 if host.has_net() => None,
+            0 => {
+                let needed = "this host makes no HTTP exchanges for plugins: it needs ABI 1.1";
+                return Err(PluginError::internal(needed));
+            }
+            threads => Some(
+                Builder::new_multi_thread()
+                    .worker_threads(threads)
+                    .thread_name("plugin-async")
+                    .enable_all()
+                    .build()
+                    .map_err(|e| PluginError::internal(format!("starting the runtime: {e}")))?,
+            ),
+        };
         let plugin = {
-            let _context = runtime.enter();
+            let _context = runtime.as_ref().map(Runtime::enter);
             P::create(host, config)?
         };
         let inner = Arc::new(Inner { host, plugin, flights: Mutex::default() });
-        Ok(Self { runtime: Some(runtime), inner })
+        Ok(Self { runtime, inner })
     }
 
     fn submit(&self, request: OwnedRequest) {
-        let Some(runtime) = &self.runtime else { return };
         let (id, inner) = (request.id, Arc::clone(&self.inner));
         let signals = Arc::new(Signals::default());
         lock(&inner.flights).insert(id, Arc::clone(&signals));
         let ending = Ending { inner, id, outcome: None };
-        runtime.handle().spawn(async move {
+        let work = async move {
             let trace = request.trace.clone();
             let sink = AsyncSink { host: ending.inner.host, id, signals, trace };
             let outcome = tokio::select! {
@@ -300,7 +159,15 @@ impl<P: AsyncModelPlugin> Instance<P> {
                 outcome = ending.inner.plugin.run(request, &sink) => outcome,
             };
             ending.end(outcome);
-        });
+        };
+        match &self.runtime {
+            Some(runtime) => drop(runtime.handle().spawn(work)),
+            None => Task::start(work),
+        }
+    }
+
+    fn signals(&self, id: u64) -> Option<Arc<Signals>> {
+        lock(&self.inner.flights).get(&id).cloned()
     }
 }
 
@@ -318,6 +185,7 @@ pub fn api<P: AsyncModelPlugin>() -> &'static QdPluginApi {
             cancel: Some(cancel_entry::<P>),
             resume: Some(resume_entry::<P>),
             drain: None,
+            net: Some(net_entry::<P>),
         }
     }
 }
@@ -350,15 +218,24 @@ unsafe extern "C" fn submit_entry<P: AsyncModelPlugin>(
 unsafe extern "C" fn cancel_entry<P: AsyncModelPlugin>(instance: *mut c_void, id: u64) {
     // SAFETY: what `create` made.
     let instance = unsafe { &*instance.cast::<Instance<P>>() };
-    let signals = lock(&instance.inner.flights).get(&id).cloned();
-    let _ = catch(|| signals.map(|signals| signals.cancel.notify_one()));
+    let _ = catch(|| instance.signals(id).map(|signals| signals.cancel.notify_one()));
 }
 
 unsafe extern "C" fn resume_entry<P: AsyncModelPlugin>(instance: *mut c_void, id: u64, _: u32) {
     // SAFETY: what `create` made.
     let instance = unsafe { &*instance.cast::<Instance<P>>() };
-    let signals = lock(&instance.inner.flights).get(&id).cloned();
-    let _ = catch(|| signals.map(|signals| signals.credit.notify_one()));
+    let _ = catch(|| instance.signals(id).map(|signals| signals.credit.notify_one()));
+}
+
+unsafe extern "C" fn net_entry<P: AsyncModelPlugin>(
+    instance: *mut c_void,
+    id: u64,
+    event: *const QdNetEvent,
+) {
+    // SAFETY: what `create` made.
+    let instance = unsafe { &*instance.cast::<Instance<P>>() };
+    // SAFETY: the event is valid for the call.
+    let _ = catch(|| instance.signals(id).map(|signals| unsafe { signals.inbox.take(event) }));
 }
 
 /// Exports an [`AsyncModelPlugin`] as the plugin of this library.
@@ -371,3 +248,6 @@ macro_rules! export_async_plugin {
         );
     };
 }
+
+#[cfg(test)]
+mod tests;

@@ -331,6 +331,7 @@ pub fn api<P: BatchPlugin>() -> &'static QdPluginApi {
             cancel: Some(cancel_entry),
             resume: Some(resume_entry),
             drain: None,
+            net: None,
         }
     }
 }

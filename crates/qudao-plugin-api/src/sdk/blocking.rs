@@ -209,6 +209,7 @@ pub fn api<P: ModelPlugin>() -> &'static QdPluginApi {
             cancel: None,
             resume: None,
             drain: None,
+            net: None,
         }
     }
 }

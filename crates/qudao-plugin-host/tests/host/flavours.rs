@@ -7,6 +7,8 @@ use qudao_plugin_host::{
     Call, CallError, Event, EventStream, ModelState, Placement, PluginHost, Trace,
 };
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::stage::{Stage, ask, read, say, until};
 
 const BOTH: [Placement; 2] = [Placement::Process, Placement::Inproc];
@@ -28,8 +30,11 @@ async fn each<F: Future<Output = ()>>(test: impl Fn(PluginHost, &'static str) ->
 }
 
 async fn first(stream: &mut EventStream) -> Event {
-    let event = tokio::time::timeout(Duration::from_secs(5), stream.next()).await;
-    event.expect("an event within 5 s").unwrap()
+    soon(stream.next()).await.unwrap()
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(5), what).await.expect("within 5 s")
 }
 
 #[tokio::test]
@@ -186,6 +191,60 @@ async fn a_batch_of_pieces_arrives_in_order_whatever_its_size() {
             assert_eq!(first(&mut stream).await, Event::Data(serde_json::json!({ "a": 1 })));
             assert!(matches!(first(&mut stream).await, Event::End { .. }));
         }
+    }
+}
+
+/// The plugin's futures run on the host's threads: with a runtime of its own and without.
+#[tokio::test]
+async fn the_host_makes_exchanges_and_keeps_time_for_its_plugins() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    for (placement, threads) in BOTH.into_iter().flat_map(|it| [(it, 0), (it, 1)]) {
+        let stage =
+            Stage::with_flavour("asynchronous").instance("asynchronous", placement, |settings| {
+                settings.config = serde_json::json!({ "threads": threads });
+            });
+        let host = stage.ready().await;
+        let call = |text: &str| host.call("asynchronous", say(text)).unwrap();
+
+        let served = async {
+            let (mut socket, _) = soon(listener.accept()).await.unwrap();
+            let mut request = vec![0; 1024];
+            let got = socket.read(&mut request).await.unwrap();
+            assert!(String::from_utf8_lossy(&request[..got]).contains("x-from: plugin"));
+            let head = "HTTP/1.1 201 Made\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
+            for part in [head, "some", "more"] {
+                socket.write_all(part.as_bytes()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let ((text, end), ()) = tokio::join!(read(call(&format!("fetch {url}"))), served);
+        assert_eq!((text.as_str(), end.is_ok()), ("201 somemore", true), "{placement:?} {threads}");
+
+        // Nobody listens for the rest: the connection is closed at once.
+        let left = call(&format!("fetch {url}"));
+        let (mut socket, _) = soon(listener.accept()).await.unwrap();
+        drop(left);
+        let mut request = vec![0; 1024];
+        soon(async { while !matches!(socket.read(&mut request).await, Ok(0) | Err(_)) {} }).await;
+
+        let begun = std::time::Instant::now();
+        assert_eq!(read(call("nap 30")).await.0, "rested");
+        assert!(Duration::from_millis(30) <= begun.elapsed());
+        assert_eq!(read(call("count 1000")).await.1, Ok(1000));
+        let mut slow = call("count 2000");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        for _ in 0..2000 {
+            assert!(matches!(first(&mut slow).await, Event::Token { .. }));
+        }
+        assert!(matches!(first(&mut slow).await, Event::End { .. }));
+        let (_, end) = ask(&host, "asynchronous", "panic").await;
+        let Err(CallError::Provider { message, .. }) = end else { panic!("{end:?}") };
+        assert!(message.contains("panicked"), "{message}");
+        drop(call("hang"));
+        assert_eq!(read(call("count 3")).await.1, Ok(3), "{placement:?} {threads}");
+        assert_eq!(host.model("asynchronous").unwrap().violations, 0);
+        host.shutdown(Duration::from_secs(1)).await;
     }
 }
 

@@ -82,8 +82,8 @@ impl Stage {
         let stage = Self::with(&[]);
         let template = stage.folder.path().join("plugin.toml");
         let text = format!(
-            "schema = 1\n[plugin]\nid = \"{flavour}\"\nversion = \"1\"\nabi = \"1.0\"\n\
-             kinds = [\"chat\"]\n[[artifact]]\ntarget = \"any\"\nvariant = \"cpu\"\n\
+            "schema = 1\n[plugin]\nid = \"{flavour}\"\nversion = \"1\"\nabi = \"1.1\"\n\
+             kinds = [\"chat\"]\n[permissions]\nnetwork = [\"the test's server\"]\n[[artifact]]\ntarget = \"any\"\nvariant = \"cpu\"\n\
              path = \"lib/lib{flavour}.so\"\n"
         );
         std::fs::write(&template, text).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qudao_plugin_api::{
-    AsyncModelPlugin, AsyncSink, Completion, Host, OwnedRequest, Piece, PluginError,
+    AsyncModelPlugin, AsyncSink, Completion, Host, Outgoing, OwnedRequest, Piece, PluginError,
     export_async_plugin,
     wire::{FinishReason, Usage},
 };
@@ -13,11 +13,12 @@ use serde::Deserialize;
 #[serde(default, deny_unknown_fields)]
 struct Config {
     greeting: String,
+    threads: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { greeting: "ok".to_owned() }
+        Self { greeting: "ok".to_owned(), threads: 1 }
     }
 }
 
@@ -28,9 +29,15 @@ struct Obedient {
 impl AsyncModelPlugin for Obedient {
     type Config = Config;
 
+    fn worker_threads(config: &Config) -> usize {
+        config.threads
+    }
+
     fn create(_: Host, config: Config) -> Result<Self, PluginError> {
-        // The instance's runtime is entered: timers can be made here.
-        let _timer = tokio::time::sleep(Duration::from_millis(1));
+        if 0 < config.threads {
+            // The instance's runtime is entered: timers can be made here.
+            let _timer = tokio::time::sleep(Duration::from_millis(1));
+        }
         Ok(Self { config })
     }
 
@@ -67,6 +74,11 @@ impl AsyncModelPlugin for Obedient {
                 }
                 sink.token("ok").await?;
             }
+            "nap" => {
+                sink.net().sleep(Duration::from_millis(number.parse().unwrap_or(0))).await;
+                sink.token("rested").await?;
+            }
+            "fetch" => fetch(number, sink).await?,
             "trace" => sink.token(&request.trace).await?,
             "hang" => std::future::pending::<()>().await,
             _ => sink.token(&self.config.greeting).await?,
@@ -75,6 +87,30 @@ impl AsyncModelPlugin for Obedient {
         let usage = Usage { input_tokens: 1, output_tokens };
         Ok(Completion { usage, finish_reason: FinishReason::Stop })
     }
+}
+
+/// Streams what a server says, and at the end why it stopped.
+async fn fetch(url: &str, sink: &AsyncSink) -> Result<(), PluginError> {
+    let net = sink.net();
+    let request = Outgoing {
+        method: "GET",
+        url,
+        headers: &[("x-from", b"plugin")],
+        body: b"",
+        connect: Duration::from_secs(2),
+        public: false,
+    };
+    let mut answer = match net.send(&request).await {
+        Ok(answer) => answer,
+        Err(error) => return sink.token(&format!("{error:?}")).await,
+    };
+    sink.token(&format!("{} ", answer.status)).await?;
+    while let Some(bytes) =
+        answer.chunk().await.map_err(|error| PluginError::internal(error.to_string()))?
+    {
+        sink.token(&String::from_utf8_lossy(&bytes)).await?;
+    }
+    Ok(())
 }
 
 export_async_plugin!(Obedient);

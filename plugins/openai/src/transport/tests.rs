@@ -1,20 +1,15 @@
 use super::*;
 
-fn headers(name: &'static str, value: &str) -> header::HeaderMap {
-    let mut headers = header::HeaderMap::new();
-    headers.insert(name, value.parse().unwrap());
-    headers
-}
-
 #[test]
 fn retry_after_is_read_in_its_three_forms() {
-    let read = |name, value: &str| retry_after(&headers(name, value));
-    assert_eq!(read("retry-after-ms", "250"), Some(Duration::from_millis(250)));
-    assert_eq!(read("retry-after", "3"), Some(Duration::from_secs(3)));
-    assert_eq!(read("retry-after", "Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
-    assert!(read("retry-after", "Tue, 31 Dec 2199 23:59:59 GMT") > Some(Duration::from_secs(1)));
+    let read = |when| wait(None, Some(when));
+    assert_eq!(wait(Some("250"), Some("9")), Some(Duration::from_millis(250)));
+    assert_eq!(wait(Some("soon"), None), None);
+    assert_eq!(read("3"), Some(Duration::from_secs(3)));
+    assert_eq!(read("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
+    assert!(read("Tue, 31 Dec 2199 23:59:59 GMT") > Some(Duration::from_secs(1)));
     for nonsense in ["soon", "-1", "NaN", "1e99"] {
-        assert_eq!(read("retry-after", nonsense), None, "{nonsense}");
+        assert_eq!(read(nonsense), None, "{nonsense}");
     }
 }
 

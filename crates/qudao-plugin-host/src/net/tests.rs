@@ -1,0 +1,249 @@
+use std::thread;
+
+use qudao_plugin_api::abi::SIZE_OF_HEADER;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::timeout,
+};
+
+use super::*;
+
+/// What a plugin hears, and on which thread.
+#[derive(Debug)]
+struct Heard {
+    kind: u16,
+    status: u16,
+    number: u32,
+    code: i32,
+    data: String,
+    headers: Vec<String>,
+    thread: ThreadId,
+}
+
+unsafe extern "C" fn hear(instance: *mut c_void, _id: u64, event: *const QdNetEvent) {
+    // SAFETY: the tests pass a leaked sender, and events live through the call.
+    let (sender, event) = unsafe { (&*instance.cast::<UnboundedSender<Heard>>(), &*event) };
+    let count = event.header_count as usize;
+    let headers = (0..count)
+        // SAFETY: as above.
+        .map(|at| unsafe {
+            String::from_utf8_lossy((*event.headers.add(at)).name.as_slice()).into()
+        })
+        .collect();
+    let heard = Heard {
+        kind: event.kind,
+        status: event.status,
+        number: event.number,
+        code: event.code,
+        // SAFETY: as above.
+        data: String::from_utf8_lossy(unsafe { event.data.as_slice() }).into(),
+        headers,
+        thread: thread::current().id(),
+    };
+    sender.send(heard).ok();
+}
+
+struct Plugin {
+    net: Arc<Net>,
+    heard: UnboundedReceiver<Heard>,
+}
+
+impl Plugin {
+    fn new(rules: Rules) -> Self {
+        let (sender, heard) = unbounded_channel();
+        let net = Net::new(Arc::new(Clients::new(rules)), Arc::default());
+        net.connect(Some(hear), Box::into_raw(Box::new(sender)).cast());
+        Self { net, heard }
+    }
+
+    fn get(&self, number: u32, url: &str, flags: u32) -> i32 {
+        let header = QdHeader { name: QdBytes::new(b"x-one"), value: QdBytes::new(b"secret") };
+        assert_eq!(size_of_val(&header), SIZE_OF_HEADER as usize);
+        let exchange = QdHttp {
+            struct_size: SIZE_OF_HTTP,
+            flags,
+            number,
+            connect_ms: 2_000,
+            method: QdBytes::new(b"POST"),
+            url: QdBytes::new(url.as_bytes()),
+            headers: &raw const header,
+            header_count: 1,
+            reserved: 0,
+            body: QdBytes::new(b"{}"),
+        };
+        // SAFETY: all of it lives through the call.
+        unsafe { self.net.http(7, &raw const exchange) }
+    }
+
+    async fn next(&mut self) -> Heard {
+        timeout(Duration::from_secs(10), self.heard.recv()).await.unwrap().unwrap()
+    }
+}
+
+/// Answers one request with a head and two pieces, and then says what else it reads.
+async fn serve(listener: &TcpListener) -> (String, TcpStream) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut request = vec![0; 4096];
+    let read = socket.read(&mut request).await.unwrap();
+    let answer = "HTTP/1.1 200 OK\r\nx-two: 2\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n";
+    socket.write_all(answer.as_bytes()).await.unwrap();
+    (String::from_utf8_lossy(&request[..read]).into(), socket)
+}
+
+async fn server() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+async fn closed(mut socket: TcpStream) {
+    let end = timeout(Duration::from_secs(10), socket.read(&mut [0; 16])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn an_answer_comes_as_far_as_it_is_asked_for() {
+    let (listener, url) = server().await;
+    let mut plugin = Plugin::new(Rules::default());
+    assert_eq!(plugin.get(3, &url, 0), QD_OK);
+    let (request, mut socket) = serve(&listener).await;
+    assert!(request.starts_with("POST /v1 HTTP/1.1") && request.contains("x-one: secret"));
+    let head = plugin.next().await;
+    assert_eq!((head.kind, head.status, head.number), (QD_NET_HEAD, 200, 3));
+    assert!(head.headers.contains(&"x-two".to_owned()));
+    let unasked = timeout(Duration::from_millis(50), plugin.heard.recv()).await;
+    assert!(unasked.is_err(), "nobody asked for {unasked:?}");
+    for piece in ["one", "two"] {
+        plugin.net.http_read(7);
+        let body = plugin.next().await;
+        assert_eq!((body.kind, body.data.as_str()), (QD_NET_BODY, piece));
+        let more: &[u8] = if piece == "one" { b"3\r\ntwo\r\n" } else { b"0\r\n\r\n" };
+        socket.write_all(more).await.unwrap();
+    }
+    plugin.net.http_read(7);
+    assert_eq!(plugin.next().await.kind, QD_NET_END);
+    plugin.net.end(7);
+    assert!(plugin.net.lines().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_stopped_or_over_closes_its_connection() {
+    let (listener, url) = server().await;
+    let mut plugin = Plugin::new(Rules::default());
+    let ways: [fn(&Net); 3] = [|net| net.http_stop(7), |net| net.end(7), |net| net.end_all()];
+    for way in ways {
+        plugin.get(1, &url, 0);
+        let (_, socket) = serve(&listener).await;
+        assert_eq!(plugin.next().await.kind, QD_NET_HEAD);
+        way(&plugin.net);
+        closed(socket).await;
+        let last = plugin.next().await;
+        assert_eq!((last.kind, last.code), (QD_NET_ERROR, QD_E_BROKEN), "{last:?}");
+    }
+    // The next exchange of a request ends the one before.
+    plugin.get(1, &url, 0);
+    let (_, first) = serve(&listener).await;
+    plugin.get(2, &url, 0);
+    closed(first).await;
+}
+
+#[tokio::test]
+async fn failures_say_what_happened_and_not_where() {
+    let mut plugin = Plugin::new(Rules::default());
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    plugin.get(1, &format!("http://{gone}/"), 0);
+    let error = plugin.next().await;
+    assert_eq!((error.kind, error.code), (QD_NET_ERROR, QD_E_UNREACHABLE));
+    assert!(!error.data.contains(&gone.to_string()), "{}", error.data);
+
+    let (listener, url) = server().await;
+    plugin.get(2, &url, 0);
+    let (_, socket) = serve(&listener).await;
+    assert_eq!(plugin.next().await.kind, QD_NET_HEAD);
+    drop(socket);
+    for expected in [QD_NET_BODY, QD_NET_ERROR] {
+        plugin.net.http_read(7);
+        let heard = plugin.next().await;
+        assert_eq!(heard.kind, expected, "{heard:?}");
+        assert_eq!(heard.code, if expected == QD_NET_ERROR { QD_E_BROKEN } else { QD_OK });
+    }
+}
+
+#[tokio::test]
+async fn what_a_tenant_names_is_held_against_the_rules() {
+    let (listener, url) = server().await;
+    let port = listener.local_addr().unwrap().port();
+    // Some network is allowed, and with it names like this one; its address is not.
+    let rules = Rules::new(vec!["10.1.0.0/16".parse().unwrap()], true, vec![port]).unwrap();
+    let mut plugin = Plugin::new(rules);
+    assert_eq!(plugin.get(1, &url, QD_HTTP_PUBLIC), QD_E_INVALID, "a literal address");
+    let named = url.replace("127.0.0.1", "localhost");
+    assert_eq!(plugin.get(2, &named, QD_HTTP_PUBLIC), QD_OK);
+    let error = plugin.next().await;
+    assert_eq!((error.kind, error.code), (QD_NET_ERROR, QD_E_UNREACHABLE));
+    assert!(error.data.contains("no public address"), "{}", error.data);
+    assert!(!error.data.contains("127.0.0.1"), "{}", error.data);
+    // The operator's own address may be anywhere.
+    assert_eq!(plugin.get(3, &named, 0), QD_OK);
+    drop(serve(&listener).await);
+    assert_eq!(plugin.next().await.kind, QD_NET_HEAD);
+}
+
+#[test]
+fn a_thread_that_says_so_makes_its_own_exchanges() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let home = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for own in [false, true] {
+        let mut plugin = home.block_on(async { Plugin::new(Rules::default()) });
+        let asking = thread::spawn(move || {
+            runtime().block_on(async {
+                if own {
+                    exchange_here();
+                }
+                let (listener, url) = server().await;
+                // As if the other runtime did it, which is how requests are served.
+                let Home::Lent(process) = &plugin.net.clients.home else { panic!("no runtime") };
+                let entered = process.enter();
+                plugin.get(1, &url, 0);
+                drop(entered);
+                let _served = serve(&listener).await;
+                let head = plugin.next().await;
+                plugin.net.timer(7, 1);
+                let timer = plugin.next().await;
+                assert_eq!((head.kind, timer.kind), (QD_NET_HEAD, QD_NET_TIMER));
+                assert_eq!(head.thread, timer.thread);
+                head.thread == thread::current().id()
+            })
+        });
+        assert_eq!(asking.join().unwrap(), own);
+    }
+}
+
+#[test]
+fn a_thread_that_ends_tells_the_plugin() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut plugin, socket) = runtime.block_on(async {
+        let (listener, url) = server().await;
+        let mut plugin = Plugin::new(Rules::default());
+        plugin.get(1, &url, 0);
+        let (_, socket) = serve(&listener).await;
+        assert_eq!(plugin.next().await.kind, QD_NET_HEAD);
+        (plugin, socket)
+    });
+    drop((runtime, socket));
+    let last = plugin.heard.blocking_recv().unwrap();
+    assert_eq!((last.kind, last.code), (QD_NET_ERROR, QD_E_BROKEN));
+}
+
+#[tokio::test]
+async fn nonsense_is_not_sent() {
+    let plugin = Plugin::new(Rules::default());
+    for url in ["", "not a url", "/relative"] {
+        assert_eq!(plugin.get(1, url, 0), QD_E_INVALID, "{url}");
+    }
+    // SAFETY: a null exchange is refused.
+    assert_eq!(unsafe { plugin.net.http(7, std::ptr::null()) }, QD_E_INVALID);
+    assert!(plugin.net.lines().is_empty());
+}
