@@ -28,6 +28,8 @@ struct Known {
     /// When the next count is due; `None` while one is made.
     due: Option<Instant>,
     begun: bool,
+    /// What was accepted while the count was made, which may have missed it.
+    meanwhile: Vec<TenantId>,
 }
 
 impl Backlog {
@@ -38,12 +40,26 @@ impl Backlog {
     /// One more message waits.
     pub(crate) fn add(&self, tenant: TenantId) {
         let mut known = self.known();
-        *known.tenants.entry(tenant).or_default() += 1;
-        known.all += 1;
+        known.add(tenant);
+        if known.begun && known.due.is_none() {
+            known.meanwhile.push(tenant);
+        }
+    }
+
+    /// Whether more messages of the tenant wait than so many. Where they were taken by another node,
+    /// this one may not know.
+    pub(crate) fn exceeds(&self, tenant: TenantId, messages: i64) -> bool {
+        let messages = u64::try_from(messages).unwrap_or(0);
+        self.known().tenants.get(&tenant).is_some_and(|waiting| messages < *waiting)
     }
 }
 
 impl Known {
+    fn add(&mut self, tenant: TenantId) {
+        *self.tenants.entry(tenant).or_default() += 1;
+        self.all += 1;
+    }
+
     fn check(&self, tenant: TenantId, bounds: &BacklogSettings) -> Result<(), AcceptError> {
         if u64::from(bounds.platform) <= self.all {
             return Err(AcceptError::PlatformBacklog);
@@ -87,10 +103,12 @@ impl Core {
         let mut known = self.backlog.known();
         let pause = bounds.count_every.max(begun.elapsed() * PART);
         known.due = Some(Instant::now() + pause);
+        let meanwhile = std::mem::take(&mut known.meanwhile);
         match counted {
             Ok(tenants) => {
                 known.tenants = tenants.into_iter().collect();
                 known.all = known.tenants.values().sum();
+                meanwhile.into_iter().for_each(|tenant| known.add(tenant));
                 #[expect(clippy::cast_precision_loss, reason = "a gauge needs no more")]
                 gauge!("qudao_backlog_messages").set(known.all as f64);
             }

@@ -6,6 +6,7 @@
 //! has reserved before.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
     task::{Context, Waker},
 };
@@ -177,8 +178,9 @@ impl Core {
         let _entered = self.runtime.enter();
         let mut work = Box::pin(self.tasks.track_future(work));
         // Whatever wakes it before the other thread has polled it is found by that poll.
-        let begun = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        if begun.is_pending() {
+        let poll = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        // A panic ends it, as it would end a task, and not whoever waits for it.
+        if catch_unwind(AssertUnwindSafe(poll)).is_ok_and(|begun| begun.is_pending()) {
             self.runtime.spawn(work);
         }
     }

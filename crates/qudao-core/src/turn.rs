@@ -336,6 +336,11 @@ impl Core {
                 }
                 Ok(Commit::Done { .. }) => {
                     failpoint!("turn.committed");
+                    // What was written meanwhile can be answered from now on, and the hint that it came
+                    // was followed while it could not.
+                    if self.backlog.exceeds(claim.tenant_id, claim.to_seq - claim.from_seq + 1) {
+                        self.wake.turns.notify_one();
+                    }
                     if let Some((shadow, answer)) = trial {
                         self.go_on_trial(shadow, Some(answer), None);
                     }

@@ -38,7 +38,8 @@ enum {
     QD_E_OVERLOADED = -7,
     QD_E_UNREACHABLE = -8, /* of an exchange: no connection */
     QD_E_TIMEOUT = -9,     /* of an exchange: no connection in time */
-    QD_E_BROKEN = -10      /* of an exchange: the connection broke */
+    QD_E_BROKEN = -10,     /* of an exchange: the connection broke */
+    QD_E_STALLED = -11     /* of an exchange: it broke because the other side was silent */
 };
 
 enum {
@@ -131,7 +132,8 @@ typedef struct {
     void (*log)(void *ctx, uint32_t level, QdBytes target, QdBytes message);
     int32_t (*emit)(void *ctx, uint64_t request, const QdEvent *events, uint32_t n);
     int32_t (*wait_credit)(void *ctx, uint64_t request, uint32_t timeout_ms);
-    /* since 1.1: the host makes HTTP exchanges, one at a time for each request, and wakes it */
+    /* since 1.1: the host makes HTTP exchanges, one at a time for each request, and wakes it.
+       Events come through `net`, from any thread, perhaps from within `http` */
     int32_t (*http)(void *ctx, uint64_t request, const QdHttp *exchange);
     void (*http_read)(void *ctx, uint64_t request);
     void (*http_stop)(void *ctx, uint64_t request);
@@ -147,7 +149,8 @@ typedef struct {
     void (*cancel)(void *instance, uint64_t request);
     void (*resume)(void *instance, uint64_t request, uint32_t credit);
     int32_t (*drain)(void *instance, uint64_t deadline_ns);
-    void (*net)(void *instance, uint64_t request, const QdNetEvent *event); /* since 1.1 */
+    /* since 1.1; the request may be over already */
+    void (*net)(void *instance, uint64_t request, const QdNetEvent *event);
 } QdPluginApi;
 
 #define QD_HAS(table, field) \

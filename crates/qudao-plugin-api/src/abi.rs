@@ -50,6 +50,8 @@ pub const QD_E_UNREACHABLE: i32 = -8;
 pub const QD_E_TIMEOUT: i32 = -9;
 /// Of an exchange: the connection broke.
 pub const QD_E_BROKEN: i32 = -10;
+/// Of an exchange: the connection broke because the other side was silent.
+pub const QD_E_STALLED: i32 = -11;
 
 /// A piece of the answer, UTF-8.
 pub const QD_EV_TOKEN: u16 = 1;
@@ -321,13 +323,14 @@ pub type QdWaitCredit = unsafe extern "C" fn(*mut c_void, u64, u32) -> i32;
 /// can wait for sockets. A request has one exchange at a time: another one ends the one before.
 /// `QD_E_CANCELLED` if the request is over, `QD_E_INVALID` for what cannot be sent.
 pub type QdHttpBegin = unsafe extern "C" fn(*mut c_void, u64, *const QdHttp) -> i32;
-/// `http_read(ctx, request)`: the next part of the body is wanted. Each `BODY` and the `END` comes
-/// for one such word, so that a slow reader slows the sender down.
+/// `http_read(ctx, request)`: the next part of the body is wanted, of any size. Each `BODY` and the
+/// `END` comes for one such word, so that a slow reader slows the sender down; a second word before
+/// the part has come is not counted.
 pub type QdHttpRead = unsafe extern "C" fn(*mut c_void, u64);
-/// `http_stop(ctx, request)`: closes the connection. An event that is on its way may still come.
+/// `http_stop(ctx, request)`: closes the connection. Nothing follows but an event that is on its way.
 pub type QdHttpStop = unsafe extern "C" fn(*mut c_void, u64);
-/// `timer(ctx, request, ms)`: a `TIMER` event comes after so many milliseconds. A request has one
-/// timer: another one takes its place.
+/// `timer(ctx, request, ms)`: a `TIMER` event comes after so many milliseconds, or earlier. A request has
+/// one timer: another one takes its place.
 pub type QdTimer = unsafe extern "C" fn(*mut c_void, u64, u64);
 
 /// What the host offers to a plugin. Outlives every instance.
@@ -373,7 +376,7 @@ pub type QdResume = unsafe extern "C" fn(*mut c_void, u64, u32);
 pub type QdDrain = unsafe extern "C" fn(*mut c_void, u64) -> i32;
 
 /// `net(instance, request, event)`: something came of an exchange or of a timer. From any thread; one
-/// event of an exchange after the other.
+/// event of an exchange after the other. The request may be over by then: unknown ids are fine.
 pub type QdNet = unsafe extern "C" fn(*mut c_void, u64, *const QdNetEvent);
 
 /// What a plugin offers. `create`, `destroy` and one of `run` and `submit` are required.

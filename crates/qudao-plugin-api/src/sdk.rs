@@ -16,10 +16,22 @@ pub use self::boundary::{abi_info, catch, monotonic_ns};
 use crate::{
     abi::{
         QD_KIND_CHAT, QD_KIND_CLASSIFY, QD_KIND_DETECT, QD_KIND_EMBED, QD_KIND_TRANSCRIBE, QdBytes,
-        QdEvent, QdHostApi,
+        QdEvent, QdHostApi, QdPluginApi,
     },
     wire::{Ask, ChatRequest, ErrorDetail, ErrorKind, FinishReason, Usage},
 };
+
+/// The table of a plugin that this SDK made, so that its functions keep to the ABI.
+#[derive(Debug, Clone, Copy)]
+pub struct Table(pub(crate) &'static QdPluginApi);
+
+impl Table {
+    /// Its functions.
+    #[must_use]
+    pub const fn functions(self) -> &'static QdPluginApi {
+        self.0
+    }
+}
 
 /// How a call ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use std::{
 };
 
 use qudao_plugin_api::abi::{
-    QD_ABI_MINOR, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_EV_END, QD_EV_ERROR, QD_EV_TOKEN,
-    QD_EVENT_BYTES_MAX, QdBytes, QdError, QdEvent, QdHostApi, QdHttp, QdPluginApi, QdRequest,
-    SIZE_OF_EVENT, SIZE_OF_HOST_API, SIZE_OF_REQUEST,
+    QD_ABI_MINOR, QD_E_AGAIN, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_EV_END, QD_EV_ERROR,
+    QD_EV_TOKEN, QD_EVENT_BYTES_MAX, QdBytes, QdError, QdEvent, QdHostApi, QdHttp, QdPluginApi,
+    QdRequest, SIZE_OF_EVENT, SIZE_OF_HOST_API, SIZE_OF_REQUEST,
 };
 
 use crate::{
@@ -224,6 +224,11 @@ impl Engine {
         (code, error.message())
     }
 
+    /// Ends what is done for a request that was given up.
+    pub(crate) fn forget(&self, id: u64) {
+        self.net.end(id);
+    }
+
     pub(crate) fn cancel(&self, id: u64) {
         if let (Some(cancel), Some(_visit)) = (self.api.cancel, self.gate.enter()) {
             // SAFETY: the instance came from `create` and is not destroyed during a visit;
@@ -259,17 +264,20 @@ impl Engine {
     /// after `patience`: then it stays.
     pub(crate) fn destroy(&self, patience: Duration) -> bool {
         self.pool.stop();
-        if !self.gate.shut(patience) {
+        let is_empty = self.gate.shut(patience);
+        self.net.end_all();
+        if !is_empty {
             return false;
         }
         if self.destroyed.swap(true, Ordering::AcqRel) {
             return true;
         }
-        self.net.end_all();
         if let Some(destroy) = self.api.destroy {
             // SAFETY: nobody is inside, and the shut gate lets nobody in.
             unsafe { destroy(self.instance) };
         }
+        // Threads of the plugin's may have begun another until then.
+        self.net.end_all();
         true
     }
 }
@@ -387,7 +395,7 @@ unsafe extern "C" fn emit_entry(ctx: *mut c_void, id: u64, events: *const QdEven
         return QD_E_INVALID;
     }
     let left = outlet.events(id, checked);
-    if checked.iter().any(Incoming::is_last) {
+    if left != QD_E_AGAIN && checked.iter().any(Incoming::is_last) {
         context.net.end(id);
     }
     left
@@ -421,12 +429,9 @@ unsafe extern "C" fn wait_credit_entry(ctx: *mut c_void, id: u64, timeout_ms: u3
 unsafe extern "C" fn http_entry(ctx: *mut c_void, id: u64, exchange: *const QdHttp) -> i32 {
     // SAFETY: the context lives until `destroy` has returned.
     let context = unsafe { &*ctx.cast::<Context>() };
-    let open = context.outlet.upgrade().is_some_and(|outlet| outlet.is_open(id));
-    if !open {
-        return QD_E_CANCELLED;
-    }
+    let is_open = || context.outlet.upgrade().is_some_and(|outlet| outlet.is_open(id));
     // SAFETY: the plugin lends it for the call.
-    unsafe { context.net.http(id, exchange) }
+    unsafe { context.net.http(id, exchange, is_open) }
 }
 
 unsafe extern "C" fn http_read_entry(ctx: *mut c_void, id: u64) {
@@ -442,9 +447,8 @@ unsafe extern "C" fn http_stop_entry(ctx: *mut c_void, id: u64) {
 unsafe extern "C" fn timer_entry(ctx: *mut c_void, id: u64, ms: u64) {
     // SAFETY: the context lives until `destroy` has returned.
     let context = unsafe { &*ctx.cast::<Context>() };
-    if context.outlet.upgrade().is_some_and(|outlet| outlet.is_open(id)) {
-        context.net.timer(id, ms);
-    }
+    let is_open = || context.outlet.upgrade().is_some_and(|outlet| outlet.is_open(id));
+    context.net.timer(id, ms, is_open);
 }
 
 /// What a request that ends without END is told.

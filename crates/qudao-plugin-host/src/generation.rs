@@ -125,6 +125,9 @@ impl Generation {
 
     pub(crate) fn forget(&self, id: u64) {
         self.lock().flights.remove(&id);
+        if let Some(Link::Local(engine)) = self.link.get() {
+            engine.forget(id);
+        }
     }
 
     /// Starts a call; false when the generation takes nothing new.

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use qudao_plugin_api::{ModelPlugin, abi::QdPluginApi, manifest::Manifest, sdk};
+use qudao_plugin_api::{ModelPlugin, manifest::Manifest, sdk};
 use qudao_telemetry::{Span, SpanKind};
 use tokio::sync::mpsc;
 
@@ -146,13 +146,13 @@ impl PluginHost {
     /// Runs `P` in this process without a library, for tests. Ready once this has returned and
     /// `P::create` is done.
     pub fn register_static<P: ModelPlugin>(&self, settings: InstanceSettings) {
-        self.register_table(sdk::blocking::api::<P>(), settings);
+        self.register_table(sdk::blocking::table::<P>(), settings);
     }
 
     /// As [`Self::register_static`], by the plugin's table.
-    pub fn register_table(&self, table: &'static QdPluginApi, settings: InstanceSettings) {
+    pub fn register_table(&self, table: sdk::Table, settings: InstanceSettings) {
         let settings = InstanceSettings { placement: Placement::Inproc, ..settings };
-        let source = Source::Static(table);
+        let source = Source::Static(table.functions());
         let instance = Arc::new(Instance::new(settings, source, Arc::clone(&self.0.ground)));
         self.register(&instance);
         instance.launch();

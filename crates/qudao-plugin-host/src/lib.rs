@@ -47,7 +47,7 @@ pub use disk::guarded;
 pub use event::{Call, CallError, Event, EventStream, TimeoutKind};
 pub use host::{HostError, PluginHost};
 pub use metrics::METRICS;
-pub use net::exchange_here;
+pub use net::{exchange_at_home, exchange_here};
 pub use pack::{PackError, pack, signing_key};
 pub use probe::{ArtifactProbe, ProbeReport, probe};
 pub use qudao_telemetry::Trace;

@@ -1,143 +1,45 @@
-//! HTTP exchanges and timers that the host makes for its plugins, on the thread that asked: a call
-//! that comes in on a thread with sockets of its own never leaves it.
+//! HTTP exchanges and timers that the host makes for its plugins. Where a thread of this process has
+//! said so ([`exchange_here`]) it makes those that it asks for by itself, and a call that came in on it
+//! never leaves it; the others are made by the runtime in which the host was started.
 //!
 //! An exchange is one task. It reads no further than the plugin asks, so that a slow reader slows the
-//! provider down, and ends with the plugin's request at the latest.
+//! provider down, and ends when the host has heard the request's end or given it up.
 
 use std::{
     cell::RefCell,
     collections::HashMap,
     error::Error as _,
     ffi::c_void,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    thread::{self, ThreadId},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use qudao_egress::{PublicUrl, Rules, SystemLookup};
+use qudao_egress::PublicUrl;
 use qudao_plugin_api::abi::{
-    QD_E_BROKEN, QD_E_CANCELLED, QD_E_INVALID, QD_E_TIMEOUT, QD_E_UNREACHABLE, QD_HTTP_PUBLIC,
-    QD_NET_BODY, QD_NET_END, QD_NET_ERROR, QD_NET_HEAD, QD_NET_TIMER, QD_OK, QdBytes, QdHeader,
-    QdHttp, QdNet, QdNetEvent, SIZE_OF_HTTP, SIZE_OF_NET_EVENT,
+    QD_E_BROKEN, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_E_STALLED, QD_E_TIMEOUT,
+    QD_E_UNREACHABLE, QD_HTTP_PUBLIC, QD_NET_BODY, QD_NET_END, QD_NET_ERROR, QD_NET_HEAD,
+    QD_NET_TIMER, QD_OK, QdBytes, QdHeader, QdHttp, QdNet, QdNetEvent, SIZE_OF_HTTP,
+    SIZE_OF_NET_EVENT,
 };
 use reqwest::{
-    Client, Method, Request, Response, Url,
+    Method, Request, Response, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::{
-    runtime::{Builder, Handle, Runtime, RuntimeFlavor},
-    sync::Notify,
-    task::AbortHandle,
-};
+use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::engine::Gate;
 
-/// Servers close idle connections after a minute or more; we close them before.
-const POOL_IDLE: Duration = Duration::from_secs(45);
+mod clients;
+
+pub(crate) use clients::Clients;
+use clients::HERE;
+pub use clients::{exchange_at_home, exchange_here};
+
 /// More headers than any request has.
 const HEADERS: u32 = 256;
-
-thread_local! {
-    /// The runtime of this thread, where it is to make the exchanges that it asks for.
-    static HERE: RefCell<Option<Handle>> = const { RefCell::new(None) };
-}
-
-/// Has this thread make the exchanges of plugins in this process that it asks for by itself, in the
-/// current runtime: its own, of one thread. Without that the runtime makes them in which the host was
-/// started, and each call waits for two changes of threads.
-///
-/// # Panics
-/// Outside of a runtime.
-pub fn exchange_here() {
-    HERE.set(Some(Handle::current()));
-}
-
-/// Where the exchanges of a process are made: its runtime and its connections.
-pub(crate) struct Clients {
-    /// For those who ask from a thread without sockets.
-    home: Home,
-    rules: Rules,
-    pools: Mutex<HashMap<Pool, Client>>,
-}
-
-enum Home {
-    Lent(Handle),
-    /// Made when it is first needed.
-    Own(OnceLock<Runtime>),
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Pool {
-    /// Of a runtime of one thread: its connections are served there, and a request of another
-    /// thread's would have to change over. None for the others together.
-    thread: Option<ThreadId>,
-    public: bool,
-    connect_ms: u32,
-}
-
-impl Clients {
-    /// In the current runtime, if there is one; what is open to everybody is decided by `rules`.
-    pub(crate) fn new(rules: Rules) -> Self {
-        let home = Handle::try_current().map_or_else(|_| Home::Own(OnceLock::new()), Home::Lent);
-        Self { home, rules, pools: Mutex::default() }
-    }
-
-    fn handle(&self) -> Result<Handle, std::io::Error> {
-        if let Some(here) = HERE.with_borrow(Clone::clone) {
-            return Ok(here);
-        }
-        match &self.home {
-            Home::Lent(handle) => Ok(handle.clone()),
-            Home::Own(own) => {
-                if let Some(runtime) = own.get() {
-                    return Ok(runtime.handle().clone());
-                }
-                let made = Builder::new_multi_thread()
-                    .worker_threads(1)
-                    .thread_name("plugin-net")
-                    .enable_all()
-                    .build()?;
-                Ok(own.get_or_init(|| made).handle().clone())
-            }
-        }
-    }
-
-    /// The client whose connections are served by the thread that asks for it.
-    fn client(&self, public: bool, connect_ms: u32) -> reqwest::Result<Client> {
-        let alone = Handle::try_current()
-            .is_ok_and(|here| here.runtime_flavor() == RuntimeFlavor::CurrentThread);
-        let thread = alone.then(|| thread::current().id());
-        let key = Pool { thread, public, connect_ms };
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = pools.get(&key) {
-            return Ok(client.clone());
-        }
-        let builder = Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(60))
-            .connect_timeout(Duration::from_millis(u64::from(connect_ms)))
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(usize::MAX)
-            .user_agent(concat!("qudao/", env!("CARGO_PKG_VERSION")));
-        let client = if public {
-            qudao_egress::guard(builder, &self.rules, Arc::new(SystemLookup::default())).build()?
-        } else {
-            builder.build()?
-        };
-        pools.insert(key, client.clone());
-        Ok(client)
-    }
-}
-
-impl fmt::Debug for Clients {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clients")
-    }
-}
 
 /// The exchanges and timers of one instance.
 pub(crate) struct Net {
@@ -162,14 +64,41 @@ unsafe impl Sync for Plugin {}
 
 #[derive(Default)]
 struct Line {
-    exchange: Option<(AbortHandle, Arc<Notify>)>,
-    timer: Option<AbortHandle>,
+    exchange: Option<Arc<Work>>,
+    timer: Option<Arc<Work>>,
+}
+
+/// What a task does for a request.
+#[derive(Default)]
+struct Work {
+    /// The next part of the body.
+    wanted: Notify,
+    /// It is not wanted any more: nothing is said of it.
+    ended: AtomicBool,
+    task: OnceLock<AbortHandle>,
+}
+
+impl Work {
+    fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
+    /// Its task; which may be unwanted already.
+    fn runs_as(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+        if self.ended.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
 }
 
 impl Line {
     fn end(self) {
-        for task in self.exchange.map(|(task, _)| task).into_iter().chain(self.timer) {
-            task.abort();
+        for work in self.exchange.into_iter().chain(self.timer) {
+            work.end();
         }
     }
 }
@@ -204,11 +133,16 @@ impl Net {
         lines.into_values().for_each(Line::end);
     }
 
-    /// Begins an exchange: a value of the ABI.
+    /// Begins an exchange, if the request `is_open`: a value of the ABI.
     ///
     /// # Safety
     /// `exchange` and what it points to are readable for the call.
-    pub(crate) unsafe fn http(self: &Arc<Self>, id: u64, exchange: *const QdHttp) -> i32 {
+    pub(crate) unsafe fn http(
+        self: &Arc<Self>,
+        id: u64,
+        exchange: *const QdHttp,
+        is_open: impl FnOnce() -> bool,
+    ) -> i32 {
         // SAFETY: the caller's promise.
         let read = unsafe { read_exchange(exchange) };
         let (Some(asked), Some(_)) = (read, self.plugin.get()) else { return QD_E_INVALID };
@@ -216,53 +150,68 @@ impl Net {
         if public && PublicUrl::parse(asked.request.url().as_str(), &self.clients.rules).is_err() {
             return QD_E_INVALID;
         }
-        let Ok(handle) = self.clients.handle() else { return QD_E_CANCELLED };
-        let wanted = Arc::new(Notify::new());
-        let (net, want) = (Arc::clone(self), Arc::clone(&wanted));
+        let Ok(handle) = self.clients.handle() else { return QD_E_INTERNAL };
+        let Some(work) = self.place(id, is_open, |line| &mut line.exchange) else {
+            return QD_E_CANCELLED;
+        };
+        let last = QdNetEvent { code: QD_E_BROKEN, ..event(QD_NET_ERROR, number, BROKEN_OFF) };
+        let guard = Guard::new(self, id, &work, last);
         let task = handle.spawn(async move {
-            let ending = Ending { net: &net, id, number, told: false };
-            net.exchange(id, asked, &want).await;
-            ending.told();
+            guard.net.exchange(id, asked, &guard.work.wanted).await;
+            guard.was_told();
         });
-        let mut lines = self.lines();
-        let before = lines.entry(id).or_default().exchange.replace((task.abort_handle(), wanted));
-        drop(lines);
-        if let Some((before, _)) = before {
-            before.abort();
-        }
+        work.runs_as(task.abort_handle());
         QD_OK
+    }
+
+    /// Something new for a request, in the place of what was there before. It can be ended from now on.
+    fn place(
+        &self,
+        id: u64,
+        is_open: impl FnOnce() -> bool,
+        at: impl FnOnce(&mut Line) -> &mut Option<Arc<Work>>,
+    ) -> Option<Arc<Work>> {
+        let work = Arc::new(Work::default());
+        let mut lines = self.lines();
+        // Under the lock: its end would find nothing to end.
+        if !is_open() {
+            return None;
+        }
+        let before = at(lines.entry(id).or_default()).replace(Arc::clone(&work));
+        drop(lines);
+        if let Some(before) = before {
+            before.end();
+        }
+        Some(work)
     }
 
     /// The next part of the answer is wanted.
     pub(crate) fn http_read(&self, id: u64) {
-        let lines = self.lines();
-        let wanted = lines.get(&id).and_then(|line| line.exchange.as_ref());
-        let wanted = wanted.map(|(_, wanted)| Arc::clone(wanted));
-        drop(lines);
-        if let Some(wanted) = wanted {
-            wanted.notify_one();
+        let exchange = self.lines().get(&id).and_then(|line| line.exchange.clone());
+        if let Some(work) = exchange {
+            work.wanted.notify_one();
         }
     }
 
     pub(crate) fn http_stop(&self, id: u64) {
         let exchange = self.lines().get_mut(&id).and_then(|line| line.exchange.take());
-        if let Some((task, _)) = exchange {
-            task.abort();
+        if let Some(work) = exchange {
+            work.end();
         }
     }
 
-    /// Says so when the time is over.
-    pub(crate) fn timer(self: &Arc<Self>, id: u64, ms: u64) {
+    /// Says so when the time is over, if the request `is_open`.
+    pub(crate) fn timer(self: &Arc<Self>, id: u64, ms: u64, is_open: impl FnOnce() -> bool) {
         let Ok(handle) = self.clients.handle() else { return };
-        let net = Arc::clone(self);
+        let Some(work) = self.place(id, is_open, |line| &mut line.timer) else { return };
+        // One that comes too early asks again.
+        let guard = Guard::new(self, id, &work, event(QD_NET_TIMER, 0, &[]));
         let task = handle.spawn(async move {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            net.say(id, &event(QD_NET_TIMER, 0, &[]));
+            guard.net.say(id, &guard.last.0);
+            guard.was_told();
         });
-        let before = self.lines().entry(id).or_default().timer.replace(task.abort_handle());
-        if let Some(before) = before {
-            before.abort();
-        }
+        work.runs_as(task.abort_handle());
     }
 
     /// Tells the plugin, unless its instance is gone.
@@ -282,7 +231,11 @@ impl Net {
         };
         let client = match self.clients.client(public, connect_ms) {
             Ok(client) => client,
-            Err(error) => return failed(error),
+            Err(error) => {
+                tracing::error!(%error, "exchanges of plugins cannot be made");
+                let event = event(QD_NET_ERROR, number, b"the host has no HTTP client");
+                return self.say(id, &QdNetEvent { code: QD_E_INTERNAL, ..event });
+            }
         };
         let mut response = match client.execute(request).await {
             Ok(response) => response,
@@ -315,26 +268,40 @@ impl Net {
     }
 }
 
-/// Tells the plugin that an exchange broke off when nothing else does: the thread that made it may
-/// end before it.
-struct Ending<'a> {
-    net: &'a Net,
+const BROKEN_OFF: &[u8] = b"the exchange was broken off";
+
+/// Tells the plugin when a task ends without having done so: the thread that runs it may end before
+/// it, or even before it began.
+struct Guard {
+    net: Arc<Net>,
     id: u64,
-    number: u32,
+    work: Arc<Work>,
+    last: Last,
     told: bool,
 }
 
-impl Ending<'_> {
-    fn told(mut self) {
+/// What it is told. Points to what is static.
+struct Last(QdNetEvent);
+
+// SAFETY: the pointers of such an event are null or lead to static bytes.
+unsafe impl Send for Last {}
+
+impl Guard {
+    fn new(net: &Arc<Net>, id: u64, work: &Arc<Work>, last: QdNetEvent) -> Self {
+        Self { net: Arc::clone(net), id, work: Arc::clone(work), last: Last(last), told: false }
+    }
+
+    fn was_told(mut self) {
         self.told = true;
     }
 }
 
-impl Drop for Ending<'_> {
+impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.told {
-            let event = event(QD_NET_ERROR, self.number, b"the exchange was broken off");
-            self.net.say(self.id, &QdNetEvent { code: QD_E_BROKEN, ..event });
+        if !self.told && !self.work.ended.load(Ordering::SeqCst) {
+            // What the plugin asks for next must not go the same way.
+            let _ = HERE.try_with(RefCell::take);
+            self.net.say(self.id, &self.last.0);
         }
     }
 }
@@ -350,9 +317,13 @@ struct Asked {
 /// # Safety
 /// As [`Net::http`].
 unsafe fn read_exchange(exchange: *const QdHttp) -> Option<Asked> {
-    // SAFETY: the caller's promise.
-    let exchange = unsafe { exchange.as_ref() }?;
-    if exchange.struct_size < SIZE_OF_HTTP || HEADERS < exchange.header_count {
+    // SAFETY: the caller's promise; the first field is always there.
+    if exchange.is_null() || unsafe { exchange.cast::<u32>().read() } < SIZE_OF_HTTP {
+        return None;
+    }
+    // SAFETY: it is as large as it says.
+    let exchange = unsafe { &*exchange };
+    if HEADERS < exchange.header_count {
         return None;
     }
     // SAFETY: the caller's promise.
@@ -421,6 +392,7 @@ fn failure(error: reqwest::Error) -> (i32, String) {
         (true, ..) => QD_E_INVALID,
         (_, true, true) => QD_E_TIMEOUT,
         (_, true, false) => QD_E_UNREACHABLE,
+        (_, false, true) => QD_E_STALLED,
         _ => QD_E_BROKEN,
     };
     (code, message)

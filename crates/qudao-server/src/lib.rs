@@ -432,7 +432,7 @@ pub async fn run(
     });
     let description = web::Data::new(operations::Description(openapi_json().into()));
     let mut server = HttpServer::new(move || {
-        // Runs once on each of the server's threads.
+        // This runs on each of the server's threads.
         qudao_core::exchange_here();
         App::new()
             .app_data(state.clone())

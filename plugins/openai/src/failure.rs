@@ -80,6 +80,10 @@ impl From<NetError> for Failure {
             NetError::Broken(why) => {
                 (ErrorKind::Unavailable, format!("the connection to the provider broke: {why}"))
             }
+            NetError::Stalled(why) => {
+                (ErrorKind::Timeout, format!("the connection to the provider broke: {why}"))
+            }
+            NetError::Host(why) => return Self::new(ErrorKind::Unavailable, &why),
         };
         Self { passing: true, ..Self::new(kind, &message) }
     }

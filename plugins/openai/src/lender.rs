@@ -46,7 +46,7 @@ impl AsyncModelPlugin for Lending {
     ) -> Result<Completion, PluginError> {
         let number: u64 = serde_json::from_slice(&request.payload).unwrap();
         let work = WORK.lock().unwrap().remove(&number).unwrap();
-        work(sink.net()).await;
+        work(sink.net()?).await;
         Ok(Completion::stop(Usage::default()))
     }
 }
@@ -58,7 +58,7 @@ impl Lender {
     pub(crate) async fn start() -> Self {
         let host = PluginHost::start(HostSettings::default()).await;
         let settings = InstanceSettings::new("lender", "lender", "lender");
-        host.register_table(asynchronous::api::<Lending>(), settings);
+        host.register_table(asynchronous::table::<Lending>(), settings);
         while host.model("lender").is_none_or(|model| model.state != ModelState::Ready) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

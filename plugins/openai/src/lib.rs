@@ -39,7 +39,7 @@ pub struct OpenAi {
 impl AsyncModelPlugin for OpenAi {
     type Config = Settings;
 
-    /// The host's threads do the work: a call does not change threads.
+    /// The host's threads do the work: in the platform's process a call does not change threads.
     fn worker_threads(_: &Settings) -> usize {
         0
     }
@@ -59,7 +59,8 @@ impl AsyncModelPlugin for OpenAi {
         }
         let mut reader = Reader(sink);
         let OwnedRequest { payload, deadline, trace, .. } = &request;
-        match self.provider.chat(payload, *deadline, trace, &sink.net(), &mut reader).await {
+        let net = sink.net()?;
+        match self.provider.chat(payload, *deadline, trace, &net, &mut reader).await {
             Ok(answered) => {
                 if answered.estimated {
                     sink.progress("the provider reported no usage: it is estimated").await?;

@@ -1,8 +1,8 @@
 //! Sends requests: the host's connections, our patience, our retries.
 //!
 //! The transport of `async-openai` would retry without an end in sight, lose `Retry-After`, and
-//! read a stream into an unbounded queue, which is why nothing of it is used. The host's makes the
-//! exchange on the thread on which the call came, so that none waits for another thread.
+//! read a stream into an unbounded queue, which is why nothing of it is used. The host makes the
+//! exchanges: in the platform's process on the thread that serves the caller.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ const BACKOFF_CAP: Duration = Duration::from_secs(8);
 /// Of a refusal's body; the rest is not read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 
+/// The header that names the place in a trace: <https://www.w3.org/TR/trace-context/>.
+const TRACE: &str = "traceparent";
+
 /// How long one call may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -30,7 +33,7 @@ pub struct Patience {
 }
 
 /// Where requests go, with which headers, and how stubbornly.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Transport {
     url: String,
     /// With the key.
@@ -96,7 +99,9 @@ impl Transport {
             .first_byte
             .map_or(patience.deadline, |limit| patience.deadline.min(begun + limit));
         let own = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        let trace = (!trace.is_empty()).then_some(("traceparent", trace.as_bytes()));
+        // The operator's own would win.
+        let is_own = self.headers.iter().any(|(name, _)| name == TRACE);
+        let trace = (!trace.is_empty() && !is_own).then_some((TRACE, trace.as_bytes()));
         let headers: Vec<_> = own.chain(trace).collect();
         let request = Outgoing {
             method: "POST",

@@ -67,6 +67,20 @@ impl Settling {
     }
 }
 
+/// The task that works on a queue. If it breaks off, whoever comes next starts another.
+struct Working<'a> {
+    settling: &'a Settling,
+    over: bool,
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.settling.queue().running = false;
+        }
+    }
+}
+
 impl Core {
     /// Hands a call over for settlement. It goes on even if nobody waits for the answer, which
     /// comes when the settlement is durable.
@@ -109,6 +123,7 @@ impl Core {
 
     async fn settle_lane(self: Arc<Self>, lane: Arc<Lane>) {
         let settings = &self.settings.api.settle;
+        let mut working = Working { settling: &lane.settling, over: false };
         loop {
             let gathered = async {
                 while !self.is_gathered(&lane) {
@@ -117,7 +132,10 @@ impl Core {
             };
             // Whoever is not there by then goes with the next batch.
             let _ = time::timeout(settings.max_wait, gathered).await;
-            let Some(batch) = lane.settling.next_batch(settings.max_batch) else { return };
+            let Some(batch) = lane.settling.next_batch(settings.max_batch) else {
+                working.over = true;
+                return;
+            };
             failpoint!("settle.gathered");
             self.settle_batch(&lane, batch).await;
         }
@@ -228,4 +246,19 @@ impl Core {
 fn absorb(line: UsageLine) -> UsageLine {
     let absorbed = [line.absorbed, line.charge].into_iter().sum();
     UsageLine { charge: Micros::ZERO, absorbed, ..line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_breaks_off_leaves_its_queue_to_another() {
+        let settling = Settling::default();
+        for over in [false, true] {
+            settling.queue().running = true;
+            drop(Working { settling: &settling, over });
+            assert_eq!(settling.queue().running, over);
+        }
+    }
 }

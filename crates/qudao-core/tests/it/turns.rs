@@ -59,6 +59,39 @@ async fn a_burst_becomes_one_turn_and_later_turns_see_what_was_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_during_an_answer_is_looked_for_right_after_it() {
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let waits = Arc::clone(&goes_on);
+    let model = Script::new(move |_, sink| {
+        while !waits.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sink.token("Hi")?;
+        Ok(done(1))
+    });
+    let stage = Stage::new(tenant(), &[("fake", &model)]).await;
+    stage.say("1", "a").await;
+    let answer = async { assert_eq!(stage.answer().await, TurnOutcome::Answered) };
+    let hint = || async {
+        let hint = stage.core.wake.turns.notified();
+        tokio::time::timeout(Duration::from_secs(10), hint).await.expect("a hint");
+    };
+    let writes_on = async {
+        while model.calls() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stage.say("2", "b").await;
+        // Who follows it now finds the conversation taken.
+        hint().await;
+        goes_on.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(answer, writes_on);
+    hint().await;
+    assert_eq!(stage.answer().await, TurnOutcome::Answered);
+    assert_eq!(stage.texts().await, ["a", "Hi", "b", "Hi"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_that_affords_no_answer_gets_a_notice_and_no_model_call() {
     let model = Script::says(&["Hi"]);
     // Fifteen tokens' worth; an answer needs sixteen at least.

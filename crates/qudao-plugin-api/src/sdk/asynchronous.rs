@@ -12,9 +12,12 @@ use std::{
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
 
-use self::{sink::Signals, task::Task};
+use self::{
+    sink::{NO_NET, Signals},
+    task::Task,
+};
 use super::{
-    Completion, Host, OwnedRequest, PluginError,
+    Completion, Host, OwnedRequest, PluginError, Table,
     boundary::{catch, create, destroy, fail, finish, read_request},
 };
 use crate::abi::{
@@ -124,10 +127,7 @@ impl<P: AsyncModelPlugin> Instance<P> {
     fn create(host: Host, config: P::Config) -> Result<Self, PluginError> {
         let runtime = match P::worker_threads(&config) {
             0 if host.has_net() => None,
-            0 => {
-                let needed = "this host makes no HTTP exchanges for plugins: it needs ABI 1.1";
-                return Err(PluginError::internal(needed));
-            }
+            0 => return Err(PluginError::internal(NO_NET)),
             threads => Some(
                 Builder::new_multi_thread()
                     .worker_threads(threads)
@@ -169,6 +169,12 @@ impl<P: AsyncModelPlugin> Instance<P> {
     fn signals(&self, id: u64) -> Option<Arc<Signals>> {
         lock(&self.inner.flights).get(&id).cloned()
     }
+}
+
+/// The table of `P`, for a host in the same process.
+#[must_use]
+pub fn table<P: AsyncModelPlugin>() -> Table {
+    Table(api::<P>())
 }
 
 /// The table of functions of `P`.

@@ -195,6 +195,12 @@ struct Instance<P> {
     plugin: P,
 }
 
+/// The table of `P`, for a host in the same process.
+#[must_use]
+pub fn table<P: ModelPlugin>() -> super::Table {
+    super::Table(api::<P>())
+}
+
 /// The table of functions of `P`.
 #[must_use]
 pub fn api<P: ModelPlugin>() -> &'static QdPluginApi {

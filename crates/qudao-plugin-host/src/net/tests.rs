@@ -1,14 +1,16 @@
-use std::thread;
+use std::thread::{self, ThreadId};
 
+use qudao_egress::Rules;
 use qudao_plugin_api::abi::SIZE_OF_HEADER;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    runtime::Builder,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::timeout,
 };
 
-use super::*;
+use super::{clients::Home, *};
 
 /// What a plugin hears, and on which thread.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl Plugin {
             body: QdBytes::new(b"{}"),
         };
         // SAFETY: all of it lives through the call.
-        unsafe { self.net.http(7, &raw const exchange) }
+        unsafe { self.net.http(7, &raw const exchange, || true) }
     }
 
     async fn next(&mut self) -> Heard {
@@ -139,8 +141,7 @@ async fn what_is_stopped_or_over_closes_its_connection() {
         assert_eq!(plugin.next().await.kind, QD_NET_HEAD);
         way(&plugin.net);
         closed(socket).await;
-        let last = plugin.next().await;
-        assert_eq!((last.kind, last.code), (QD_NET_ERROR, QD_E_BROKEN), "{last:?}");
+        assert!(plugin.heard.try_recv().is_err(), "nothing is said of what was stopped");
     }
     // The next exchange of a request ends the one before.
     plugin.get(1, &url, 0);
@@ -210,7 +211,7 @@ fn a_thread_that_says_so_makes_its_own_exchanges() {
                 drop(entered);
                 let _served = serve(&listener).await;
                 let head = plugin.next().await;
-                plugin.net.timer(7, 1);
+                plugin.net.timer(7, 1, || true);
                 let timer = plugin.next().await;
                 assert_eq!((head.kind, timer.kind), (QD_NET_HEAD, QD_NET_TIMER));
                 assert_eq!(head.thread, timer.thread);
@@ -232,9 +233,54 @@ fn a_thread_that_ends_tells_the_plugin() {
         assert_eq!(plugin.next().await.kind, QD_NET_HEAD);
         (plugin, socket)
     });
+    let handle = runtime.handle().clone();
     drop((runtime, socket));
     let last = plugin.heard.blocking_recv().unwrap();
     assert_eq!((last.kind, last.code), (QD_NET_ERROR, QD_E_BROKEN));
+    // What is begun on it afterwards never runs, and is told of as well.
+    let _entered = handle.enter();
+    exchange_here();
+    assert_eq!(plugin.get(2, "http://127.0.0.1:9/", 0), QD_OK);
+    let last = plugin.heard.blocking_recv().unwrap();
+    assert_eq!((last.number, last.code), (2, QD_E_BROKEN));
+    assert!(HERE.with_borrow(Option::is_none), "and what is asked for next is done elsewhere");
+    exchange_here();
+    plugin.net.timer(7, 60_000, || true);
+    assert_eq!(plugin.heard.blocking_recv().unwrap().kind, QD_NET_TIMER);
+}
+
+#[tokio::test]
+async fn nothing_is_begun_for_a_request_that_is_over() {
+    let (_listener, url) = server().await;
+    let plugin = Plugin::new(Rules::default());
+    let url = QdBytes::new(url.as_bytes());
+    let method = QdBytes::new(b"GET");
+    let exchange = QdHttp {
+        struct_size: SIZE_OF_HTTP,
+        flags: 0,
+        number: 1,
+        connect_ms: 1_000,
+        method,
+        url,
+        headers: std::ptr::null(),
+        header_count: 0,
+        reserved: 0,
+        body: QdBytes::EMPTY,
+    };
+    // SAFETY: all of it lives through the call.
+    let code = unsafe { plugin.net.http(7, &raw const exchange, || false) };
+    plugin.net.timer(7, 1, || false);
+    assert_eq!(code, QD_E_CANCELLED);
+    assert!(plugin.net.lines().is_empty());
+}
+
+#[test]
+fn what_may_outlive_its_thread_is_done_elsewhere() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    exchange_here();
+    assert!(exchange_at_home(|| HERE.with_borrow(Option::is_none)));
+    assert!(HERE.with_borrow(Option::is_some));
 }
 
 #[tokio::test]
@@ -244,6 +290,6 @@ async fn nonsense_is_not_sent() {
         assert_eq!(plugin.get(1, url, 0), QD_E_INVALID, "{url}");
     }
     // SAFETY: a null exchange is refused.
-    assert_eq!(unsafe { plugin.net.http(7, std::ptr::null()) }, QD_E_INVALID);
+    assert_eq!(unsafe { plugin.net.http(7, std::ptr::null(), || true) }, QD_E_INVALID);
     assert!(plugin.net.lines().is_empty());
 }

@@ -221,6 +221,22 @@ async fn the_host_makes_exchanges_and_keeps_time_for_its_plugins() {
         let ((text, end), ()) = tokio::join!(read(call(&format!("fetch {url}"))), served);
         assert_eq!((text.as_str(), end.is_ok()), ("201 somemore", true), "{placement:?} {threads}");
 
+        // An answer that another one replaces ends alone.
+        let served = async {
+            let mut sockets = Vec::new();
+            for body in ["", "again"] {
+                let (mut socket, _) = soon(listener.accept()).await.unwrap();
+                let _ = socket.read(&mut [0; 1024]).await.unwrap();
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\n";
+                socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+                sockets.push(socket);
+            }
+            sockets
+        };
+        let refetch = read(call(&format!("refetch {url}")));
+        let ((text, end), _sockets) = soon(async { tokio::join!(refetch, served) }).await;
+        assert_eq!((text.as_str(), end.is_ok()), ("200 again", true), "{placement:?} {threads}");
+
         // Nobody listens for the rest: the connection is closed at once.
         let left = call(&format!("fetch {url}"));
         let (mut socket, _) = soon(listener.accept()).await.unwrap();

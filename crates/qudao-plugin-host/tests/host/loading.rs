@@ -151,7 +151,7 @@ async fn a_library_of_another_abi_is_refused_before_it_is_loaded() {
     fs::write(&library, &bytes).unwrap();
     rewrite(&stage, "echo", |manifest| manifest.artifacts[0].sha256 = sha256_hex(&bytes));
     let reason = refusal_of_model(stage, Placement::Process).await;
-    assert!(reason.contains("another ABI: 2.0"), "{reason}");
+    assert!(reason.contains("another ABI: 2.1"), "{reason}");
 }
 
 #[tokio::test]

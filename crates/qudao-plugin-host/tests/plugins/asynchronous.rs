@@ -75,10 +75,11 @@ impl AsyncModelPlugin for Obedient {
                 sink.token("ok").await?;
             }
             "nap" => {
-                sink.net().sleep(Duration::from_millis(number.parse().unwrap_or(0))).await;
+                sink.net()?.sleep(Duration::from_millis(number.parse().unwrap_or(0))).await;
                 sink.token("rested").await?;
             }
-            "fetch" => fetch(number, sink).await?,
+            "fetch" => fetch(number, 1, sink).await?,
+            "refetch" => fetch(number, 2, sink).await?,
             "trace" => sink.token(&request.trace).await?,
             "hang" => std::future::pending::<()>().await,
             _ => sink.token(&self.config.greeting).await?,
@@ -89,9 +90,9 @@ impl AsyncModelPlugin for Obedient {
     }
 }
 
-/// Streams what a server says, and at the end why it stopped.
-async fn fetch(url: &str, sink: &AsyncSink) -> Result<(), PluginError> {
-    let net = sink.net();
+/// Streams what a server says, the last time that it is asked, or why it says nothing.
+async fn fetch(url: &str, times: usize, sink: &AsyncSink) -> Result<(), PluginError> {
+    let net = sink.net()?;
     let request = Outgoing {
         method: "GET",
         url,
@@ -104,6 +105,10 @@ async fn fetch(url: &str, sink: &AsyncSink) -> Result<(), PluginError> {
         Ok(answer) => answer,
         Err(error) => return sink.token(&format!("{error:?}")).await,
     };
+    for _ in 1..times {
+        // The answer of before is dropped when the next one stands.
+        answer = net.send(&request).await.map_err(|e| PluginError::internal(e.to_string()))?;
+    }
     sink.token(&format!("{} ", answer.status)).await?;
     while let Some(bytes) =
         answer.chunk().await.map_err(|error| PluginError::internal(error.to_string()))?

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use qudao_domain::Micros;
 use qudao_plugin_api::wire::Ask;
-use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry};
+use qudao_plugin_host::{Call, CallError, Event, EventStream, ModelEntry, exchange_at_home};
 use tokio::time::Instant;
 
 use super::{Counts, OpenCall, broken_off};
@@ -133,7 +133,10 @@ impl OpenCall {
         let call = Call { kind, payload, timeout, trace: self.chat.place() };
         let called = Instant::now();
         let payer = self.lane.tenant_id.as_uuid().as_u128();
-        let stream = match self.core.plugins.call_for(payer, &self.bill.model, call) {
+        let calls = || self.core.plugins.call_for(payer, &self.bill.model, call);
+        // An answer that is kept is made to its end, even if this thread ends before.
+        let stream = if self.keeping.is_some() { exchange_at_home(calls) } else { calls() };
+        let stream = match stream {
             Ok(stream) => stream,
             Err(error) => return Ok(Some(error)),
         };

@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     future::{Future, poll_fn},
     mem,
     pin::pin,
@@ -14,15 +15,15 @@ use std::{
 use super::sink::Signals;
 use crate::{
     abi::{
-        QD_E_BROKEN, QD_E_TIMEOUT, QD_E_UNREACHABLE, QD_HTTP_PUBLIC, QD_NET_BODY, QD_NET_END,
-        QD_NET_ERROR, QD_NET_HEAD, QD_NET_TIMER, QdBytes, QdHeader, QdHttp, QdNetEvent,
-        SIZE_OF_HTTP,
+        QD_E_BROKEN, QD_E_INTERNAL, QD_E_STALLED, QD_E_TIMEOUT, QD_E_UNREACHABLE, QD_HTTP_PUBLIC,
+        QD_NET_BODY, QD_NET_END, QD_NET_ERROR, QD_NET_HEAD, QD_NET_TIMER, QdBytes, QdHeader,
+        QdHttp, QdNetEvent, SIZE_OF_HTTP, SIZE_OF_NET_EVENT,
     },
     sdk::Host,
 };
 
 /// A request to an HTTP service.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Outgoing<'a> {
     /// `POST`, `GET`, ….
     pub method: &'a str,
@@ -38,6 +39,14 @@ pub struct Outgoing<'a> {
     pub public: bool,
 }
 
+/// Without the headers, which may hold a key, and the body, which somebody wrote.
+impl fmt::Debug for Outgoing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, url, .. } = self;
+        f.debug_struct("Outgoing").field("method", method).field("url", url).finish_non_exhaustive()
+    }
+}
+
 /// Why an exchange failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
@@ -50,6 +59,12 @@ pub enum NetError {
     /// The connection broke.
     #[error("{0}")]
     Broken(String),
+    /// The connection broke because the other side was silent.
+    #[error("{0}")]
+    Stalled(String),
+    /// The host cannot make exchanges.
+    #[error("{0}")]
+    Host(String),
     /// It cannot be sent as it is.
     #[error("{0}")]
     Refused(String),
@@ -61,6 +76,8 @@ impl NetError {
             QD_E_UNREACHABLE => Self::Unreachable(message),
             QD_E_TIMEOUT => Self::ConnectTimeout(message),
             QD_E_BROKEN => Self::Broken(message),
+            QD_E_STALLED => Self::Stalled(message),
+            QD_E_INTERNAL => Self::Host(message),
             _ => Self::Refused(message),
         }
     }
@@ -104,7 +121,11 @@ impl Inbox {
     /// # Safety
     /// `event` and what it points to are readable for the call.
     pub(super) unsafe fn take(&self, event: *const QdNetEvent) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; the first field is always there.
+        if event.is_null() || unsafe { event.cast::<u32>().read() } < SIZE_OF_NET_EVENT {
+            return;
+        }
+        // SAFETY: it is as large as it says.
         let event = unsafe { &*event };
         let mut mail = self.lock();
         if event.kind == QD_NET_TIMER {
@@ -166,7 +187,8 @@ impl Net {
         self.signals.inbox.lock()
     }
 
-    /// Sends a request and waits for the head of its answer. Another exchange that is under way ends.
+    /// Sends a request and waits for the head of its answer. Another exchange that is under way ends,
+    /// and so does its answer.
     ///
     /// # Errors
     /// [`NetError`]; no part of the answer came.
@@ -178,8 +200,8 @@ impl Net {
             mail.number
         };
         // Closes the connection if it is dropped before the head is there.
-        let mut answer =
-            Answer { net: self, status: 0, headers: Vec::new(), wanted: false, open: true };
+        let (headers, state) = (Vec::new(), State::Open);
+        let mut answer = Answer { net: self, number, status: 0, headers, wanted: false, state };
         self.begin(number, request)?;
         match self.heard().await {
             Heard::Head(status, headers) => {
@@ -187,7 +209,7 @@ impl Net {
                 Ok(answer)
             }
             Heard::Failed(error) => {
-                answer.open = false;
+                answer.state = State::Ended;
                 Err(error)
             }
             Heard::Body(_) | Heard::End => Err(NetError::Broken("a body without a head".into())),
@@ -219,7 +241,7 @@ impl Net {
             },
         );
         if code < 0 {
-            return Err(NetError::Refused(format!("the host does not send it ({code})")));
+            return Err(NetError::new(code, format!("the host does not send it ({code})")));
         }
         Ok(())
     }
@@ -243,8 +265,8 @@ impl Net {
         let _ = self.within(Instant::now() + time, std::future::pending::<()>()).await;
     }
 
-    /// What comes first: the outcome of `work`, or `until`. Where several such waits are under way
-    /// at the same time in one request, all must be polled by the same task.
+    /// What comes first: the outcome of `work`, or `until`. Several such waits may be under way at the
+    /// same time in one request if all are polled with the same waker, as by `join!` and `select!`.
     ///
     /// # Errors
     /// [`Elapsed`]; the work is dropped then.
@@ -297,12 +319,20 @@ fn keep(place: &mut Option<Waker>, context: &Context<'_>) {
 #[derive(Debug)]
 pub struct Answer<'a> {
     net: &'a Net,
+    number: u32,
     /// The HTTP status.
     pub status: u16,
     headers: Vec<(String, Vec<u8>)>,
     /// The next part was asked for and did not come yet.
     wanted: bool,
-    open: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    Ended,
+    Failed(NetError),
 }
 
 impl Answer<'_> {
@@ -316,35 +346,40 @@ impl Answer<'_> {
     /// The next part of the body; `None` after the last. May be dropped and asked again.
     ///
     /// # Errors
-    /// [`NetError::Broken`].
+    /// [`NetError`], again each time.
     pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>, NetError> {
-        if !self.open {
-            return Ok(None);
+        match &self.state {
+            State::Ended => return Ok(None),
+            State::Failed(error) => return Err(error.clone()),
+            State::Open => {}
         }
-        if !mem::replace(&mut self.wanted, true) {
-            self.net.host.http_read(self.net.id);
-        }
-        let heard = self.net.heard().await;
+        let heard = if self.net.mail().number == self.number {
+            if !mem::replace(&mut self.wanted, true) {
+                self.net.host.http_read(self.net.id);
+            }
+            self.net.heard().await
+        } else {
+            Heard::Failed(NetError::Broken("another exchange took its place".into()))
+        };
         self.wanted = false;
-        match heard {
-            Heard::Body(data) => Ok(Some(data)),
+        let error = match heard {
+            Heard::Body(data) => return Ok(Some(data)),
             Heard::End => {
-                self.open = false;
-                Ok(None)
+                self.state = State::Ended;
+                return Ok(None);
             }
-            Heard::Failed(error) => {
-                self.open = false;
-                Err(error)
-            }
-            Heard::Head(..) => Err(NetError::Broken("a second head".into())),
-        }
+            Heard::Failed(error) => error,
+            Heard::Head(..) => NetError::Broken("a second head".into()),
+        };
+        self.state = State::Failed(error.clone());
+        Err(error)
     }
 }
 
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
-        if self.open {
-            let mut mail = self.net.mail();
+        let mut mail = self.net.mail();
+        if matches!(self.state, State::Open) && mail.number == self.number {
             mail.heard.clear();
             mail.number = mail.number.wrapping_add(1);
             drop(mail);

@@ -21,6 +21,9 @@ use crate::{
 /// hold up the whole.
 const BATCH_EVENTS_MAX: usize = 64;
 
+/// What a plugin says that cannot do without.
+pub(super) const NO_NET: &str = "this host makes no HTTP exchanges for plugins: it needs ABI 1.1";
+
 /// What the host says of a request while it is under way.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
@@ -78,9 +81,14 @@ pub struct AsyncSink {
 
 impl AsyncSink {
     /// The host's HTTP exchanges and timer for this request.
-    #[must_use]
-    pub fn net(&self) -> Net {
-        Net { host: self.host, id: self.id, signals: Arc::clone(&self.signals) }
+    ///
+    /// # Errors
+    /// On a host before ABI 1.1.
+    pub fn net(&self) -> Result<Net, PluginError> {
+        if self.host.has_net() {
+            return Ok(Net { host: self.host, id: self.id, signals: Arc::clone(&self.signals) });
+        }
+        Err(PluginError::internal(NO_NET))
     }
 
     /// Writes a line about this request to the host's log, which puts the id of its trace to it.

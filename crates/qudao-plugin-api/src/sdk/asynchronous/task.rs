@@ -39,7 +39,8 @@ impl Task {
         // One poller at a time; who comes meanwhile, or from within, leaves word.
         let come = |state| match state {
             IDLE => Some(POLLED),
-            POLLED => Some(WOKEN),
+            // Written anew each time: whoever polls next sees what this waker did before.
+            POLLED | WOKEN => Some(WOKEN),
             _ => None,
         };
         let before = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, come);
@@ -56,7 +57,7 @@ impl Task {
             if left.is_ok() {
                 return;
             }
-            self.state.store(POLLED, Ordering::Release);
+            self.state.swap(POLLED, Ordering::AcqRel);
         }
     }
 

@@ -1,0 +1,130 @@
+//! Where exchanges are made, and with which connections.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread::{self, ThreadId},
+    time::Duration,
+};
+
+use qudao_egress::{Rules, SystemLookup};
+use reqwest::Client;
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+
+/// Servers close idle connections after a minute or more; we close them before.
+const POOL_IDLE: Duration = Duration::from_secs(45);
+thread_local! {
+    /// The runtime of this thread, where it is to make the exchanges that it asks for.
+    pub(super) static HERE: RefCell<Option<Handle>> = const { RefCell::new(None) };
+}
+
+/// Has this thread make the exchanges of plugins in this process that it asks for by itself, in the
+/// current runtime: its own, of one thread. Without that the runtime makes them in which the host was
+/// started, and each call waits for two changes of threads.
+///
+/// # Panics
+/// Outside of a runtime.
+pub fn exchange_here() {
+    HERE.set(Some(Handle::current()));
+}
+
+/// Does `work`, a call of a plugin, as if this thread had not said so: for calls that may outlive the
+/// thread.
+pub fn exchange_at_home<T>(work: impl FnOnce() -> T) -> T {
+    let here = HERE.take();
+    let done = work();
+    HERE.set(here);
+    done
+}
+
+/// Where the exchanges of a process are made: its runtime and its connections.
+pub(crate) struct Clients {
+    /// For those who ask from a thread without sockets.
+    pub(super) home: Home,
+    pub(super) rules: Rules,
+    /// One for all, as its bound is.
+    lookup: Arc<SystemLookup>,
+    pools: Mutex<HashMap<Pool, Client>>,
+}
+
+pub(super) enum Home {
+    Lent(Handle),
+    /// Made when it is first needed.
+    Own(OnceLock<Runtime>),
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Pool {
+    /// Of a runtime of one thread: its connections are served there, and a request of another
+    /// thread's would have to change over. None for the others together.
+    thread: Option<ThreadId>,
+    public: bool,
+    connect_ms: u32,
+}
+
+impl Clients {
+    /// In the current runtime, if there is one; what is open to everybody is decided by `rules`.
+    pub(crate) fn new(rules: Rules) -> Self {
+        let home = Handle::try_current().map_or_else(|_| Home::Own(OnceLock::new()), Home::Lent);
+        Self { home, rules, lookup: Arc::default(), pools: Mutex::default() }
+    }
+
+    /// Where a task of this thread's is to run.
+    pub(super) fn handle(&self) -> Result<Handle, std::io::Error> {
+        if let Some(here) = HERE.with_borrow(Clone::clone) {
+            return Ok(here);
+        }
+        match &self.home {
+            Home::Lent(handle) => Ok(handle.clone()),
+            Home::Own(own) => {
+                if let Some(runtime) = own.get() {
+                    return Ok(runtime.handle().clone());
+                }
+                let made = Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .thread_name("plugin-net")
+                    .enable_all()
+                    .build()?;
+                Ok(own.get_or_init(|| made).handle().clone())
+            }
+        }
+    }
+
+    /// The client whose connections are served by the thread that asks for it.
+    pub(super) fn client(&self, public: bool, connect_ms: u32) -> reqwest::Result<Client> {
+        let alone = Handle::try_current()
+            .is_ok_and(|here| here.runtime_flavor() == RuntimeFlavor::CurrentThread);
+        let thread = alone.then(|| thread::current().id());
+        let key = Pool { thread, public, connect_ms };
+        let pools = || self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = pools().get(&key) {
+            return Ok(client.clone());
+        }
+        // Not under the lock: it reads the system's certificates.
+        let builder = Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(60))
+            .connect_timeout(Duration::from_millis(u64::from(connect_ms)))
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(usize::MAX)
+            .user_agent(concat!("qudao/", env!("CARGO_PKG_VERSION")));
+        let client = if public {
+            let lookup = Arc::clone(&self.lookup);
+            qudao_egress::guard(builder, &self.rules, lookup).build()?
+        } else {
+            builder.build()?
+        };
+        Ok(pools().entry(key).or_insert(client).clone())
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clients")
+    }
+}
