@@ -39,7 +39,7 @@ enum {
     QD_E_UNREACHABLE = -8, /* of an exchange: no connection */
     QD_E_TIMEOUT = -9,     /* of an exchange: no connection in time */
     QD_E_BROKEN = -10,     /* of an exchange: the connection broke */
-    QD_E_STALLED = -11     /* of an exchange: it broke because the other side was silent */
+    QD_E_STALLED = -11     /* of an exchange: the other side was silent for too long */
 };
 
 enum {
@@ -108,10 +108,11 @@ typedef struct { QdBytes name, value; } QdHeader;
 typedef struct {
     uint32_t struct_size, flags; /* QD_HTTP_* */
     uint32_t number;             /* comes back in the events */
+    uint32_t header_count;
     uint32_t connect_ms;
+    uint32_t head_ms, idle_ms, total_ms; /* 0: as long as it takes */
     QdBytes method, url;
     const QdHeader *headers;
-    uint32_t header_count, reserved;
     QdBytes body;
 } QdHttp;
 
@@ -164,7 +165,7 @@ QD_ASSERT(sizeof(QdEvent) == 56 && offsetof(QdEvent, data) == 24, "QdEvent");
 QD_ASSERT(sizeof(QdRequest) == 64 && offsetof(QdRequest, cancel) == 40, "QdRequest");
 QD_ASSERT(sizeof(QdError) == 1024, "QdError");
 QD_ASSERT(sizeof(QdHeader) == 32, "QdHeader");
-QD_ASSERT(sizeof(QdHttp) == 80 && offsetof(QdHttp, body) == 64, "QdHttp");
+QD_ASSERT(sizeof(QdHttp) == 88 && offsetof(QdHttp, body) == 72, "QdHttp");
 QD_ASSERT(sizeof(QdNetEvent) == 48 && offsetof(QdNetEvent, data) == 32, "QdNetEvent");
 QD_ASSERT(sizeof(QdHostApi) == 72 && offsetof(QdHostApi, emit) == 24, "QdHostApi");
 QD_ASSERT(sizeof(QdPluginApi) == 72 && offsetof(QdPluginApi, run) == 24, "QdPluginApi");

@@ -50,7 +50,7 @@ pub const QD_E_UNREACHABLE: i32 = -8;
 pub const QD_E_TIMEOUT: i32 = -9;
 /// Of an exchange: the connection broke.
 pub const QD_E_BROKEN: i32 = -10;
-/// Of an exchange: the connection broke because the other side was silent.
+/// Of an exchange: the other side was silent for too long.
 pub const QD_E_STALLED: i32 = -11;
 
 /// A piece of the answer, UTF-8.
@@ -235,18 +235,23 @@ pub struct QdHttp {
     pub flags: u32,
     /// Which of the request's exchanges it is; its events carry the number.
     pub number: u32,
+    /// How many headers.
+    pub header_count: u32,
     /// Until a connection stands, in milliseconds.
     pub connect_ms: u32,
+    /// Until the answer begins, in milliseconds; 0 for as long as it takes. So with the next two:
+    /// what takes longer fails with [`QD_E_STALLED`].
+    pub head_ms: u32,
+    /// Until the next part of the body comes, from the moment at which it was asked for.
+    pub idle_ms: u32,
+    /// Until the answer is whole.
+    pub total_ms: u32,
     /// `POST`, `GET`, ….
     pub method: QdBytes,
     /// Absolute, http or https.
     pub url: QdBytes,
     /// First of `header_count`.
     pub headers: *const QdHeader,
-    /// How many headers.
-    pub header_count: u32,
-    /// 0.
-    pub reserved: u32,
     /// The whole body.
     pub body: QdBytes,
 }
@@ -440,7 +445,7 @@ sizes! {
     /// Bytes of [`QdHeader`].
     SIZE_OF_HEADER = QdHeader, 32;
     /// Bytes of [`QdHttp`].
-    SIZE_OF_HTTP = QdHttp, 80;
+    SIZE_OF_HTTP = QdHttp, 88;
     /// Bytes of [`QdNetEvent`].
     SIZE_OF_NET_EVENT = QdNetEvent, 48;
 }
@@ -467,8 +472,8 @@ const _: () = {
     assert!(offset_of!(QdHostApi, http) == 40);
     assert!(offset_of!(QdHostApi, timer) == 64);
     assert!(offset_of!(QdPluginApi, net) == 64);
-    assert!(offset_of!(QdHttp, url) == 32);
-    assert!(offset_of!(QdHttp, body) == 64);
+    assert!(offset_of!(QdHttp, url) == 48);
+    assert!(offset_of!(QdHttp, body) == 72);
     assert!(offset_of!(QdNetEvent, headers) == 16);
     assert!(offset_of!(QdNetEvent, data) == 32);
 };

@@ -70,7 +70,8 @@ fn c_and_cpp_see_the_layout_and_the_constants_of_rust() {
         }
         QdHeader { name, value }
         QdHttp {
-            struct_size, flags, number, connect_ms, method, url, headers, header_count, reserved, body
+            struct_size, flags, number, header_count, connect_ms, head_ms, idle_ms, total_ms, method,
+            url, headers, body
         }
         QdNetEvent { struct_size, kind, status, number, code, headers, header_count, reserved, data }
     };

@@ -28,7 +28,11 @@ use reqwest::{
     Method, Request, Response, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{
+    sync::Notify,
+    task::AbortHandle,
+    time::{Instant, timeout_at},
+};
 
 use crate::engine::Gate;
 
@@ -223,7 +227,12 @@ impl Net {
     }
 
     async fn exchange(&self, id: u64, asked: Asked, wanted: &Notify) {
-        let Asked { number, connect_ms, public, request } = asked;
+        let Asked { number, connect_ms, public, limits, request } = asked;
+        let begun = Instant::now();
+        let stalled = || {
+            let event = event(QD_NET_ERROR, number, b"nothing came in time");
+            self.say(id, &QdNetEvent { code: QD_E_STALLED, ..event });
+        };
         let failed = |error: reqwest::Error| {
             let (code, message) = failure(error);
             let event = event(QD_NET_ERROR, number, message.as_bytes());
@@ -237,17 +246,21 @@ impl Net {
                 return self.say(id, &QdNetEvent { code: QD_E_INTERNAL, ..event });
             }
         };
-        let mut response = match client.execute(request).await {
-            Ok(response) => response,
-            Err(error) => return failed(error),
+        let until = limits.until(begun, begun, limits.head);
+        let mut response = match timeout_at(until, client.execute(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return failed(error),
+            Err(_) => return stalled(),
         };
         self.say_head(id, number, &response);
         loop {
             wanted.notified().await;
-            match response.chunk().await {
-                Ok(Some(bytes)) => self.say(id, &event(QD_NET_BODY, number, &bytes)),
-                Ok(None) => return self.say(id, &event(QD_NET_END, number, &[])),
-                Err(error) => return failed(error),
+            let until = limits.until(begun, Instant::now(), limits.idle);
+            match timeout_at(until, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => self.say(id, &event(QD_NET_BODY, number, &bytes)),
+                Ok(Ok(None)) => return self.say(id, &event(QD_NET_END, number, &[])),
+                Ok(Err(error)) => return failed(error),
+                Err(_) => return stalled(),
             }
         }
     }
@@ -311,7 +324,28 @@ struct Asked {
     number: u32,
     connect_ms: u32,
     public: bool,
+    limits: Limits,
     request: Request,
+}
+
+/// How long it may take; what may take as long as it does has no end in sight.
+struct Limits {
+    head: Duration,
+    idle: Duration,
+    total: Duration,
+}
+
+impl Limits {
+    fn until(&self, begun: Instant, now: Instant, limit: Duration) -> Instant {
+        (now + limit).min(begun + self.total)
+    }
+}
+
+/// Longer than anybody waits.
+const NO_END: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+fn limit(ms: u32) -> Duration {
+    if ms == 0 { NO_END } else { Duration::from_millis(u64::from(ms)) }
 }
 
 /// # Safety
@@ -338,7 +372,13 @@ unsafe fn read_exchange(exchange: *const QdHttp) -> Option<Asked> {
         *request.body_mut() = Some(body.to_vec().into());
     }
     let public = exchange.flags & QD_HTTP_PUBLIC != 0;
-    Some(Asked { number: exchange.number, connect_ms: exchange.connect_ms, public, request })
+    let limits = Limits {
+        head: limit(exchange.head_ms),
+        idle: limit(exchange.idle_ms),
+        total: limit(exchange.total_ms),
+    };
+    let QdHttp { number, connect_ms, .. } = *exchange;
+    Some(Asked { number, connect_ms, public, limits, request })
 }
 
 /// # Safety

@@ -9,7 +9,7 @@ use std::{
 use async_openai::config::Config as _;
 use qudao_egress::Rules;
 use qudao_plugin_api::{
-    Answer as Response, Net,
+    Answer as Response, Net, NetError,
     wire::{FinishReason, Usage},
 };
 use reqwest::{Url, header};
@@ -167,9 +167,8 @@ impl Provider {
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
-        let response =
-            self.send(asked, (trace, net), Patience { deadline, first_byte: None }).await?;
-        self.read_whole(response, deadline, net, answer, out).await
+        let response = self.send(asked, (trace, net), self.patience(deadline, None)).await?;
+        Self::read_whole(response, answer, out).await
     }
 
     async fn streamed(
@@ -181,12 +180,16 @@ impl Provider {
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
         let first_byte = Some(self.settings.timeouts.first_byte());
-        let response = self.send(asked, (trace, net), Patience { deadline, first_byte }).await?;
+        let response = self.send(asked, (trace, net), self.patience(deadline, first_byte)).await?;
         if is_whole(&response) {
             // Some servers ignore `stream` for some models.
-            return self.read_whole(response, deadline, net, answer, out).await;
+            return Self::read_whole(response, answer, out).await;
         }
-        self.events(response, deadline, net, answer, out).await
+        Self::events(response, net, answer, out).await
+    }
+
+    fn patience(&self, deadline: Instant, first_byte: Option<Duration>) -> Patience {
+        Patience { deadline, first_byte, idle: self.settings.timeouts.idle() }
     }
 
     async fn send<'a>(
@@ -201,15 +204,12 @@ impl Provider {
     }
 
     async fn read_whole(
-        &self,
         mut response: Response<'_>,
-        deadline: Instant,
-        net: &Net,
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
         let mut body = Vec::new();
-        while let Some(bytes) = self.read(&mut response, deadline, net).await? {
+        while let Some(bytes) = Self::read(&mut response).await? {
             if body.len() + bytes.len() > MAX_REPLY_BYTES {
                 return Err(Failure::unavailable("the provider's answer has no end").into());
             }
@@ -221,15 +221,13 @@ impl Provider {
     }
 
     async fn events(
-        &self,
         mut response: Response<'_>,
-        deadline: Instant,
         net: &Net,
         answer: &mut Answer<'_>,
         out: &mut impl Output,
     ) -> Result<(), Unanswered> {
         let mut events = Events::default();
-        while let Some(bytes) = self.read(&mut response, deadline, net).await? {
+        while let Some(bytes) = Self::read(&mut response).await? {
             events.push(&bytes).map_err(|error| Failure::unavailable(&error.to_string()))?;
             let mut pieces = Vec::new();
             let mut failed = None;
@@ -266,16 +264,12 @@ impl Provider {
         Err(Failure::unavailable("the stream ended in the middle of the answer").into())
     }
 
-    async fn read(
-        &self,
-        response: &mut Response<'_>,
-        deadline: Instant,
-        net: &Net,
-    ) -> Result<Option<Vec<u8>>, Failure> {
+    async fn read(response: &mut Response<'_>) -> Result<Option<Vec<u8>>, Failure> {
         let begun = Instant::now();
-        let until = deadline.min(begun + self.settings.timeouts.idle());
-        let read = net.within(until, response.chunk()).await;
-        Ok(read.map_err(|_| Failure::timeout("the answer stalled", begun.elapsed()))??)
+        response.chunk().await.map_err(|error| match error {
+            NetError::Stalled(_) => Failure::timeout("the answer stalled", begun.elapsed()),
+            other => other.into(),
+        })
     }
 }
 

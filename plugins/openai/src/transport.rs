@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use qudao_plugin_api::{Answer, Net, Outgoing};
+use qudao_plugin_api::{Answer, Net, NetError, Outgoing};
 
 use crate::{
     failure::{self, Failure},
@@ -30,6 +30,8 @@ pub struct Patience {
     pub deadline: Instant,
     /// Until the head of a reply; `None` where the head only comes with the whole answer.
     pub first_byte: Option<Duration>,
+    /// Between two parts of it.
+    pub idle: Duration,
 }
 
 /// Where requests go, with which headers, and how stubbornly.
@@ -109,10 +111,15 @@ impl Transport {
             headers: &headers,
             body,
             connect: self.connect,
+            head: Some(until.saturating_duration_since(begun)),
+            idle: Some(patience.idle),
+            total: Some(patience.deadline.saturating_duration_since(begun)),
             public: self.public,
         };
-        let sent = net.within(until, net.send(&request)).await;
-        let answer = sent.map_err(|_| Failure::timeout("no reply began", begun.elapsed()))??;
+        let answer = net.send(&request).await.map_err(|error| match error {
+            NetError::Stalled(_) => Failure::timeout("no reply began", begun.elapsed()),
+            other => other.into(),
+        })?;
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }

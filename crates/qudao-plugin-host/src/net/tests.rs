@@ -50,6 +50,8 @@ unsafe extern "C" fn hear(instance: *mut c_void, _id: u64, event: *const QdNetEv
 struct Plugin {
     net: Arc<Net>,
     heard: UnboundedReceiver<Heard>,
+    /// Until the head, the next part, and the whole, in milliseconds.
+    limits: [u32; 3],
 }
 
 impl Plugin {
@@ -57,7 +59,7 @@ impl Plugin {
         let (sender, heard) = unbounded_channel();
         let net = Net::new(Arc::new(Clients::new(rules)), Arc::default());
         net.connect(Some(hear), Box::into_raw(Box::new(sender)).cast());
-        Self { net, heard }
+        Self { net, heard, limits: [0; 3] }
     }
 
     fn get(&self, number: u32, url: &str, flags: u32) -> i32 {
@@ -67,12 +69,14 @@ impl Plugin {
             struct_size: SIZE_OF_HTTP,
             flags,
             number,
+            header_count: 1,
             connect_ms: 2_000,
+            head_ms: self.limits[0],
+            idle_ms: self.limits[1],
+            total_ms: self.limits[2],
             method: QdBytes::new(b"POST"),
             url: QdBytes::new(url.as_bytes()),
             headers: &raw const header,
-            header_count: 1,
-            reserved: 0,
             body: QdBytes::new(b"{}"),
         };
         // SAFETY: all of it lives through the call.
@@ -173,6 +177,35 @@ async fn failures_say_what_happened_and_not_where() {
 }
 
 #[tokio::test]
+async fn who_is_silent_for_too_long_is_given_up() {
+    let (listener, url) = server().await;
+    let mut plugin = Plugin::new(Rules::default());
+    let stalled = |heard: Heard| {
+        assert_eq!((heard.kind, heard.code), (QD_NET_ERROR, QD_E_STALLED), "{heard:?}");
+    };
+    for limits in [[50, 0, 0], [0, 0, 50]] {
+        plugin.limits = limits;
+        plugin.get(1, &url, 0);
+        let (socket, _) = listener.accept().await.unwrap();
+        stalled(plugin.next().await);
+        // What was sent is still to be read, and then the end.
+        let mut socket = socket;
+        while socket.read(&mut [0; 512]).await.is_ok_and(|read| 0 < read) {}
+    }
+    for limits in [[0, 50, 0], [0, 0, 200]] {
+        plugin.limits = limits;
+        plugin.get(1, &url, 0);
+        let (_, socket) = serve(&listener).await;
+        for kind in [QD_NET_HEAD, QD_NET_BODY] {
+            assert_eq!(plugin.next().await.kind, kind);
+            plugin.net.http_read(7);
+        }
+        stalled(plugin.next().await);
+        closed(socket).await;
+    }
+}
+
+#[tokio::test]
 async fn what_a_tenant_names_is_held_against_the_rules() {
     let (listener, url) = server().await;
     let port = listener.local_addr().unwrap().port();
@@ -259,12 +292,14 @@ async fn nothing_is_begun_for_a_request_that_is_over() {
         struct_size: SIZE_OF_HTTP,
         flags: 0,
         number: 1,
+        header_count: 0,
         connect_ms: 1_000,
+        head_ms: 0,
+        idle_ms: 0,
+        total_ms: 0,
         method,
         url,
         headers: std::ptr::null(),
-        header_count: 0,
-        reserved: 0,
         body: QdBytes::EMPTY,
     };
     // SAFETY: all of it lives through the call.

@@ -99,6 +99,9 @@ async fn fetch(url: &str, times: usize, sink: &AsyncSink) -> Result<(), PluginEr
         headers: &[("x-from", b"plugin")],
         body: b"",
         connect: Duration::from_secs(2),
+        head: None,
+        idle: None,
+        total: None,
         public: false,
     };
     let mut answer = match net.send(&request).await {

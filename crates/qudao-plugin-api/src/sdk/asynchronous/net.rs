@@ -35,6 +35,13 @@ pub struct Outgoing<'a> {
     pub body: &'a [u8],
     /// Until a connection stands.
     pub connect: Duration,
+    /// Until the answer begins; `None` for as long as it takes. So with the next two: what takes longer
+    /// is [`NetError::Stalled`]. They cost less than [`Net::within`].
+    pub head: Option<Duration>,
+    /// Until the next part of the body comes, from [`Answer::chunk`] on.
+    pub idle: Option<Duration>,
+    /// Until the answer is whole.
+    pub total: Option<Duration>,
     /// Only to addresses that are open to everybody: for what a tenant names.
     pub public: bool,
 }
@@ -59,7 +66,7 @@ pub enum NetError {
     /// The connection broke.
     #[error("{0}")]
     Broken(String),
-    /// The connection broke because the other side was silent.
+    /// The other side was silent for too long.
     #[error("{0}")]
     Stalled(String),
     /// The host cannot make exchanges.
@@ -231,12 +238,14 @@ impl Net {
                 struct_size: SIZE_OF_HTTP,
                 flags: if request.public { QD_HTTP_PUBLIC } else { 0 },
                 number,
+                header_count: u32::try_from(headers.len()).unwrap_or(0),
                 connect_ms: millis(request.connect),
+                head_ms: limit(request.head),
+                idle_ms: limit(request.idle),
+                total_ms: limit(request.total),
                 method: QdBytes::new(request.method.as_bytes()),
                 url: QdBytes::new(request.url.as_bytes()),
                 headers: headers.as_ptr(),
-                header_count: u32::try_from(headers.len()).unwrap_or(0),
-                reserved: 0,
                 body: QdBytes::new(request.body),
             },
         );
@@ -307,6 +316,11 @@ impl Net {
 
 fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// None is zero, so that no time at all is one.
+fn limit(time: Option<Duration>) -> u32 {
+    time.map_or(0, |time| millis(time).max(1))
 }
 
 fn keep(place: &mut Option<Waker>, context: &Context<'_>) {
