@@ -134,7 +134,7 @@ typedef struct {
     int32_t (*emit)(void *ctx, uint64_t request, const QdEvent *events, uint32_t n);
     int32_t (*wait_credit)(void *ctx, uint64_t request, uint32_t timeout_ms);
     /* since 1.1: the host makes HTTP exchanges, one at a time for each request, and wakes it.
-       Events come through `net`, from any thread, perhaps from within `http` */
+       Events come through `net`, from any thread, perhaps from within `http` or `timer` */
     int32_t (*http)(void *ctx, uint64_t request, const QdHttp *exchange);
     void (*http_read)(void *ctx, uint64_t request);
     void (*http_stop)(void *ctx, uint64_t request);

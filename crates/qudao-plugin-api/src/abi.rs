@@ -237,7 +237,7 @@ pub struct QdHttp {
     pub number: u32,
     /// How many headers.
     pub header_count: u32,
-    /// Until a connection stands, in milliseconds.
+    /// Until a connection stands, in milliseconds; taken as whole seconds.
     pub connect_ms: u32,
     /// Until the answer begins, in milliseconds; 0 for as long as it takes. So with the next two:
     /// what takes longer fails with [`QD_E_STALLED`].
@@ -330,12 +330,12 @@ pub type QdWaitCredit = unsafe extern "C" fn(*mut c_void, u64, u32) -> i32;
 pub type QdHttpBegin = unsafe extern "C" fn(*mut c_void, u64, *const QdHttp) -> i32;
 /// `http_read(ctx, request)`: the next part of the body is wanted, of any size. Each `BODY` and the
 /// `END` comes for one such word, so that a slow reader slows the sender down; a second word before
-/// the part has come is not counted.
+/// the part has come may count for the one after it.
 pub type QdHttpRead = unsafe extern "C" fn(*mut c_void, u64);
 /// `http_stop(ctx, request)`: closes the connection. Nothing follows but an event that is on its way.
 pub type QdHttpStop = unsafe extern "C" fn(*mut c_void, u64);
-/// `timer(ctx, request, ms)`: a `TIMER` event comes after so many milliseconds, or earlier. A request has
-/// one timer: another one takes its place.
+/// `timer(ctx, request, ms)`: a `TIMER` event comes after so many milliseconds, or earlier, even from
+/// within this call. A request has one timer: another one takes its place.
 pub type QdTimer = unsafe extern "C" fn(*mut c_void, u64, u64);
 
 /// What the host offers to a plugin. Outlives every instance.

@@ -114,6 +114,10 @@ impl Gate {
         (visit.0 & Self::SHUT == 0).then_some(visit.1)
     }
 
+    pub(crate) fn is_shut(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::SHUT != 0
+    }
+
     /// Lets nobody in any more; false if somebody is still inside after `patience`.
     fn shut(&self, patience: Duration) -> bool {
         self.0.fetch_or(Self::SHUT, Ordering::AcqRel);
@@ -194,11 +198,12 @@ impl Engine {
     }
 
     fn returned(&self, id: u64, code: i32, message: &str) {
-        self.net.end(id);
         // SAFETY: the context lives as long as this.
         if let Some(outlet) = unsafe { (*self.context).outlet.upgrade() } {
             outlet.returned(id, code, message);
         }
+        // After it: from then on nothing is begun for it.
+        self.net.end(id);
     }
 
     fn enter(&self, ticket: &Ticket) -> (i32, String) {

@@ -79,6 +79,8 @@ struct Work {
     wanted: Notify,
     /// It is not wanted any more: nothing is said of it.
     ended: AtomicBool,
+    /// Nothing is said if it breaks off: the process ends.
+    silent: AtomicBool,
     task: OnceLock<AbortHandle>,
 }
 
@@ -178,7 +180,7 @@ impl Net {
         let work = Arc::new(Work::default());
         let mut lines = self.lines();
         // Under the lock: its end would find nothing to end.
-        if !is_open() {
+        if self.gate.is_shut() || !is_open() {
             return None;
         }
         let before = at(lines.entry(id).or_default()).replace(Arc::clone(&work));
@@ -208,7 +210,8 @@ impl Net {
     pub(crate) fn timer(self: &Arc<Self>, id: u64, ms: u64, is_open: impl FnOnce() -> bool) {
         let Ok(handle) = self.clients.handle() else { return };
         let Some(work) = self.place(id, is_open, |line| &mut line.timer) else { return };
-        // One that comes too early asks again.
+        // One that comes too early asks again: elsewhere, unless this was elsewhere already.
+        work.silent.store(HERE.with_borrow(Option::is_none), Ordering::SeqCst);
         let guard = Guard::new(self, id, &work, event(QD_NET_TIMER, 0, &[]));
         let task = handle.spawn(async move {
             tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -255,7 +258,12 @@ impl Net {
         self.say_head(id, number, &response);
         loop {
             wanted.notified().await;
-            let until = limits.until(begun, Instant::now(), limits.idle);
+            let now = Instant::now();
+            let until = limits.until(begun, now, limits.idle);
+            // A sender who never pauses is not waited for either.
+            if until <= now {
+                return stalled();
+            }
             match timeout_at(until, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => self.say(id, &event(QD_NET_BODY, number, &bytes)),
                 Ok(Ok(None)) => return self.say(id, &event(QD_NET_END, number, &[])),
@@ -311,7 +319,8 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.told && !self.work.ended.load(Ordering::SeqCst) {
+        let said = |flag: &AtomicBool| flag.load(Ordering::SeqCst);
+        if !(self.told || said(&self.work.ended) || said(&self.work.silent)) {
             // What the plugin asks for next must not go the same way.
             let _ = HERE.try_with(RefCell::take);
             self.net.say(self.id, &self.last.0);

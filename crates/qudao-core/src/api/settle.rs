@@ -67,6 +67,27 @@ impl Settling {
     }
 }
 
+/// Calls of a batch that are open until their settlement is over, even if it panics.
+struct Open<'a> {
+    lane: &'a Lane,
+    calls: usize,
+}
+
+impl Open<'_> {
+    fn close_one(&mut self) {
+        self.calls -= 1;
+        self.lane.call_closed();
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        for _ in 0..self.calls {
+            self.lane.call_closed();
+        }
+    }
+}
+
 /// The task that works on a queue. If it breaks off, whoever comes next starts another.
 struct Working<'a> {
     settling: &'a Settling,
@@ -155,6 +176,7 @@ impl Core {
         self.api.meters.batch.record(batch.len() as f64);
         let (lines, waiting): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|pending| (pending.line, pending.done)).unzip();
+        let mut open = Open { lane, calls: lines.len() };
         let began = time::Instant::now();
         let mut settled = vec![self.settle_lines(lane, block, &lines).await; lines.len()];
         self.api.meters.settle.record(began.elapsed());
@@ -165,7 +187,7 @@ impl Core {
             }
         }
         for ((done, settled), line) in waiting.into_iter().zip(settled).zip(&lines) {
-            lane.call_closed();
+            open.close_one();
             failpoint!("settle.answering");
             if settled {
                 // A caller who is gone does not need to know.

@@ -33,10 +33,14 @@ pub fn exchange_here() {
 /// Does `work`, a call of a plugin, as if this thread had not said so: for calls that may outlive the
 /// thread.
 pub fn exchange_at_home<T>(work: impl FnOnce() -> T) -> T {
-    let here = HERE.take();
-    let done = work();
-    HERE.set(here);
-    done
+    struct Back(Option<Handle>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            HERE.set(self.0.take());
+        }
+    }
+    let _back = Back(HERE.take());
+    work()
 }
 
 /// Where the exchanges of a process are made: its runtime and its connections.
@@ -97,6 +101,8 @@ impl Clients {
         let alone = Handle::try_current()
             .is_ok_and(|here| here.runtime_flavor() == RuntimeFlavor::CurrentThread);
         let thread = alone.then(|| thread::current().id());
+        // In whole seconds, or whoever reckons it anew each time would have a pool for each.
+        let connect_ms = connect_ms.div_ceil(1000).saturating_mul(1000);
         let key = Pool { thread, public, connect_ms };
         let pools = || self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = pools().get(&key) {

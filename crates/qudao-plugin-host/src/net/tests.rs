@@ -203,6 +203,22 @@ async fn who_is_silent_for_too_long_is_given_up() {
         stalled(plugin.next().await);
         closed(socket).await;
     }
+    // Nor is one who never pauses waited for.
+    plugin.limits = [0, 0, 100];
+    plugin.get(1, &url, 0);
+    let (_, mut socket) = serve(&listener).await;
+    let sends = async { while socket.write_all(b"3\r\nabc\r\n").await.is_ok() {} };
+    let reads = async {
+        loop {
+            plugin.net.http_read(7);
+            let heard = plugin.next().await;
+            if heard.kind == QD_NET_ERROR {
+                return stalled(heard);
+            }
+        }
+    };
+    let both = async { tokio::join!(sends, reads) };
+    timeout(Duration::from_secs(10), both).await.unwrap();
 }
 
 #[tokio::test]

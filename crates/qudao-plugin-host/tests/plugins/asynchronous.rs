@@ -110,12 +110,10 @@ async fn fetch(url: &str, times: usize, sink: &AsyncSink) -> Result<(), PluginEr
     };
     for _ in 1..times {
         // The answer of before is dropped when the next one stands.
-        answer = net.send(&request).await.map_err(|e| PluginError::internal(e.to_string()))?;
+        answer = net.send(&request).await?;
     }
     sink.token(&format!("{} ", answer.status)).await?;
-    while let Some(bytes) =
-        answer.chunk().await.map_err(|error| PluginError::internal(error.to_string()))?
-    {
+    while let Some(bytes) = answer.chunk().await? {
         sink.token(&String::from_utf8_lossy(&bytes)).await?;
     }
     Ok(())

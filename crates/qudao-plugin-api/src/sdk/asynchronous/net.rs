@@ -19,7 +19,8 @@ use crate::{
         QD_NET_BODY, QD_NET_END, QD_NET_ERROR, QD_NET_HEAD, QD_NET_TIMER, QdBytes, QdHeader,
         QdHttp, QdNetEvent, SIZE_OF_HTTP, SIZE_OF_NET_EVENT,
     },
-    sdk::Host,
+    sdk::{Host, PluginError},
+    wire::ErrorKind,
 };
 
 /// A request to an HTTP service.
@@ -87,6 +88,17 @@ impl NetError {
             QD_E_INTERNAL => Self::Host(message),
             _ => Self::Refused(message),
         }
+    }
+}
+
+impl From<NetError> for PluginError {
+    fn from(error: NetError) -> Self {
+        let kind = match error {
+            NetError::ConnectTimeout(_) | NetError::Stalled(_) => ErrorKind::Timeout,
+            NetError::Unreachable(_) | NetError::Broken(_) => ErrorKind::Unavailable,
+            NetError::Refused(_) | NetError::Host(_) => ErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 
@@ -210,7 +222,7 @@ impl Net {
         let (headers, state) = (Vec::new(), State::Open);
         let mut answer = Answer { net: self, number, status: 0, headers, wanted: false, state };
         self.begin(number, request)?;
-        match self.heard().await {
+        match self.heard(number).await {
             Heard::Head(status, headers) => {
                 (answer.status, answer.headers) = (status, headers);
                 Ok(answer)
@@ -255,9 +267,14 @@ impl Net {
         Ok(())
     }
 
-    async fn heard(&self) -> Heard {
+    /// What comes of the exchange of this number.
+    async fn heard(&self, number: u32) -> Heard {
         poll_fn(|context| {
             let mut mail = self.mail();
+            if mail.number != number {
+                let error = NetError::Broken("another exchange took its place".to_owned());
+                return Poll::Ready(Heard::Failed(error));
+            }
             match mail.heard.pop_front() {
                 Some(heard) => Poll::Ready(heard),
                 None => {
@@ -367,14 +384,11 @@ impl Answer<'_> {
             State::Failed(error) => return Err(error.clone()),
             State::Open => {}
         }
-        let heard = if self.net.mail().number == self.number {
-            if !mem::replace(&mut self.wanted, true) {
-                self.net.host.http_read(self.net.id);
-            }
-            self.net.heard().await
-        } else {
-            Heard::Failed(NetError::Broken("another exchange took its place".into()))
-        };
+        let ours = self.net.mail().number == self.number;
+        if ours && !mem::replace(&mut self.wanted, true) {
+            self.net.host.http_read(self.net.id);
+        }
+        let heard = self.net.heard(self.number).await;
         self.wanted = false;
         let error = match heard {
             Heard::Body(data) => return Ok(Some(data)),
