@@ -96,10 +96,12 @@ function start(script: HTMLScriptElement): void {
     news = new News(shelf, key);
     visits += 1;
     client = arrive();
+    // Not with the next frame, nor when the server has answered: what was said leaves the screen now.
+    paint();
     await door.enter();
     if (isOpen) door.keep();
     if (started) client.start();
-    draw();
+    paint();
   }
   function toggle(open: boolean): void {
     if (open === isOpen) return;
