@@ -1,6 +1,6 @@
 //! One fault, a little traffic, no later input: what a crash point and a seeded bug are tried with.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use qudao_testkit::TestTenant;
@@ -16,12 +16,12 @@ use crate::{
     verdict::{self, Bounds, Verdict},
 };
 
-/// How long a point may take to be reached.
-const REACHED: Duration = Duration::from_secs(15);
-/// How long the rest may take once the fault is over.
-const DRAIN: Duration = Duration::from_secs(15);
+/// How long what a fault waits for may take.
+const REACHED: Duration = Duration::from_secs(60);
+/// How long the rest may take once the fault is over, an answer too.
+const DRAIN: Duration = Duration::from_secs(20);
 /// How long a message is delivered again while nobody acknowledges it.
-const DELIVERING: Duration = Duration::from_secs(20);
+const DELIVERING: Duration = Duration::from_secs(60);
 /// A limit of an API call that a block of the first size covers once and not twice.
 const CALL_TOKENS: u32 = 32;
 
@@ -36,10 +36,11 @@ pub enum Fault {
     KillAfterAck,
     /// The node is killed when a caller has read the end of an API call.
     KillAfterCall,
-    /// The node sleeps for more than a lease when its model has answered, while another one is
-    /// there, and then goes on as if nothing had happened.
+    /// The node stands still when its model has answered, until its lease is over and somebody
+    /// else's answer has been delivered, and then goes on as if nothing had happened.
     Zombie,
-    /// The remote refuses the first message of the conversation for a while.
+    /// The remote refuses the first message of the conversation until it has had a later one, or
+    /// for a while.
     Rebuff,
 }
 
@@ -114,7 +115,7 @@ impl Drill {
         let mut plan = stage.plan.clone();
         match self.fault {
             Fault::AbortAt(point) => plan.abort_at = Some(point.to_owned()),
-            Fault::Zombie => plan.sleep_at = Some(("model.ended".to_owned(), zombie_ms())),
+            Fault::Zombie => plan.wait_at = Some(("model.ended".to_owned(), gate(&stage))),
             _ => {}
         }
         let node = Node::start(&plan, &stage.doors).await?;
@@ -124,10 +125,10 @@ impl Drill {
         let survivors = survivors?;
         let recovery = stage.drain(DRAIN).await?;
         if self.fault == Fault::Zombie {
-            // Until the sleeper has done its worst.
+            // Until the one that stood still has done its worst.
             time::sleep(LEASE * 3).await;
         }
-        let bounds = Bounds { answer: Duration::from_secs(12), redundant: 1 };
+        let bounds = Bounds { answer: DRAIN, redundant: 1 };
         let verdict = verdict::judge(&stage, bounds).await?;
         drop(survivors);
         Ok(Outcome { verdict, recovery })
@@ -205,15 +206,19 @@ impl Drill {
             }
             Fault::Zombie => {
                 seen(stage, |seen| matches!(seen, Seen::Acknowledged { .. })).await?;
-                return Ok(vec![node, stage.node().await?]);
+                let other = stage.node().await?;
+                seen(stage, |seen| matches!(seen, Seen::Delivered(_))).await?;
+                fs::write(gate(stage), "").context("letting the node go on")?;
+                return Ok(vec![node, other]);
             }
         }
         Ok(vec![stage.node().await?])
     }
 }
 
-fn zombie_ms() -> u64 {
-    u64::try_from(LEASE.as_millis() * 2).unwrap_or(u64::MAX)
+/// What a node that stands still waits for.
+fn gate(stage: &Stage) -> PathBuf {
+    stage.folder().join("gate")
 }
 
 async fn seen(stage: &Stage, what: impl Fn(&Seen) -> bool) -> anyhow::Result<()> {

@@ -53,8 +53,8 @@ pub struct NodePlan {
     pub lease_ms: u64,
     /// Ends the process at this point, without a word to anybody.
     pub abort_at: Option<String>,
-    /// Blocks for so many milliseconds when this point is first reached.
-    pub sleep_at: Option<(String, u64)>,
+    /// Blocks when this point is first reached, until this file is there.
+    pub wait_at: Option<(String, PathBuf)>,
     /// The seeded bugs that are switched on.
     pub bugs: Vec<String>,
 }

@@ -21,9 +21,9 @@ use crate::{
     record::{Record, Seen},
 };
 
-/// How long the rebuffing remote waits for the second message of a conversation, from the moment
-/// at which it first refused the first one.
-const REBUFF: Duration = Duration::from_secs(3);
+/// How long the rebuffing remote waits for a later message of the conversation, from the moment at
+/// which it first refused the first one.
+const REBUFF: Duration = Duration::from_secs(10);
 
 /// The fake remote.
 #[derive(Debug)]
@@ -40,13 +40,15 @@ struct Desk {
     away: Arc<AtomicBool>,
     rebuffs: bool,
     rebuffed: Arc<OnceLock<Instant>>,
+    /// A later message than the first has come.
+    overtaken: Arc<AtomicBool>,
 }
 
 impl Remote {
     /// Listens in this folder.
     ///
-    /// With `rebuffs` it refuses the first message of every conversation for a while, and takes
-    /// later ones meanwhile.
+    /// With `rebuffs` it refuses the first message of every conversation until it has had a later
+    /// one, or for a while.
     ///
     /// # Errors
     /// If the socket cannot be made.
@@ -54,7 +56,13 @@ impl Remote {
         let socket = folder.join("remote.sock");
         let listener = UnixListener::bind(&socket).context("opening the remote")?;
         let away = Arc::new(AtomicBool::new(false));
-        let desk = Desk { record, away: Arc::clone(&away), rebuffs, rebuffed: Arc::default() };
+        let desk = Desk {
+            record,
+            away: Arc::clone(&away),
+            rebuffs,
+            rebuffed: Arc::default(),
+            overtaken: Arc::default(),
+        };
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut open = JoinSet::new();
@@ -79,13 +87,16 @@ async fn serve(stream: UnixStream, desk: Desk) {
         let Ok(delivery) = serde_json::from_str::<Delivery>(&line) else { return };
         let rebuffed = desk.rebuffs
             && delivery.out_seq == 1
+            && !desk.overtaken.load(Ordering::SeqCst)
             && desk.rebuffed.get_or_init(Instant::now).elapsed() < REBUFF;
         if desk.away.load(Ordering::SeqCst) || rebuffed {
             return;
         }
+        let later = 1 < delivery.out_seq;
         if desk.record.add(Seen::Delivered(delivery)).is_err() {
             return;
         }
+        desk.overtaken.fetch_or(later, Ordering::SeqCst);
         if stream.write_all(b"ok\n").await.is_err() {
             return;
         }

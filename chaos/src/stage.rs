@@ -114,7 +114,7 @@ impl Stage {
             rogue: None,
             lease_ms: u64::try_from(LEASE.as_millis())?,
             abort_at: None,
-            sleep_at: None,
+            wait_at: None,
             bugs: Vec::new(),
         };
         Ok(Self { record, remote, wires: None, platform, doors, plan, store, folder, database })

@@ -1,7 +1,15 @@
 //! A node for checks under faults: the server, the worker, the core and the storage that are
 //! shipped, with models from the testkit and a channel that delivers to the fake remote.
 
-use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
@@ -53,8 +61,15 @@ fn arm(plan: &NodePlan) -> anyhow::Result<()> {
         let end = || std::process::abort();
         fail::cfg_callback(format!("failpoint:{point}"), end).map_err(failed)?;
     }
-    if let Some((point, millis)) = &plan.sleep_at {
-        fail::cfg(format!("failpoint:{point}"), &format!("1*sleep({millis})")).map_err(failed)?;
+    if let Some((point, gate)) = plan.wait_at.clone() {
+        let reached = AtomicBool::new(false);
+        let wait = move || {
+            let first = !reached.swap(true, Ordering::SeqCst);
+            while first && !gate.exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        fail::cfg_callback(format!("failpoint:{point}"), wait).map_err(failed)?;
     }
     for bug in &plan.bugs {
         fail::cfg(format!("bug:{bug}"), "return").map_err(failed)?;

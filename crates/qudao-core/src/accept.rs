@@ -120,7 +120,8 @@ impl Core {
         self.with_others((tenant_id, inbound))
     }
 
-    /// The seeded bug: answers from a transaction that is committed a moment after.
+    /// The seeded bug: answers from a transaction that is committed later. Whoever tries it kills the
+    /// node as soon as the sender has its answer.
     #[cfg(feature = "failpoints")]
     fn store_later(self: &Arc<Self>, tenant_id: TenantId, inbound: Inbound) -> Stored {
         let (stored, outcome) = tokio::sync::oneshot::channel();
@@ -128,7 +129,7 @@ impl Core {
         self.spawn(async move {
             let mut tx = core.store.begin(tenant_id).await?;
             let _ = stored.send(Ok(tx.accept(&inbound).await?));
-            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
             tx.commit().await
         });
         outcome
