@@ -5,11 +5,7 @@
 //! about money is always one statement in the database: memory holds only what the database
 //! has reserved before.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
-    task::{Context, Waker},
-};
+use std::sync::{Arc, OnceLock};
 
 use qudao_domain::{Clock, NodeId};
 use qudao_storage::{Bus, Store};
@@ -21,6 +17,7 @@ pub mod api;
 pub mod audit;
 pub mod authenticate;
 mod backlog;
+mod begun;
 pub mod channel;
 pub mod faults;
 pub mod letter;
@@ -169,20 +166,9 @@ impl Core {
         self.tasks.spawn_on(work, &self.runtime)
     }
 
-    /// As [`Core::spawn`], but polled here first: what it sends at once is on its way before another
-    /// thread takes over. For work whose outcome somebody waits for.
-    fn spawn_begun<F>(&self, work: F)
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        let _entered = self.runtime.enter();
-        let mut work = Box::pin(self.tasks.track_future(work));
-        // Whatever wakes it before the other thread has polled it is found by that poll.
-        let poll = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        // A panic ends it, as it would end a task, and not whoever waits for it.
-        if catch_unwind(AssertUnwindSafe(poll)).is_ok_and(|begun| begun.is_pending()) {
-            self.runtime.spawn(work);
-        }
+    /// As [`Core::spawn`], but begun here. For work whose outcome somebody waits for.
+    fn spawn_begun(&self, work: impl Future<Output = ()> + Send + 'static) {
+        begun::spawn_begun(&self.runtime, self.tasks.track_future(work));
     }
 }
 

@@ -32,6 +32,7 @@ mod reading;
 mod row;
 mod sealed;
 mod servers;
+mod statements;
 mod store;
 mod timeline;
 mod traffic;

@@ -18,7 +18,7 @@ use std::{
 use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgConnectOptions};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Result, StorageError, store::GENERIC_PLANS};
+use crate::{Result, StorageError, statements::Statements};
 
 /// How often the primary is asked whether it still is one.
 const LOOK: Duration = Duration::from_millis(500);
@@ -71,14 +71,19 @@ impl Servers {
         }
     }
 
-    /// Keeps the pools pointed at the primary until the first of them is closed.
-    pub(crate) async fn follow(self, pools: [PgPool; 3], chosen: PgConnectOptions) {
+    /// Keeps the pools pointed at the primary until the one for transactions is closed.
+    pub(crate) async fn follow(
+        self,
+        pool: PgPool,
+        single: [Statements; 2],
+        chosen: PgConnectOptions,
+    ) {
         let address = |options: &PgConnectOptions| {
             (options.get_host().to_owned(), options.get_port(), options.get_socket().cloned())
         };
         let mut current = address(&chosen);
         let mut line = None;
-        while !pools[0].is_closed() {
+        while !pool.is_closed() {
             sleep(LOOK).await;
             if let Some(connection) = &mut line
                 && self.accepts_writes(connection).await.is_ok()
@@ -94,10 +99,9 @@ impl Servers {
                 tracing::warn!(server = ?current, "another database server accepts writes now");
                 *self.seen.moved.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(Instant::now());
-                let [pool, single @ ..] = &pools;
                 pool.set_connect_options(found.clone());
-                for pool in single {
-                    pool.set_connect_options(found.clone().options(GENERIC_PLANS));
+                for statements in &single {
+                    statements.set_options(found);
                 }
             }
         }

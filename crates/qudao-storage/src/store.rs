@@ -6,7 +6,6 @@
 //! round trip as its `BEGIN`, and a connection that comes back is rolled back once more.
 
 use std::{
-    io,
     ops::DerefMut as _,
     time::{Duration, Instant},
 };
@@ -19,12 +18,13 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
-use tokio::{
-    runtime::Handle,
-    time::{sleep, timeout},
-};
+use tokio::{runtime::Handle, time::sleep};
 
-use crate::{Result, StorageError, depths, servers::Servers};
+use crate::{
+    Result, StorageError, depths,
+    servers::Servers,
+    statements::{Bounds, Statements},
+};
 
 /// Connections for single statements: the steps of turns and group commits. More at one time would
 /// only queue up at the disk.
@@ -33,11 +33,6 @@ const STATEMENT_CONNECTIONS: u32 = 8;
 /// Connections for the claims of turns and of deliveries: each has a loop, which claims one batch
 /// after the other.
 const CLAIM_CONNECTIONS: u32 = 2;
-
-/// For the connections for single statements. The few functions that are called there take the
-/// same plans whatever the arguments; to make them anew each time is a third of what a settlement
-/// costs.
-pub(crate) const GENERIC_PLANS: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
 
 /// What is added to the server's own limit of a statement before it is given up from this side.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -75,13 +70,10 @@ impl StoreSettings {
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
-    /// Connections on which no transaction is ever begun, so that none can be left open: each
-    /// statement is a transaction of its own.
-    statements: PgPool,
+    /// For statements that are a transaction each.
+    statements: Statements,
     /// The same, for those who can claim and nothing else.
-    claims: PgPool,
-    /// How long one of these may take, seen from here.
-    patience: Duration,
+    claims: Statements,
     /// Kept, since every transaction records in it.
     begins: Histogram,
 }
@@ -130,15 +122,17 @@ impl Store {
             });
         }
         let watched = several.then(|| servers.clone());
-        let claims = born_as("SET ROLE qudao_claim", pools.clone(), watched.clone())
-            .max_connections(CLAIM_CONNECTIONS.min(*max_connections))
-            .connect_lazy_with(options.clone().options(GENERIC_PLANS));
-        let pools = born_as("SET ROLE qudao_app", pools, watched);
-        let statements = pools
-            .clone()
-            .max_connections(STATEMENT_CONNECTIONS.min(*max_connections))
-            .connect_lazy_with(options.clone().options(GENERIC_PLANS));
-        let pool = pools
+        let single = |role, connections: u32| {
+            let bounds = Bounds {
+                connections: connections.min(*max_connections),
+                acquire: *acquire_timeout,
+                statement: settings.statement_timeout + MARGIN,
+            };
+            Statements::new(&options, role, bounds, watched.clone())
+        };
+        let claims = single("SET ROLE qudao_claim", CLAIM_CONNECTIONS)?;
+        let statements = single("SET ROLE qudao_app", STATEMENT_CONNECTIONS)?;
+        let pool = born_as("SET ROLE qudao_app", pools, watched)
             .max_connections(*max_connections)
             .after_release(|connection, _| {
                 Box::pin(async move { connection.execute("ROLLBACK").await.map(|_| true) })
@@ -147,17 +141,11 @@ impl Store {
             .await?;
         if several {
             // It ends when the pools are closed, and has nothing to finish.
-            let followers = [pool.clone(), statements.clone(), claims.clone()];
-            Handle::current().spawn(servers.follow(followers, options));
+            let single = [statements.clone(), claims.clone()];
+            Handle::current().spawn(servers.follow(pool.clone(), single, options));
         }
-        let patience = settings.statement_timeout + MARGIN;
-        Ok(Self {
-            pool,
-            statements,
-            claims,
-            patience,
-            begins: metrics::histogram!("qudao_db_begin_seconds"),
-        })
+        let begins = metrics::histogram!("qudao_db_begin_seconds");
+        Ok(Self { pool, statements, claims, begins })
     }
 
     /// Brings the schema up to date and returns the names of the migrations that it applied.
@@ -235,7 +223,7 @@ impl Store {
 
     /// The same of the pools for single statements.
     pub(crate) fn settle_load(&self) -> (u32, u32, u32) {
-        let (statements, claims) = (load(&self.statements), load(&self.claims));
+        let (statements, claims) = (self.statements.load(), self.claims.load());
         (statements.0 + claims.0, statements.1 + claims.1, statements.2 + claims.2)
     }
 
@@ -281,13 +269,12 @@ impl Store {
     }
 
     /// Runs a statement that is a whole transaction and safe to repeat. It is made anew for each
-    /// try: after a restart of the server every idle connection is dead, and each is found out
-    /// here, once.
+    /// try.
     pub(crate) async fn rows_of_one_statement<'q>(
         &self,
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        self.rows_from(&self.statements, statement).await
+        self.statements.rows(statement).await
     }
 
     /// The same of a statement that claims work: what a lost answer claimed comes free when its
@@ -296,39 +283,7 @@ impl Store {
         &self,
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        self.rows_from(&self.claims, statement).await
-    }
-
-    async fn rows_from<'q>(
-        &self,
-        pool: &PgPool,
-        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
-    ) -> Result<Vec<PgRow>> {
-        for _ in 0..pool.size() {
-            match self.in_time(pool, async |c| statement().fetch_all(c).await).await {
-                Err(StorageError::Unavailable(error)) if !is_timeout(&error) => {}
-                outcome => return outcome,
-            }
-        }
-        self.in_time(pool, async |c| statement().fetch_all(c).await).await
-    }
-
-    /// Bounds a statement from this side as well: a server that vanished without a word, or waits
-    /// for a standby that did, ends nothing by itself. The connection is closed then.
-    async fn in_time<T>(
-        &self,
-        pool: &PgPool,
-        run: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> Result<T> {
-        #[expect(clippy::disallowed_methods, reason = "no transaction is begun on these pools")]
-        let mut connection = pool.acquire().await?;
-        match timeout(self.patience, run(&mut connection)).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => {
-                connection.close_on_drop();
-                Err(StorageError::Unavailable(sqlx::Error::Io(io::ErrorKind::TimedOut.into())))
-            }
-        }
+        self.claims.rows(statement).await
     }
 
     /// Waits until all connections are closed. Work that has not begun yet fails.
@@ -337,10 +292,6 @@ impl Store {
         self.statements.close().await;
         self.pool.close().await;
     }
-}
-
-fn is_timeout(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// Connections that take a role on before they are used, where several servers are known only on
