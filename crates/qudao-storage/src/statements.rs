@@ -22,7 +22,7 @@ use deadpool::{
 };
 use sqlx::{
     Connection as _, Executor as _, PgConnection, Postgres,
-    postgres::{PgArguments, PgConnectOptions, PgRow},
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgRow, PgSeverity},
     query::Query,
 };
 use tokio::time::{sleep, timeout};
@@ -119,8 +119,7 @@ impl Statements {
             let error = sqlx::Error::Io(io::ErrorKind::TimedOut.into());
             return Err(StorageError::Unavailable(error));
         };
-        // What the server refuses is heard to its end like what it does.
-        if matches!(outcome, Ok(_) | Err(sqlx::Error::Database(_))) {
+        if outcome.as_ref().err().is_none_or(is_refusal) {
             lent.give_back();
         }
         Ok(outcome?)
@@ -149,6 +148,12 @@ impl Statements {
 
 fn generic(options: &PgConnectOptions) -> PgConnectOptions {
     options.clone().options(GENERIC_PLANS)
+}
+
+/// Whether the server refuses a statement, and goes on listening.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    let told = error.as_database_error().and_then(|error| error.try_downcast_ref());
+    told.is_some_and(|told: &PgDatabaseError| told.severity() == PgSeverity::Error)
 }
 
 fn is_timeout(error: &sqlx::Error) -> bool {

@@ -1,7 +1,7 @@
 use std::{future::Future, task::Poll, time::Duration};
 
 use qudao_domain::TenantId;
-use qudao_storage::{Page, StorageError, Store, StoreSettings};
+use qudao_storage::{Accept, Page, StorageError, Store, StoreSettings};
 use qudao_testkit::TestDb;
 use sqlx::{Connection as _, Executor as _, PgConnection, postgres::PgPoolOptions};
 
@@ -101,6 +101,63 @@ async fn a_connection_that_is_lost_half_way_is_unavailable_and_the_next_one_work
     assert!(error.is_transient());
     drop(tx);
     world.store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_answer_to_a_statement_that_was_given_up_goes_to_nobody_else() {
+    let world = World::new().await;
+    let settings = StoreSettings { max_connections: 1, ..StoreSettings::new(world.db.url()) };
+    let store = Store::connect(settings).await.unwrap();
+    let two = ["a", "b"].map(|peer| (world.tenant.id, world.inbound(peer, peer)));
+    store.accept_together(&two).await.unwrap();
+    for polls in 1..8 {
+        let given_up = [(world.tenant.id, world.inbound("peer", &format!("given up {polls}")))];
+        poll_and_drop(store.accept_together(&given_up), polls).await;
+        // Two rows and not one, and those of messages that are known.
+        let answers = store.accept_together(&two).await.unwrap();
+        assert_eq!(answers.len(), 2, "after {polls} polls");
+        for answer in answers {
+            assert!(matches!(answer, Accept::Duplicate { seq: 1, .. }), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_costs_no_connection_and_what_it_ends_is_replaced() {
+    let world = World::new().await;
+    let settings = StoreSettings { max_connections: 1, ..StoreSettings::new(world.db.url()) };
+    let store = Store::connect(settings).await.unwrap();
+    let one = [(world.tenant.id, world.inbound("peer", "m1"))];
+    let servers = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND query LIKE '%accept_together%' \
+                   AND pid <> pg_backend_pid()";
+    store.accept_together(&one).await.unwrap();
+    let before = world.db.psql(servers);
+
+    world.db.psql("ALTER TABLE inbox ADD CONSTRAINT refused CHECK (external_id NOT LIKE '%m2')");
+    let refused = [(world.tenant.id, world.inbound("peer", "m2"))];
+    assert!(store.accept_together(&refused).await.is_err());
+    store.accept_together(&one).await.unwrap();
+    assert_eq!(world.db.psql(servers), before);
+
+    world.db.psql(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    // Nobody hears of it.
+    store.accept_together(&one).await.unwrap();
+    assert_ne!(world.db.psql(servers), before);
+}
+
+#[tokio::test]
+async fn a_closed_store_has_no_connection_and_refuses_statements() {
+    let world = World::new().await;
+    let store = Store::connect(StoreSettings::new(world.db.url())).await.unwrap();
+    let one = [(world.tenant.id, world.inbound("peer", "m1"))];
+    store.accept_together(&one).await.unwrap();
+    store.close().await;
+    let error = store.accept_together(&one).await.unwrap_err();
+    assert!(matches!(error, StorageError::Unavailable(_)), "{error:?}");
 }
 
 #[tokio::test]
