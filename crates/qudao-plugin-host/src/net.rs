@@ -373,7 +373,7 @@ unsafe fn read_exchange(exchange: *const QdHttp) -> Option<Asked> {
     let (method, url, body) =
         unsafe { (exchange.method.as_slice(), exchange.url.as_slice(), exchange.body.as_slice()) };
     let method = Method::from_bytes(method).ok()?;
-    let url = Url::parse(std::str::from_utf8(url).ok()?).ok()?;
+    let url = read_url(std::str::from_utf8(url).ok()?)?;
     let mut request = Request::new(method, url);
     // SAFETY: the caller's promise.
     *request.headers_mut() = unsafe { read_headers(exchange) }?;
@@ -388,6 +388,19 @@ unsafe fn read_exchange(exchange: *const QdHttp) -> Option<Asked> {
     };
     let QdHttp { number, connect_ms, .. } = *exchange;
     Some(Asked { number, connect_ms, public, limits, request })
+}
+
+/// Mostly it is that of the exchange before.
+fn read_url(text: &str) -> Option<Url> {
+    thread_local! {
+        static LAST: RefCell<Option<Url>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| {
+        if last.as_ref().is_none_or(|last| last.as_str() != text) {
+            *last = Some(Url::parse(text).ok()?);
+        }
+        last.clone()
+    })
 }
 
 /// # Safety

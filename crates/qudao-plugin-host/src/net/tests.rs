@@ -344,3 +344,12 @@ async fn nonsense_is_not_sent() {
     assert_eq!(unsafe { plugin.net.http(7, std::ptr::null(), || true) }, QD_E_INVALID);
     assert!(plugin.net.lines().is_empty());
 }
+
+#[test]
+fn an_address_is_what_it_says_whatever_came_before_it() {
+    let good = ["http://one/v1", "http://two/v1", "http://two/v1", "http://one/v1"];
+    for text in good.into_iter().chain(["HTTP://One/v1"]) {
+        assert_eq!(read_url(text), Url::parse(text).ok());
+        assert_eq!(read_url("no address"), None);
+    }
+}
