@@ -18,8 +18,10 @@ use crate::{
 
 /// How long what a fault waits for may take.
 const REACHED: Duration = Duration::from_secs(60);
-/// How long the rest may take once the fault is over, an answer too.
+/// How long the rest may take once the fault is over.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long a message may wait for its answer, the start of another node within that.
+const ANSWER: Duration = Duration::from_secs(45);
 /// How long a message is delivered again while nobody acknowledges it.
 const DELIVERING: Duration = Duration::from_secs(60);
 /// A limit of an API call that a block of the first size covers once and not twice.
@@ -128,7 +130,7 @@ impl Drill {
             // Until the one that stood still has done its worst.
             time::sleep(LEASE * 3).await;
         }
-        let bounds = Bounds { answer: DRAIN, redundant: 1 };
+        let bounds = Bounds { answer: ANSWER, redundant: 1 };
         let verdict = verdict::judge(&stage, bounds).await?;
         drop(survivors);
         Ok(Outcome { verdict, recovery })

@@ -47,8 +47,8 @@ struct Desk {
 impl Remote {
     /// Listens in this folder.
     ///
-    /// With `rebuffs` it refuses the first message of every conversation until it has had a later
-    /// one, or for a while.
+    /// With `rebuffs` it refuses the first message of the conversation until it has had a later one,
+    /// or for a while.
     ///
     /// # Errors
     /// If the socket cannot be made.

@@ -102,7 +102,10 @@ impl<T, R> Together<T, R> {
         queue.waiting.push((thing, done));
         let begin = queue.commits < queue.pace.commits;
         queue.commits += usize::from(begin);
-        if queue.waiting.len() == queue.pace.company {
+        let enough = queue.waiting.len() == queue.pace.company;
+        drop(queue);
+        // Not under the lock: a leader that a runtime at its end drops would take it again.
+        if enough {
             self.0.company.notify_one();
         }
         let together = Self(Arc::clone(&self.0));

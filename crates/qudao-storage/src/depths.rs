@@ -14,11 +14,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Store {
     /// Reads the depths of all queues in one statement, and the state of this node's connections,
-    /// into their gauges. Takes no lock that anybody waits for, and gives up after two seconds.
+    /// into their gauges; closes connections that have rested for too long. Takes no lock that
+    /// anybody waits for, and gives up after two seconds.
     ///
     /// # Errors
     /// [`StorageError`](crate::StorageError); the gauges stay as they were.
     pub async fn watch(&self) -> Result<()> {
+        self.close_idle();
         for (pool, (size, idle, most)) in
             [("work", self.work_load()), ("settle", self.settle_load())]
         {

@@ -4,7 +4,7 @@
 //! sqlx's pool asks a connection for a sign of life whenever it comes back, in a task of its own, and
 //! lends the one that has rested the longest. For statements that take a fraction of a millisecond
 //! both cost as much as what they are for. Here a connection comes back only if its statement was
-//! heard to its end, and the one that came back last, whose server process is awake and has everything
+//! done or refused, and the one that came back last, whose server process is awake and has everything
 //! at hand, is lent first.
 
 use std::{
@@ -13,12 +13,9 @@ use std::{
     time::Duration,
 };
 
-use deadpool::{
-    Runtime,
-    managed::{
-        Manager, Metrics, Object, Pool, PoolConfig, PoolError, QueueMode, RecycleError,
-        RecycleResult, Timeouts,
-    },
+use deadpool::managed::{
+    Manager, Metrics, Object, Pool, PoolConfig, PoolError, QueueMode, RecycleError, RecycleResult,
+    Timeouts,
 };
 use sqlx::{
     Connection as _, Executor as _, PgConnection, Postgres,
@@ -32,8 +29,11 @@ use crate::{Result, StorageError, servers::Servers};
 /// The few functions that are called on these connections take the same plans whatever the arguments;
 /// to make them anew each time is a third of what a settlement costs.
 const GENERIC_PLANS: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
-/// A connection is replaced at this age: a server process keeps what it has once read.
+/// A connection is closed at this age: a server process keeps what it has once read.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// One that nobody needed for so long is closed too: on some ways a silent connection is dropped
+/// without a word.
+const IDLE: Duration = Duration::from_secs(3 * 60);
 /// The longest wait before a server that does not listen is asked again.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -41,18 +41,17 @@ const MAX_BACKOFF: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(crate) struct Statements {
     pool: Pool<Opener>,
-    /// How long a statement may take, seen from here.
-    patience: Duration,
+    bounds: Bounds,
 }
 
-/// How large a set of connections is, and how long one waits for them.
+/// How large a set of connections is, and how long one waits for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// The most connections.
     pub(crate) connections: u32,
-    /// For a free one.
+    /// How long one waits for a connection, be it free, found dead or opened.
     pub(crate) acquire: Duration,
-    /// For a statement.
+    /// How long a statement may take, seen from here.
     pub(crate) statement: Duration,
 }
 
@@ -65,23 +64,28 @@ impl Statements {
         bounds: Bounds,
         servers: Option<Servers>,
     ) -> Result<Self> {
-        let Bounds { connections, acquire, statement } = bounds;
         let opener = Opener { role, options: RwLock::new(generic(options)), servers };
-        let wait = Some(acquire);
         let config = PoolConfig {
-            max_size: usize::try_from(connections).unwrap_or(usize::MAX),
-            timeouts: Timeouts { wait, create: wait, recycle: wait },
+            max_size: usize::try_from(bounds.connections).unwrap_or(usize::MAX),
+            // One bound for all of it together is set where one waits.
+            timeouts: Timeouts::new(),
             queue_mode: QueueMode::Lifo,
         };
-        let pool = Pool::builder(opener).config(config).runtime(Runtime::Tokio1).build();
+        let pool = Pool::builder(opener).config(config).build();
         let pool = pool.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
-        Ok(Self { pool, patience: statement })
+        Ok(Self { pool, bounds })
     }
 
-    /// Connections from now on are opened like this.
+    /// Connections from now on are opened like this; those that rest are closed.
     pub(crate) fn set_options(&self, options: &PgConnectOptions) {
         let known = &self.pool.manager().options;
         *known.write().unwrap_or_else(PoisonError::into_inner) = generic(options);
+        self.pool.retain(|_, _| false);
+    }
+
+    /// Closes what has rested for too long.
+    pub(crate) fn close_idle(&self) {
+        self.pool.retain(|_, metrics| !is_stale(&metrics));
     }
 
     /// The rows of a statement that is safe to repeat. It is made anew for each try: after a restart
@@ -105,24 +109,32 @@ impl Statements {
         &self,
         statement: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        let lent = self.pool.get().await.map_err(|error| match error {
+        let lent = timeout(self.bounds.acquire, self.pool.get()).await;
+        let lent = lent.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|error| match error {
             PoolError::Backend(error) => error,
-            PoolError::Closed => sqlx::Error::PoolClosed,
-            _ => sqlx::Error::PoolTimedOut,
+            _ => sqlx::Error::PoolClosed,
         })?;
+        // It may have been opened meanwhile.
+        if self.pool.is_closed() {
+            return Err(sqlx::Error::PoolClosed.into());
+        }
         let mut lent = Lent { connection: Some(lent) };
         let Some(connection) = &mut lent.connection else {
             return Err(sqlx::Error::PoolClosed.into());
         };
-        let Ok(outcome) = timeout(self.patience, statement.fetch_all(&mut **connection)).await
+        let Ok(outcome) =
+            timeout(self.bounds.statement, statement.fetch_all(&mut **connection)).await
         else {
             let error = sqlx::Error::Io(io::ErrorKind::TimedOut.into());
             return Err(StorageError::Unavailable(error));
         };
-        if outcome.as_ref().err().is_none_or(is_refusal) {
+        let heard = outcome.as_ref().err().is_none_or(is_refusal);
+        let outcome = outcome.map_err(StorageError::from);
+        // A server that takes no statement now, such as a standby, must not be asked again and again.
+        if heard && !matches!(outcome, Err(StorageError::Unavailable(_))) {
             lent.give_back();
         }
-        Ok(outcome?)
+        outcome
     }
 
     /// Open, idle, and the most there may be.
@@ -181,7 +193,6 @@ impl Drop for Lent {
 }
 
 /// Opens the connections of one set.
-#[derive(Debug)]
 struct Opener {
     role: &'static str,
     options: RwLock<PgConnectOptions>,
@@ -189,9 +200,20 @@ struct Opener {
 }
 
 impl Opener {
-    async fn open(&self) -> sqlx::Result<PgConnection> {
+    /// A connection, or why there is none now and may be one soon.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    async fn open(&self) -> sqlx::Result<sqlx::Result<PgConnection>> {
         let options = self.options.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut connection = PgConnection::connect_with(&options).await?;
+        match PgConnection::connect_with(&options).await {
+            Ok(connection) => Ok(self.prepare(connection).await),
+            Err(error) if is_starting(&error) => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn prepare(&self, mut connection: PgConnection) -> sqlx::Result<PgConnection> {
         if let Some(servers) = &self.servers {
             servers.accepts_writes(&mut connection).await?;
         }
@@ -204,14 +226,14 @@ impl Manager for Opener {
     type Type = PgConnection;
     type Error = sqlx::Error;
 
-    /// Asks again while nobody listens or the server is starting, for as long as one waits for a
-    /// connection.
+    /// Asks again while nobody listens, the server is starting or is not the primary, for as long as
+    /// one waits for a connection.
     async fn create(&self) -> sqlx::Result<PgConnection> {
         let mut backoff = Duration::from_millis(10);
         loop {
-            match self.open().await {
-                Err(error) if is_starting(&error) => {}
-                outcome => return outcome,
+            match self.open().await? {
+                Ok(connection) => return Ok(connection),
+                Err(error) => tracing::debug!(%error, "a connection is not to be had yet"),
             }
             sleep(backoff).await;
             backoff = (backoff * 2).min(MAX_BACKOFF);
@@ -223,17 +245,20 @@ impl Manager for Opener {
         connection: &mut PgConnection,
         metrics: &Metrics,
     ) -> RecycleResult<sqlx::Error> {
-        let age = metrics.age();
-        if LIFETIME <= age {
-            return Err(RecycleError::message("it has served its time"));
+        if is_stale(metrics) {
+            return Err(RecycleError::message("it is old, or has rested for too long"));
         }
         if let Some(servers) = &self.servers
-            && !servers.leads_there(connection, age).await?
+            && !servers.leads_there(connection, metrics.age()).await?
         {
             return Err(RecycleError::message("another server is the primary now"));
         }
         Ok(())
     }
+}
+
+fn is_stale(metrics: &Metrics) -> bool {
+    LIFETIME <= metrics.age() || IDLE <= metrics.last_used()
 }
 
 /// Whether a server may answer in a moment that does not now.

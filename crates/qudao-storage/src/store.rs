@@ -227,6 +227,12 @@ impl Store {
         (statements.0 + claims.0, statements.1 + claims.1, statements.2 + claims.2)
     }
 
+    /// Closes connections for single statements that have rested for too long.
+    pub(crate) fn close_idle(&self) {
+        self.statements.close_idle();
+        self.claims.close_idle();
+    }
+
     /// Opens the transaction in which the invariants are checked: one snapshot of everything,
     /// read-only, and an error rather than a partial view if row-level security would apply.
     pub(crate) async fn begin_check(&self) -> Result<PlatformTx> {

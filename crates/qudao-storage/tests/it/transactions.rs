@@ -150,6 +150,28 @@ async fn what_the_server_refuses_costs_no_connection_and_what_it_ends_is_replace
 }
 
 #[tokio::test]
+async fn a_connection_to_a_server_that_takes_no_writes_is_not_lent_again() {
+    let world = World::new().await;
+    let all = |change: &str| {
+        world.db.psql(&format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I {change}', current_database()); END $$"
+        ));
+    };
+    all("SET default_transaction_read_only = on");
+    let store = Store::connect(StoreSettings::new(world.db.url())).await.unwrap();
+    let one = [(world.tenant.id, world.inbound("peer", "m1"))];
+    let error = store.accept_together(&one).await.unwrap_err();
+    assert!(matches!(error, StorageError::Unavailable(_)), "{error:?}");
+    world.db.psql(
+        "SET default_transaction_read_only = off; \
+         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', \
+         current_database()); END $$",
+    );
+    let answers = store.accept_together(&one).await.unwrap();
+    assert!(matches!(answers[..], [Accept::New { seq: 1, .. }]), "{answers:?}");
+}
+
+#[tokio::test]
 async fn a_closed_store_has_no_connection_and_refuses_statements() {
     let world = World::new().await;
     let store = Store::connect(StoreSettings::new(world.db.url())).await.unwrap();
