@@ -163,7 +163,7 @@ async fn a_connection_to_a_server_that_takes_no_writes_is_not_lent_again() {
     let error = store.accept_together(&one).await.unwrap_err();
     assert!(matches!(error, StorageError::Unavailable(_)), "{error:?}");
     world.db.psql(
-        "SET default_transaction_read_only = off; \
+        "SET TRANSACTION READ WRITE; \
          DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', \
          current_database()); END $$",
     );
