@@ -130,7 +130,9 @@ impl Core {
                     let holder = self.store.find_api_key(id).await?;
                     Ok(holder.map(|holder| Arc::new(Known::new(holder))))
                 };
-                self.keys.known.try_get_with(id, look_up).await.map_err(AuthError)?
+                // It is mostly known: its reading shall not be carried along.
+                let reading = Box::pin(self.keys.known.try_get_with(id, look_up));
+                reading.await.map_err(AuthError)?
             }
         };
         let Some(known) = found else { return Ok(None) };

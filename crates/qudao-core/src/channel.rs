@@ -90,6 +90,6 @@ impl Core {
             return Ok(found);
         }
         let look_up = async { Ok(self.store.find_channel_by_public_key(key).await?.map(Arc::new)) };
-        self.doors.0.try_get_with(key.to_owned(), look_up).await
+        Box::pin(self.doors.0.try_get_with(key.to_owned(), look_up)).await
     }
 }

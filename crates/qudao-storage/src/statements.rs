@@ -94,13 +94,15 @@ impl Statements {
         &self,
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        for _ in 0..self.pool.status().size {
+        let mut dead = self.pool.status().size;
+        loop {
             match self.rows_at_once(statement()).await {
-                Err(StorageError::Unavailable(error)) if !is_timeout(&error) => {}
+                Err(StorageError::Unavailable(error)) if 0 < dead && !is_timeout(&error) => {
+                    dead -= 1;
+                }
                 outcome => return outcome,
             }
         }
-        self.rows_at_once(statement()).await
     }
 
     /// Bounds a statement from this side as well: a server that vanished without a word, or waits
@@ -231,7 +233,8 @@ impl Manager for Opener {
     async fn create(&self) -> sqlx::Result<PgConnection> {
         let mut backoff = Duration::from_millis(10);
         loop {
-            match self.open().await? {
+            // In its own place: a connection is mostly lent, and not opened.
+            match Box::pin(self.open()).await? {
                 Ok(connection) => return Ok(connection),
                 Err(error) => tracing::debug!(%error, "a connection is not to be had yet"),
             }

@@ -250,7 +250,9 @@ impl Store {
     /// and replaced: no work was done on it yet.
     async fn open(&self, opening: String) -> Result<Transaction<'static, Postgres>> {
         let began = Instant::now();
-        let opened = self.open_now(opening).await;
+        // In its own place: nine kilobytes that whatever opens one would carry along otherwise, also
+        // where it mostly opens none.
+        let opened = Box::pin(self.open_now(opening)).await;
         self.begins.record(began.elapsed());
         opened
     }

@@ -244,7 +244,8 @@ impl Core {
         if !routes.models.iter().any(|model| model == name)
             && let Some(route) = routes.find(name)
         {
-            return self.plan_route(principal, request, id, route).await;
+            // Calls by a model's name shall not carry this along.
+            return Box::pin(self.plan_route(principal, request, id, route)).await;
         }
         self.plan(principal.tenant_id, principal.holder.currency, request).await
     }

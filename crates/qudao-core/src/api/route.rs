@@ -179,7 +179,7 @@ impl Core {
         if let Some(routes) = self.api.routes.get(&tenant).await {
             return Ok(routes);
         }
-        let read = self.api.routes.try_get_with(tenant, self.read_routes(tenant));
+        let read = Box::pin(self.api.routes.try_get_with(tenant, self.read_routes(tenant)));
         read.await.map_err(|error| super::admit::storage_error(&error))
     }
 
