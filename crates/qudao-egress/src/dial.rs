@@ -35,7 +35,7 @@ impl Egress {
         let addresses = match url.host() {
             Some(Host::Ipv4(address)) => vec![SocketAddr::new(address.into(), port)],
             Some(Host::Ipv6(address)) => vec![SocketAddr::new(address.into(), port)],
-            Some(Host::Domain(name)) => Guard::addresses(self.rules(), self.lookup(), name).await?,
+            Some(Host::Domain(name)) => Guard::allowed(self.rules(), self.lookup(), name).await?,
             None => return Err(Refusal::Malformed.into()),
         };
         let patience: Duration = self.connect_limit();

@@ -32,6 +32,6 @@ pub use client::{Egress, Limits};
 pub use dial::DialError;
 pub use error::{EgressError, Refusal};
 pub use metrics::METRICS;
-pub use resolve::{Lookup, SystemLookup, guard};
+pub use resolve::{Guard, Lookup, SystemLookup};
 pub use rules::{Rules, RulesError};
 pub use target::PublicUrl;

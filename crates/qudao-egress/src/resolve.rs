@@ -58,15 +58,33 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// A resolver that drops what the rules do not allow.
-pub(crate) struct Guard {
+/// A resolver that drops what the rules do not allow. For clients of other libraries than the one of
+/// [`crate::Egress`], such as one that makes the exchanges of plugins.
+///
+/// A literal address does not pass a resolver, so such a client may only be given the value of a
+/// [`crate::PublicUrl`] that was parsed by the same rules.
+#[derive(Clone)]
+pub struct Guard {
     rules: Arc<Rules>,
     lookup: Arc<dyn Lookup>,
 }
 
 impl Guard {
+    /// Asks `lookup`, and keeps what `rules` allow.
+    pub fn new(rules: &Rules, lookup: Arc<dyn Lookup>) -> Self {
+        Self { rules: Arc::new(rules.clone()), lookup }
+    }
+
     /// The addresses of a name that may be dialled, with port 0.
-    pub(crate) async fn addresses(
+    ///
+    /// # Errors
+    /// [`Refusal::AddressNotPublic`] if there is none.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, Refusal> {
+        Self::allowed(&self.rules, &*self.lookup, name).await
+    }
+
+    /// [`Self::addresses`] for whoever has the rules at hand.
+    pub(crate) async fn allowed(
         rules: &Rules,
         lookup: &dyn Lookup,
         name: &str,
@@ -89,23 +107,23 @@ impl Guard {
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let (rules, lookup) = (Arc::clone(&self.rules), Arc::clone(&self.lookup));
+        let guard = self.clone();
         Box::pin(async move {
-            let allowed = Self::addresses(&rules, &*lookup, name.as_str()).await?;
+            let allowed = guard.addresses(name.as_str()).await?;
             let allowed: Addrs = Box::new(allowed.into_iter());
             Ok(allowed)
         })
     }
 }
 
-/// A client that dials what the rules allow and follows nothing. For callers who need the client
-/// itself, such as a plugin that reads a stream; everybody else takes [`crate::Egress`].
-///
-/// A literal address does not pass the resolver, so such a client may only be given the value of a
-/// [`crate::PublicUrl`] that was parsed by the same rules.
-pub fn guard(builder: ClientBuilder, rules: &Rules, lookup: Arc<dyn Lookup>) -> ClientBuilder {
+/// A client that dials what the rules allow and follows nothing.
+pub(crate) fn guard(
+    builder: ClientBuilder,
+    rules: &Rules,
+    lookup: Arc<dyn Lookup>,
+) -> ClientBuilder {
     builder
-        .dns_resolver(Guard { rules: Arc::new(rules.clone()), lookup })
+        .dns_resolver(Guard::new(rules, lookup))
         .https_only(rules.https_only())
         .redirect(redirect::Policy::none())
         .no_proxy()

@@ -1,7 +1,6 @@
 //! One start of an instance: the calls under way in it and the link to its plugin.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -17,6 +16,7 @@ use qudao_plugin_api::{
     },
     wire::{ErrorDetail, ErrorKind, FinishReason, Usage},
 };
+use rustc_hash::FxHashMap;
 
 use crate::{
     engine::{Engine, Incoming, Outlet, Ticket, ending},
@@ -34,7 +34,8 @@ pub(crate) enum Link {
 
 #[derive(Default)]
 struct Table {
-    flights: HashMap<u64, Arc<Flight>>,
+    // Their ids are counted by the host: nobody can choose them so that they meet.
+    flights: FxHashMap<u64, Arc<Flight>>,
     /// Takes nothing new.
     closed: bool,
 }

@@ -7,9 +7,9 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
-    error::Error as _,
+    error::Error,
     ffi::c_void,
+    io,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +17,13 @@ use std::{
     time::Duration,
 };
 
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri,
+    header::{ACCEPT, USER_AGENT},
+};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::client::legacy;
 use qudao_egress::PublicUrl;
 use qudao_plugin_api::abi::{
     QD_E_BROKEN, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_E_STALLED, QD_E_TIMEOUT,
@@ -24,19 +31,18 @@ use qudao_plugin_api::abi::{
     QD_NET_TIMER, QD_OK, QdBytes, QdHeader, QdHttp, QdNet, QdNetEvent, SIZE_OF_HTTP,
     SIZE_OF_NET_EVENT,
 };
-use reqwest::{
-    Method, Request, Response, Url,
-    header::{HeaderMap, HeaderName, HeaderValue},
-};
+use rustc_hash::FxHashMap;
 use tokio::{
     sync::Notify,
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
+use url::Url;
 
 use crate::engine::Gate;
 
 mod clients;
+mod connect;
 
 pub(crate) use clients::Clients;
 use clients::HERE;
@@ -44,6 +50,8 @@ pub use clients::{exchange_at_home, exchange_here};
 
 /// More headers than any request has.
 const HEADERS: u32 = 256;
+/// Those that the host adds: what it is, what it takes, where to, how much.
+const MORE_HEADERS: usize = 4;
 
 /// The exchanges and timers of one instance.
 pub(crate) struct Net {
@@ -51,7 +59,7 @@ pub(crate) struct Net {
     gate: Arc<Gate>,
     plugin: OnceLock<Plugin>,
     /// Of the requests that have any.
-    lines: Mutex<HashMap<u64, Line>>,
+    lines: Mutex<FxHashMap<u64, Line>>,
 }
 
 /// Where events go.
@@ -121,7 +129,7 @@ impl Net {
         }
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<u64, Line>> {
+    fn lines(&self) -> MutexGuard<'_, FxHashMap<u64, Line>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,7 +161,9 @@ impl Net {
         let read = unsafe { read_exchange(exchange) };
         let (Some(asked), Some(_)) = (read, self.plugin.get()) else { return QD_E_INVALID };
         let Asked { number, public, .. } = asked;
-        if public && PublicUrl::parse(asked.request.url().as_str(), &self.clients.rules).is_err() {
+        if public
+            && PublicUrl::parse(&asked.request.uri().to_string(), &self.clients.rules).is_err()
+        {
             return QD_E_INVALID;
         }
         let Ok(handle) = self.clients.handle() else { return QD_E_INTERNAL };
@@ -236,8 +246,7 @@ impl Net {
             let event = event(QD_NET_ERROR, number, b"nothing came in time");
             self.say(id, &QdNetEvent { code: QD_E_STALLED, ..event });
         };
-        let failed = |error: reqwest::Error| {
-            let (code, message) = failure(error);
+        let failed = |(code, message): (i32, String)| {
             let event = event(QD_NET_ERROR, number, message.as_bytes());
             self.say(id, &QdNetEvent { code, ..event });
         };
@@ -250,12 +259,13 @@ impl Net {
             }
         };
         let until = limits.until(begun, begun, limits.head);
-        let mut response = match timeout_at(until, client.execute(request)).await {
+        let response = match timeout_at(until, client.request(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return failed(error),
+            Ok(Err(error)) => return failed(unsent(&error)),
             Err(_) => return stalled(),
         };
         self.say_head(id, number, &response);
+        let mut body = response.into_body();
         loop {
             wanted.notified().await;
             let now = Instant::now();
@@ -264,16 +274,16 @@ impl Net {
             if until <= now {
                 return stalled();
             }
-            match timeout_at(until, response.chunk()).await {
-                Ok(Ok(Some(bytes))) => self.say(id, &event(QD_NET_BODY, number, &bytes)),
-                Ok(Ok(None)) => return self.say(id, &event(QD_NET_END, number, &[])),
-                Ok(Err(error)) => return failed(error),
+            match timeout_at(until, next_part(&mut body)).await {
+                Ok(Some(Ok(bytes))) => self.say(id, &event(QD_NET_BODY, number, &bytes)),
+                Ok(None) => return self.say(id, &event(QD_NET_END, number, &[])),
+                Ok(Some(Err(error))) => return failed((QD_E_BROKEN, causes(&error))),
                 Err(_) => return stalled(),
             }
         }
     }
 
-    fn say_head(&self, id: u64, number: u32, response: &Response) {
+    fn say_head(&self, id: u64, number: u32, response: &Response<Incoming>) {
         let header = |(name, value): (&HeaderName, &HeaderValue)| QdHeader {
             name: QdBytes::new(name.as_str().as_bytes()),
             value: QdBytes::new(value.as_bytes()),
@@ -286,6 +296,17 @@ impl Net {
             ..event(QD_NET_HEAD, number, &[])
         };
         self.say(id, &event);
+    }
+}
+
+/// What comes next of a body; trailers are no part of it.
+async fn next_part(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
+    loop {
+        match body.frame().await?.map(http_body::Frame::into_data) {
+            Ok(Ok(bytes)) => return Some(Ok(bytes)),
+            Ok(Err(_trailers)) => {}
+            Err(error) => return Some(Err(error)),
+        }
     }
 }
 
@@ -334,7 +355,7 @@ struct Asked {
     connect_ms: u32,
     public: bool,
     limits: Limits,
-    request: Request,
+    request: Request<Full<Bytes>>,
 }
 
 /// How long it may take; what may take as long as it does has no end in sight.
@@ -373,13 +394,11 @@ unsafe fn read_exchange(exchange: *const QdHttp) -> Option<Asked> {
     let (method, url, body) =
         unsafe { (exchange.method.as_slice(), exchange.url.as_slice(), exchange.body.as_slice()) };
     let method = Method::from_bytes(method).ok()?;
-    let url = read_url(std::str::from_utf8(url).ok()?)?;
-    let mut request = Request::new(method, url);
+    let mut request = Request::new(Full::new(Bytes::copy_from_slice(body)));
+    *request.method_mut() = method;
+    *request.uri_mut() = read_url(std::str::from_utf8(url).ok()?)?;
     // SAFETY: the caller's promise.
     *request.headers_mut() = unsafe { read_headers(exchange) }?;
-    if !body.is_empty() {
-        *request.body_mut() = Some(body.to_vec().into());
-    }
     let public = exchange.flags & QD_HTTP_PUBLIC != 0;
     let limits = Limits {
         head: limit(exchange.head_ms),
@@ -390,30 +409,41 @@ unsafe fn read_exchange(exchange: *const QdHttp) -> Option<Asked> {
     Some(Asked { number, connect_ms, public, limits, request })
 }
 
-/// Mostly it is that of the exchange before.
-fn read_url(text: &str) -> Option<Url> {
+/// An address as a browser reads it, without a name and a password: those belong into a header.
+fn read_url(text: &str) -> Option<Uri> {
     thread_local! {
-        static LAST: RefCell<Option<Url>> = const { RefCell::new(None) };
+        // Mostly it is that of the exchange before.
+        static LAST: RefCell<Option<(String, Uri)>> = const { RefCell::new(None) };
     }
     LAST.with_borrow_mut(|last| {
-        if last.as_ref().is_none_or(|last| last.as_str() != text) {
-            *last = Some(Url::parse(text).ok()?);
+        if let Some((_, uri)) = last.as_ref().filter(|(known, _)| known == text) {
+            return Some(uri.clone());
         }
-        last.clone()
+        let url = Url::parse(text).ok()?;
+        let known = matches!(url.scheme(), "http" | "https");
+        if !known || !url.username().is_empty() || url.password().is_some() {
+            return None;
+        }
+        let uri = Uri::try_from(url.as_str()).ok()?;
+        *last = Some((text.to_owned(), uri.clone()));
+        Some(uri)
     })
 }
 
 /// # Safety
 /// As [`Net::http`].
 unsafe fn read_headers(exchange: &QdHttp) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    if exchange.header_count == 0 {
+    let count = usize::try_from(exchange.header_count).ok()?;
+    let mut headers = HeaderMap::with_capacity(count + MORE_HEADERS);
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers
+        .insert(USER_AGENT, HeaderValue::from_static(concat!("qudao/", env!("CARGO_PKG_VERSION"))));
+    if count == 0 {
         return Some(headers);
     }
     if exchange.headers.is_null() {
         return None;
     }
-    let count = usize::try_from(exchange.header_count).ok()?;
     // SAFETY: the caller's promise.
     for header in unsafe { std::slice::from_raw_parts(exchange.headers, count) } {
         // SAFETY: the caller's promise.
@@ -440,24 +470,28 @@ const fn event(kind: u16, number: u32, data: &[u8]) -> QdNetEvent {
     }
 }
 
-/// What went wrong, without the address: it may name an internal host.
-fn failure(error: reqwest::Error) -> (i32, String) {
-    let error = error.without_url();
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    let code = match (error.is_builder(), error.is_connect(), error.is_timeout()) {
-        (true, ..) => QD_E_INVALID,
-        (_, true, true) => QD_E_TIMEOUT,
-        (_, true, false) => QD_E_UNREACHABLE,
-        (_, false, true) => QD_E_STALLED,
-        _ => QD_E_BROKEN,
+/// Why a request was not answered, as a code and in words.
+fn unsent(error: &legacy::Error) -> (i32, String) {
+    let code = match (error.is_connect(), is_timeout(error)) {
+        (true, true) => QD_E_TIMEOUT,
+        (true, false) => QD_E_UNREACHABLE,
+        (false, _) => QD_E_BROKEN,
     };
-    (code, message)
+    (code, causes(error))
+}
+
+fn is_timeout(error: &legacy::Error) -> bool {
+    let late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    chain(error).any(|error| error.downcast_ref().is_some_and(late))
+}
+
+/// An error and what led to it, none of which says where: that may be an internal host.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl Lookup for Two {
 
 async fn timed(name: &str) -> (Result<Vec<SocketAddr>, Refusal>, Duration) {
     let begun = Instant::now();
-    let found = Guard::addresses(&Rules::default(), &Two, name).await;
+    let found = Guard::allowed(&Rules::default(), &Two, name).await;
     (found, begun.elapsed())
 }
 
@@ -50,9 +50,9 @@ async fn what_the_system_says_of_this_machine_is_dropped() {
     assert!(found.iter().any(IpAddr::is_loopback), "{found:?}");
     let loopback = vec!["127.0.0.0/8".parse().unwrap()];
     let open = Rules::new(loopback, false, vec![443]).unwrap();
-    assert!(Guard::addresses(&open, &lookup, "localhost").await.is_ok());
+    assert!(Guard::allowed(&open, &lookup, "localhost").await.is_ok());
     // A rule that allows some network and so every name, but not this address.
     let elsewhere = Rules::new(vec!["10.1.0.0/16".parse().unwrap()], false, vec![443]).unwrap();
-    let refused = Guard::addresses(&elsewhere, &lookup, "localhost").await;
+    let refused = Guard::allowed(&elsewhere, &lookup, "localhost").await;
     assert_eq!(refused, Err(Refusal::AddressNotPublic));
 }

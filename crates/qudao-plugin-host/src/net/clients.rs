@@ -9,9 +9,22 @@ use std::{
     time::Duration,
 };
 
-use qudao_egress::{Rules, SystemLookup};
-use reqwest::Client;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper_util::{
+    client::legacy,
+    client::legacy::connect::dns::GaiResolver,
+    rt::{TokioExecutor, TokioTimer},
+};
+use qudao_egress::{Guard, Rules, SystemLookup};
+use rustls::ClientConfig;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+
+use super::connect::{Connector, Names, trust};
+
+/// Makes exchanges with the connections that it keeps. It follows nothing, knows no proxy and repeats
+/// what a server did not begin to read.
+pub(super) type Client = legacy::Client<Connector, Full<Bytes>>;
 
 /// Servers close idle connections after a minute or more; we close them before.
 const POOL_IDLE: Duration = Duration::from_secs(45);
@@ -50,6 +63,7 @@ pub(crate) struct Clients {
     pub(super) rules: Rules,
     /// One for all, as its bound is.
     lookup: Arc<SystemLookup>,
+    trust: OnceLock<ClientConfig>,
     pools: Mutex<HashMap<Pool, Client>>,
 }
 
@@ -72,7 +86,8 @@ impl Clients {
     /// In the current runtime, if there is one; what is open to everybody is decided by `rules`.
     pub(crate) fn new(rules: Rules) -> Self {
         let home = Handle::try_current().map_or_else(|_| Home::Own(OnceLock::new()), Home::Lent);
-        Self { home, rules, lookup: Arc::default(), pools: Mutex::default() }
+        let (lookup, trust, pools) = (Arc::default(), OnceLock::new(), Mutex::default());
+        Self { home, rules, lookup, trust, pools }
     }
 
     /// Where a task of this thread's is to run.
@@ -97,7 +112,10 @@ impl Clients {
     }
 
     /// The client whose connections are served by the thread that asks for it.
-    pub(super) fn client(&self, public: bool, connect_ms: u32) -> reqwest::Result<Client> {
+    ///
+    /// # Errors
+    /// When the system's certificates cannot be used.
+    pub(super) fn client(&self, public: bool, connect_ms: u32) -> Result<Client, rustls::Error> {
         let alone = Handle::try_current()
             .is_ok_and(|here| here.runtime_flavor() == RuntimeFlavor::CurrentThread);
         let thread = alone.then(|| thread::current().id());
@@ -109,22 +127,20 @@ impl Clients {
             return Ok(client.clone());
         }
         // Not under the lock: it reads the system's certificates.
-        let builder = Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(60))
-            .connect_timeout(Duration::from_millis(u64::from(connect_ms)))
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(usize::MAX)
-            .user_agent(concat!("qudao/", env!("CARGO_PKG_VERSION")));
-        let client = if public {
-            let lookup = Arc::clone(&self.lookup);
-            qudao_egress::guard(builder, &self.rules, lookup).build()?
-        } else {
-            builder.build()?
+        let trust = match self.trust.get() {
+            Some(trust) => trust.clone(),
+            None => trust().map(|read| self.trust.get_or_init(|| read).clone())?,
         };
+        let names = if public {
+            Names::Guarded(Guard::new(&self.rules, Arc::<SystemLookup>::clone(&self.lookup)))
+        } else {
+            Names::System(GaiResolver::new())
+        };
+        let connector = Connector::new(names, trust, Duration::from_millis(u64::from(connect_ms)));
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .build(connector);
         Ok(pools().entry(key).or_insert(client).clone())
     }
 }

@@ -348,8 +348,12 @@ async fn nonsense_is_not_sent() {
 #[test]
 fn an_address_is_what_it_says_whatever_came_before_it() {
     let good = ["http://one/v1", "http://two/v1", "http://two/v1", "http://one/v1"];
-    for text in good.into_iter().chain(["HTTP://One/v1"]) {
-        assert_eq!(read_url(text), Url::parse(text).ok());
-        assert_eq!(read_url("no address"), None);
+    for text in good {
+        assert_eq!(read_url(text).unwrap().to_string(), text);
+        for bad in ["no address", "ftp://one/", "http://name@one/", "http://:word@one/"] {
+            assert_eq!(read_url(bad), None, "{bad}");
+        }
     }
+    let read = read_url("HTTPS://One:443/a b?c=%20#there").unwrap();
+    assert_eq!(read.to_string(), "https://one/a%20b?c=%20");
 }
