@@ -65,7 +65,15 @@ impl Trace {
         // Without a span of ours the callee still needs a parent that is not zero.
         let span_id = if self.span_id == 0 { mix(self.trace_id).max(1) } else { self.span_id };
         let flags = u8::from(self.sampled);
-        format!("00-{:032x}-{span_id:016x}-{flags:02x}", self.trace_id)
+        // Not by `format!`: every call of a model asks for it.
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        push_hex(&self.trace_id.to_be_bytes(), &mut text);
+        text.push('-');
+        push_hex(&span_id.to_be_bytes(), &mut text);
+        text.push('-');
+        push_hex(&[flags], &mut text);
+        text
     }
 
     /// Whether spans here are recorded, if anybody records.
@@ -88,6 +96,13 @@ impl Trace {
 
     pub(crate) fn under(self, span_id: u64) -> Self {
         Self { span_id, ..self }
+    }
+}
+
+fn push_hex(bytes: &[u8], text: &mut String) {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(byte & 15)]);
     }
 }
 

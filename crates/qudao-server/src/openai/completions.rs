@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`, as a stream and whole.
 
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _, web};
+use memchr::memmem;
 use qudao_core::{Answered, ApiReply, ApiRequest, KeptAnswer};
 use serde::de::DeserializeOwned;
 
@@ -45,13 +46,16 @@ pub(crate) async fn create(
     };
     let reply = match read_once(&request, &caller, &body)? {
         None => state.within(state.core.api_call(&caller.0, call)).await?,
-        Some(once) => match state.within(state.core.api_call_once(&caller.0, call, once)).await? {
-            Answered::Now(reply) => *reply,
-            Answered::Before(answer) => return Ok(again(answer, stream, include_usage)),
-            Answered::BrokenOff => return Err(broke_off()),
-            Answered::OtherBody => return Err(reused()),
-            Answered::UnderWay => return Err(under_way()),
-        },
+        // In its own place: calls without a key shall not carry it along.
+        Some(once) => {
+            match Box::pin(state.within(state.core.api_call_once(&caller.0, call, once))).await? {
+                Answered::Now(reply) => *reply,
+                Answered::Before(answer) => return Ok(again(answer, stream, include_usage)),
+                Answered::BrokenOff => return Err(broke_off()),
+                Answered::OtherBody => return Err(reused()),
+                Answered::UnderWay => return Err(under_way()),
+            }
+        }
     };
     let heading = Heading::new(reply.turn_id(), reply.created(), reply.model());
     if stream {
@@ -115,7 +119,7 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     }
     let read = serde_json::from_slice(body).map_err(|error| refusal::<T>(body, &error))?;
     // The escape is rare, so its letters are looked for before the texts are.
-    if body.windows(6).any(|window| window == b"\\u0000") {
+    if memmem::find(body, b"\\u0000").is_some() {
         let value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
         if let Some(pointer) = find_nul(&value) {
             return Err(ApiError::field(pointer, "must not contain the character U+0000"));

@@ -2,14 +2,23 @@
 
 use std::time::Duration;
 
-use actix_web::HttpResponseBuilder;
+use actix_web::{
+    HttpResponseBuilder,
+    http::header::{HeaderName, HeaderValue},
+};
 use qudao_core::rates::{ADDRESS, KEY, KEY_TOKENS, TENANT, TENANT_TOKENS};
 use qudao_storage::Standing;
 
-const REQUESTS: [&str; 3] =
-    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
-const TOKENS: [&str; 3] =
-    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
+const REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
 
 /// Tells the caller where it stands: of several allowances the one of which least is left.
 pub(crate) fn tell(response: &mut HttpResponseBuilder, standings: &[Standing]) {
@@ -20,8 +29,8 @@ pub(crate) fn tell(response: &mut HttpResponseBuilder, standings: &[Standing]) {
         let Some(least) = of_kind.min_by_key(|standing| standing.remaining) else { continue };
         let [limit, remaining, reset] = names;
         response
-            .insert_header((limit, least.limit.to_string()))
-            .insert_header((remaining, least.remaining.to_string()))
+            .insert_header((limit, HeaderValue::from(least.limit)))
+            .insert_header((remaining, HeaderValue::from(least.remaining)))
             .insert_header((reset, span(least.reset)));
     }
 }

@@ -1,7 +1,12 @@
 //! Headers that say who served a call, and how it was chosen.
 
-use actix_web::{HttpResponseBuilder, http::header::HeaderValue};
+use actix_web::{
+    HttpResponseBuilder,
+    http::header::{HeaderName, HeaderValue},
+};
 use qudao_core::{Served, ServedBy};
+
+const MODEL: HeaderName = HeaderName::from_static("x-qudao-model");
 
 /// Names of the headers, for the description.
 pub(crate) const HEADERS: [(&str, &str); 4] = [
@@ -15,7 +20,7 @@ pub(crate) const HEADERS: [(&str, &str); 4] = [
 pub(crate) fn tell(response: &mut HttpResponseBuilder, served: &Served) {
     // A name may hold letters that are not ASCII: they go as they are, in UTF-8.
     if let Ok(model) = HeaderValue::from_bytes(served.model.as_bytes()) {
-        response.insert_header(("x-qudao-model", model));
+        response.insert_header((MODEL, model));
     }
     if let Some(ServedBy { route_id, decision_id, fallbacks }) = served.routed {
         response
