@@ -12,7 +12,8 @@ export PATH := $(PATH):$(CURDIR)/target/tools/node/bin
 
 BIN := target/release
 HOST_PACKAGES := -p qudao-cli -p qudao-plugin-host -p xtask
-SMALL_PLUGINS := -p qudao-plugin-echo -p qudao-plugin-openai
+# Its crates are optimised as one; the same stands in xtask/src/main.rs.
+AS_ONE := CARGO_PROFILE_RELEASE_LTO=thin
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# \{0,1\}//'
@@ -26,7 +27,7 @@ run: build models
 	@exec $(BIN)/qudao serve --demo
 
 build: setup web
-	@scripts/step.sh "building the platform" cargo build --release $(HOST_PACKAGES)
+	@scripts/step.sh "building the platform" env $(AS_ONE) cargo build --release $(HOST_PACKAGES)
 	@$(MAKE) --no-print-directory plugins
 
 plugins:

@@ -138,7 +138,11 @@ fn build<'a>(members: &[&'a Member], args: &Args) -> Result<Vec<(&'a Member, Pat
         }
         if native {
             let processor = if args.portable { "x86-64-v3" } else { "native" };
-            cargo.env("RUSTFLAGS", format!("-C target-cpu={processor}"));
+            cargo
+                .env("RUSTFLAGS", format!("-C target-cpu={processor}"))
+                .env_remove(crate::AS_ONE.0);
+        } else if release {
+            cargo.env(crate::AS_ONE.0, crate::AS_ONE.1);
         }
         crate::run(&mut cargo)?;
     }
