@@ -12,7 +12,7 @@ export PATH := $(PATH):$(CURDIR)/target/tools/node/bin
 
 BIN := target/release
 HOST_PACKAGES := -p qudao-cli -p qudao-plugin-host -p xtask
-# Its crates are optimised as one; the same stands in xtask/src/main.rs.
+# The crates of the platform are optimised as one; the same stands in xtask/src/main.rs.
 AS_ONE := CARGO_PROFILE_RELEASE_LTO=thin
 
 help:

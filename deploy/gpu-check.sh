@@ -45,7 +45,7 @@ jobs=$(nproc)
 if [ "$build" = 1 ]; then
     step "building the plugins for compute capability $CUDA_COMPUTE_CAP"
     run env "QUDAO_JOBS=$jobs" scripts/cuda.sh
-    run cargo build --release -p qudao-cli -p qudao-plugin-host -p xtask
+    run env CARGO_PROFILE_RELEASE_LTO=thin cargo build --release -p qudao-cli -p qudao-plugin-host -p xtask
     run target/release/xtask plugins
 fi
 # --- the tests --------------------------------------------------------------------------------------

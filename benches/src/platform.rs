@@ -275,10 +275,7 @@ pub fn find(binary: Option<PathBuf>, plugins: Option<PathBuf>) -> Result<(PathBu
     let beside = std::env::current_exe()?.with_file_name("qudao");
     let binary = binary.unwrap_or(beside);
     if !binary.is_file() {
-        bail!(
-            "{} is missing: cargo build --release -p qudao-cli -p qudao-plugin-host",
-            binary.display()
-        );
+        bail!("{} is missing: make build", binary.display());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let plugins = plugins.unwrap_or_else(|| root.join("dist/plugins"));

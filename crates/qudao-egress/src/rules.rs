@@ -107,7 +107,8 @@ impl Rules {
     }
 
     /// Whether only https may be used.
-    pub(crate) fn https_only(&self) -> bool {
+    #[must_use]
+    pub fn https_only(&self) -> bool {
         !self.allow_http
     }
 

@@ -248,7 +248,8 @@ pub struct QdHttp {
     pub total_ms: u32,
     /// `POST`, `GET`, ….
     pub method: QdBytes,
-    /// Absolute, http or https, without a name and a password: those belong into a header.
+    /// Absolute, http or https, without a name and a password, which belong into a header,
+    /// and without a fragment.
     pub url: QdBytes,
     /// First of `header_count`.
     pub headers: *const QdHeader,

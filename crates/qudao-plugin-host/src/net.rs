@@ -17,19 +17,15 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri,
-    header::{ACCEPT, USER_AGENT},
-};
-use http_body_util::{BodyExt as _, Full};
+use http::{HeaderName, HeaderValue, Response};
+use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy;
 use qudao_egress::PublicUrl;
 use qudao_plugin_api::abi::{
     QD_E_BROKEN, QD_E_CANCELLED, QD_E_INTERNAL, QD_E_INVALID, QD_E_STALLED, QD_E_TIMEOUT,
-    QD_E_UNREACHABLE, QD_HTTP_PUBLIC, QD_NET_BODY, QD_NET_END, QD_NET_ERROR, QD_NET_HEAD,
-    QD_NET_TIMER, QD_OK, QdBytes, QdHeader, QdHttp, QdNet, QdNetEvent, SIZE_OF_HTTP,
-    SIZE_OF_NET_EVENT,
+    QD_E_UNREACHABLE, QD_NET_BODY, QD_NET_END, QD_NET_ERROR, QD_NET_HEAD, QD_NET_TIMER, QD_OK,
+    QdBytes, QdHeader, QdHttp, QdNet, QdNetEvent, SIZE_OF_NET_EVENT,
 };
 use rustc_hash::FxHashMap;
 use tokio::{
@@ -37,21 +33,18 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
-use url::Url;
 
 use crate::engine::Gate;
 
+mod asked;
 mod clients;
 mod connect;
+
+use asked::{Asked, read_exchange};
 
 pub(crate) use clients::Clients;
 use clients::HERE;
 pub use clients::{exchange_at_home, exchange_here};
-
-/// More headers than any request has.
-const HEADERS: u32 = 256;
-/// Those that the host adds: what it is, what it takes, where to, how much.
-const MORE_HEADERS: usize = 4;
 
 /// The exchanges and timers of one instance.
 pub(crate) struct Net {
@@ -277,7 +270,7 @@ impl Net {
             match timeout_at(until, next_part(&mut body)).await {
                 Ok(Some(Ok(bytes))) => self.say(id, &event(QD_NET_BODY, number, &bytes)),
                 Ok(None) => return self.say(id, &event(QD_NET_END, number, &[])),
-                Ok(Some(Err(error))) => return failed((QD_E_BROKEN, causes(&error))),
+                Ok(Some(Err(error))) => return failed(broken(&error)),
                 Err(_) => return stalled(),
             }
         }
@@ -349,113 +342,6 @@ impl Drop for Guard {
     }
 }
 
-/// An exchange that a plugin asks for.
-struct Asked {
-    number: u32,
-    connect_ms: u32,
-    public: bool,
-    limits: Limits,
-    request: Request<Full<Bytes>>,
-}
-
-/// How long it may take; what may take as long as it does has no end in sight.
-struct Limits {
-    head: Duration,
-    idle: Duration,
-    total: Duration,
-}
-
-impl Limits {
-    fn until(&self, begun: Instant, now: Instant, limit: Duration) -> Instant {
-        (now + limit).min(begun + self.total)
-    }
-}
-
-/// Longer than anybody waits.
-const NO_END: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-fn limit(ms: u32) -> Duration {
-    if ms == 0 { NO_END } else { Duration::from_millis(u64::from(ms)) }
-}
-
-/// # Safety
-/// As [`Net::http`].
-unsafe fn read_exchange(exchange: *const QdHttp) -> Option<Asked> {
-    // SAFETY: the caller's promise; the first field is always there.
-    if exchange.is_null() || unsafe { exchange.cast::<u32>().read() } < SIZE_OF_HTTP {
-        return None;
-    }
-    // SAFETY: it is as large as it says.
-    let exchange = unsafe { &*exchange };
-    if HEADERS < exchange.header_count {
-        return None;
-    }
-    // SAFETY: the caller's promise.
-    let (method, url, body) =
-        unsafe { (exchange.method.as_slice(), exchange.url.as_slice(), exchange.body.as_slice()) };
-    let method = Method::from_bytes(method).ok()?;
-    let mut request = Request::new(Full::new(Bytes::copy_from_slice(body)));
-    *request.method_mut() = method;
-    *request.uri_mut() = read_url(std::str::from_utf8(url).ok()?)?;
-    // SAFETY: the caller's promise.
-    *request.headers_mut() = unsafe { read_headers(exchange) }?;
-    let public = exchange.flags & QD_HTTP_PUBLIC != 0;
-    let limits = Limits {
-        head: limit(exchange.head_ms),
-        idle: limit(exchange.idle_ms),
-        total: limit(exchange.total_ms),
-    };
-    let QdHttp { number, connect_ms, .. } = *exchange;
-    Some(Asked { number, connect_ms, public, limits, request })
-}
-
-/// An address as a browser reads it, without a name and a password: those belong into a header.
-fn read_url(text: &str) -> Option<Uri> {
-    thread_local! {
-        // Mostly it is that of the exchange before.
-        static LAST: RefCell<Option<(String, Uri)>> = const { RefCell::new(None) };
-    }
-    LAST.with_borrow_mut(|last| {
-        if let Some((_, uri)) = last.as_ref().filter(|(known, _)| known == text) {
-            return Some(uri.clone());
-        }
-        let url = Url::parse(text).ok()?;
-        let known = matches!(url.scheme(), "http" | "https");
-        if !known || !url.username().is_empty() || url.password().is_some() {
-            return None;
-        }
-        let uri = Uri::try_from(url.as_str()).ok()?;
-        *last = Some((text.to_owned(), uri.clone()));
-        Some(uri)
-    })
-}
-
-/// # Safety
-/// As [`Net::http`].
-unsafe fn read_headers(exchange: &QdHttp) -> Option<HeaderMap> {
-    let count = usize::try_from(exchange.header_count).ok()?;
-    let mut headers = HeaderMap::with_capacity(count + MORE_HEADERS);
-    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-    headers
-        .insert(USER_AGENT, HeaderValue::from_static(concat!("qudao/", env!("CARGO_PKG_VERSION"))));
-    if count == 0 {
-        return Some(headers);
-    }
-    if exchange.headers.is_null() {
-        return None;
-    }
-    // SAFETY: the caller's promise.
-    for header in unsafe { std::slice::from_raw_parts(exchange.headers, count) } {
-        // SAFETY: the caller's promise.
-        let (name, value) = unsafe { (header.name.as_slice(), header.value.as_slice()) };
-        let mut value = HeaderValue::from_bytes(value).ok()?;
-        // Most of them are keys.
-        value.set_sensitive(true);
-        headers.append(HeaderName::from_bytes(name).ok()?, value);
-    }
-    Some(headers)
-}
-
 const fn event(kind: u16, number: u32, data: &[u8]) -> QdNetEvent {
     QdNetEvent {
         struct_size: SIZE_OF_NET_EVENT,
@@ -472,20 +358,25 @@ const fn event(kind: u16, number: u32, data: &[u8]) -> QdNetEvent {
 
 /// Why a request was not answered, as a code and in words.
 fn unsent(error: &legacy::Error) -> (i32, String) {
-    let code = match (error.is_connect(), is_timeout(error)) {
-        (true, true) => QD_E_TIMEOUT,
-        (true, false) => QD_E_UNREACHABLE,
-        (false, _) => QD_E_BROKEN,
-    };
-    (code, causes(error))
+    match error.is_connect() {
+        true if is_timeout(error) => (QD_E_TIMEOUT, causes(error)),
+        true => (QD_E_UNREACHABLE, causes(error)),
+        false => broken(error),
+    }
 }
 
-fn is_timeout(error: &legacy::Error) -> bool {
+/// Why what had begun did not come to its end.
+fn broken(error: &(dyn Error + 'static)) -> (i32, String) {
+    (if is_timeout(error) { QD_E_STALLED } else { QD_E_BROKEN }, causes(error))
+}
+
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
     let late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
     chain(error).any(|error| error.downcast_ref().is_some_and(late))
 }
 
-/// An error and what led to it, none of which says where: that may be an internal host.
+/// An error and what led to it, without the address: it may name an internal host. (The names in a
+/// certificate that is another's are told: without them nobody could mend it.)
 fn causes(error: &(dyn Error + 'static)) -> String {
     chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -136,7 +136,9 @@ impl Clients {
         } else {
             Names::System(GaiResolver::new())
         };
-        let connector = Connector::new(names, trust, Duration::from_millis(u64::from(connect_ms)));
+        let limit = Duration::from_millis(u64::from(connect_ms));
+        let only_secured = public && self.rules.https_only();
+        let connector = Connector::new(names, trust, limit, only_secured);
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)

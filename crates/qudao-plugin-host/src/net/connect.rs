@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::Uri;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{
         HttpConnector,
@@ -30,10 +30,12 @@ use tower_service::Service;
 type BoxError = Box<dyn Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
-/// Servers that are gone without a word are found out after a minute.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// A connection that is silent for so long is asked for a sign of life, three times at this distance.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 3);
+/// A server that does not even acknowledge what was sent to it is given up after this time.
+const UNHEARD: Duration = Duration::from_secs(30);
 
-/// What the system trusts. To read that takes milliseconds: it is done once.
+/// What the system trusts. To read that takes milliseconds: it is done once for all threads.
 ///
 /// # Errors
 /// When the system's certificates cannot be used.
@@ -41,7 +43,10 @@ pub(super) fn trust() -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions()?.with_platform_verifier()?;
-    Ok(builder.with_no_client_auth())
+    let mut config = builder.with_no_client_auth();
+    // Some gateways ask for a word.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// Opens connections, with TLS where the address asks for it.
@@ -53,14 +58,27 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(names: Names, trust: ClientConfig, limit: Duration) -> Self {
+    /// Within `limit` each; `only_secured` refuses addresses without TLS.
+    pub(super) fn new(
+        names: Names,
+        trust: ClientConfig,
+        limit: Duration,
+        only_secured: bool,
+    ) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(names);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(KEEPALIVE));
+        let (idle, interval, times) = KEEPALIVE;
+        tcp.set_keepalive(Some(idle));
+        tcp.set_keepalive_interval(Some(interval));
+        tcp.set_keepalive_retries(Some(times));
+        tcp.set_tcp_user_timeout(Some(UNHEARD));
         tcp.set_connect_timeout(Some(limit));
-        let tls = HttpsConnectorBuilder::new().with_tls_config(trust);
-        Self { secured: tls.https_or_http().enable_http1().wrap_connector(tcp), limit }
+        let mut secured = HttpsConnector::from((tcp, trust));
+        if only_secured {
+            secured.enforce_https();
+        }
+        Self { secured, limit }
     }
 }
 

@@ -1,7 +1,7 @@
 use std::thread::{self, ThreadId};
 
 use qudao_egress::Rules;
-use qudao_plugin_api::abi::SIZE_OF_HEADER;
+use qudao_plugin_api::abi::{QD_HTTP_PUBLIC, SIZE_OF_HEADER, SIZE_OF_HTTP};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{clients::Home, *};
+use super::{asked::read_url, clients::Home, *};
 
 /// What a plugin hears, and on which thread.
 #[derive(Debug)]
@@ -116,6 +116,7 @@ async fn an_answer_comes_as_far_as_it_is_asked_for() {
     assert_eq!(plugin.get(3, &url, 0), QD_OK);
     let (request, mut socket) = serve(&listener).await;
     assert!(request.starts_with("POST /v1 HTTP/1.1") && request.contains("x-one: secret"));
+    assert!(request.contains("content-length: 2\r\n"), "{request}");
     let head = plugin.next().await;
     assert_eq!((head.kind, head.status, head.number), (QD_NET_HEAD, 200, 3));
     assert!(head.headers.contains(&"x-two".to_owned()));
@@ -350,10 +351,43 @@ fn an_address_is_what_it_says_whatever_came_before_it() {
     let good = ["http://one/v1", "http://two/v1", "http://two/v1", "http://one/v1"];
     for text in good {
         assert_eq!(read_url(text).unwrap().to_string(), text);
-        for bad in ["no address", "ftp://one/", "http://name@one/", "http://:word@one/"] {
+        for bad in
+            ["no address", "ftp://one/", "http://name@one/", "http://:word@one/", "http://one/#a"]
+        {
             assert_eq!(read_url(bad), None, "{bad}");
         }
     }
-    let read = read_url("HTTPS://One:443/a b?c=%20#there").unwrap();
+    let read = read_url("HTTPS://One:443/a b?c=%20").unwrap();
     assert_eq!(read.to_string(), "https://one/a%20b?c=%20");
+}
+
+#[test]
+fn a_plugin_s_own_headers_stand_in_the_place_of_ours() {
+    let header = |name, value| QdHeader { name: QdBytes::new(name), value: QdBytes::new(value) };
+    let own = [header(b"accept", b"text/event-stream"), header(b"User-Agent", b"acme/1")];
+    for count in [0, own.len()] {
+        let exchange = QdHttp {
+            struct_size: SIZE_OF_HTTP,
+            flags: 0,
+            number: 1,
+            header_count: u32::try_from(count).unwrap(),
+            connect_ms: 1_000,
+            head_ms: 0,
+            idle_ms: 0,
+            total_ms: 0,
+            method: QdBytes::new(b"GET"),
+            url: QdBytes::new(b"http://one/"),
+            headers: if count == 0 { std::ptr::null() } else { own.as_ptr() },
+            body: QdBytes::EMPTY,
+        };
+        // SAFETY: all of it lives through the call.
+        let asked = unsafe { read_exchange(&raw const exchange) }.unwrap();
+        let told = |name| {
+            let values = asked.request.headers().get_all(name).iter();
+            values.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let ours = concat!("qudao/", env!("CARGO_PKG_VERSION"));
+        let expected = if count == 0 { ["*/*", ours] } else { ["text/event-stream", "acme/1"] };
+        assert_eq!([told("accept"), told("user-agent")], expected.map(|one| vec![one.to_owned()]));
+    }
 }

@@ -28,7 +28,8 @@ use crate::{
 pub struct Outgoing<'a> {
     /// `POST`, `GET`, ….
     pub method: &'a str,
-    /// Absolute, http or https.
+    /// Absolute, http or https, without a name and a password, which belong into a header, and without
+    /// a fragment.
     pub url: &'a str,
     /// Names and values.
     pub headers: &'a [(&'a str, &'a [u8])],
