@@ -18,11 +18,14 @@ PYTHONPATH=sdk/python "$tools/venv/bin/python" $here/oracle.py
 
 scripts/build-tests.sh
 eval "$(target/debug/qudao-conform keys)"
+# Its own port may be taken on this machine.
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export PCP_BASE_URL=http://127.0.0.1:$port
 try() {
     "$@" >"$tools/adapter.log" 2>&1 &
     adapter=$!
     trap 'kill $adapter 2>/dev/null || true' EXIT
-    target/debug/qudao-conform --role adapter >"$tools/conform.log" 2>&1 \
+    target/debug/qudao-conform --role adapter --listen "127.0.0.1:$port" >"$tools/conform.log" 2>&1 \
         || { cat "$tools/conform.log" "$tools/adapter.log" >&2; exit 1; }
     kill $adapter
     wait $adapter 2>/dev/null || true
