@@ -47,7 +47,7 @@ pub use channel::{Channel, DeliverError};
 pub use metrics::METRICS;
 pub use once::Claim;
 pub use preview::{AssistantState, ControlEvent, PreviewEvent, TurnWatcher, WatchedTurn};
-pub use qudao_plugin_host::{DataClass, ModelKind, PluginHost, exchange_here};
+pub use qudao_plugin_host::{DataClass, ModelKind, PluginHost};
 pub use qudao_telemetry::Trace;
 pub use rates::{Sender, TooFast};
 pub use routing::{BreakerReport, Offer};
@@ -170,6 +170,22 @@ impl Core {
     fn spawn_begun(&self, work: impl Future<Output = ()> + Send + 'static) {
         begun::spawn_begun(&self.runtime, self.tasks.track_future(work));
     }
+
+    /// As [`Core::spawn_begun`], but on a thread that serves calls it stays there.
+    fn spawn_here(&self, work: impl Future<Output = ()> + Send + 'static) {
+        begun::spawn_here(&self.runtime, self.tasks.track_future(work));
+    }
+}
+
+/// Has this thread do by itself, in the current runtime, what calls of the API on it wait for: the exchanges
+/// of plugins in this process and the statements that settle. For threads that serve HTTP.
+///
+/// # Panics
+/// Outside of a runtime.
+pub fn work_here() {
+    qudao_plugin_host::exchange_here();
+    qudao_storage::connect_here();
+    begun::go_on_here();
 }
 
 impl std::fmt::Debug for Core {

@@ -433,7 +433,7 @@ pub async fn run(
     let description = web::Data::new(operations::Description(openapi_json().into()));
     let mut server = HttpServer::new(move || {
         // This runs on each of the server's threads.
-        qudao_core::exchange_here();
+        qudao_core::work_here();
         App::new()
             .app_data(state.clone())
             .app_data(description.clone())

@@ -262,7 +262,7 @@ impl Store {
             );
             bind_calls(call.bind(tenant_id.as_uuid()), Some(block_id), lines)
         };
-        Settle::read(self.one_statement(call).await?.try_get(0)?)
+        Settle::read(self.one_statement_here(call).await?.try_get(0)?)
     }
 
     /// Gives back the rest of blocks whose lease ran out, and the holds of turns that nobody has

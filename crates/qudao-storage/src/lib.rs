@@ -84,6 +84,7 @@ pub use people::{
 pub use prices::{ModelPrice, PriceRow};
 pub use reading::{Conversation, LedgerEntry, UsageRecord};
 pub use sealed::{SEALED, SealedColumn};
+pub use statements::connect_here;
 pub use store::{PlatformTx, Store, StoreSettings, Tx};
 pub use timeline::{TimelineCursor, TimelineItem, TimelineRole};
 pub use traffic::{ModelTraffic, PassedOver, RuleTraffic, Traffic};

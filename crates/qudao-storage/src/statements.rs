@@ -6,23 +6,40 @@
 //! both cost as much as what they are for. Here a connection comes back only if its statement was
 //! done or refused, and the one that came back last, whose server process is awake and has everything
 //! at hand, is lent first.
+//!
+//! An answer is heard by the runtime in which its connection was opened. A thread with a runtime of its
+//! own that said so ([`connect_here`]) has a few connections for what a call on it waits for, and is not
+//! woken by another.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     io,
-    sync::{PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, ThreadId},
     time::Duration,
 };
 
-use deadpool::managed::{
-    Manager, Metrics, Object, Pool, PoolConfig, PoolError, QueueMode, RecycleError, RecycleResult,
-    Timeouts,
+use deadpool::{
+    Status,
+    managed::{
+        Manager, Metrics, Object, Pool, PoolConfig, PoolError, QueueMode, RecycleError,
+        RecycleResult, Timeouts,
+    },
 };
 use sqlx::{
     Connection as _, Executor as _, PgConnection, Postgres,
     postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgRow, PgSeverity},
     query::Query,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{sleep, timeout},
+};
+use tokio_util::context::TokioContext;
 
 use crate::{Result, StorageError, servers::Servers};
 
@@ -34,21 +51,46 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// One that nobody needed for so long is closed too: on some ways a silent connection is dropped
 /// without a word.
 const IDLE: Duration = Duration::from_secs(3 * 60);
+/// For a connection that is free: nobody waits for one of a thread's own.
+const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
 /// The longest wait before a server that does not listen is asked again.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
+thread_local! {
+    /// The runtime of this thread, where its own connections are to be served.
+    static HERE: RefCell<Option<Handle>> = const { RefCell::new(None) };
+}
+
+/// Has settlements that are made on this thread use connections of its own, as long as some are free, which
+/// the current runtime serves: this thread's, of one thread.
+///
+/// # Panics
+/// Outside of a runtime.
+pub fn connect_here() {
+    HERE.set(Some(Handle::current()));
+}
+
 /// Some connections with one role. Cheap to clone; clones share them.
 #[derive(Clone)]
-pub(crate) struct Statements {
-    pool: Pool<Opener>,
+pub(crate) struct Statements(Arc<Inner>);
+
+struct Inner {
+    /// For everybody, in the runtime in which this was made.
+    shared: Pool<Opener>,
+    /// Those of threads.
+    own: Mutex<HashMap<ThreadId, Pool<Opener>>>,
+    closed: AtomicBool,
+    kind: Kind,
     bounds: Bounds,
 }
 
 /// How large a set of connections is, and how long one waits for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// The most connections.
+    /// The most connections for everybody.
     pub(crate) connections: u32,
+    /// The most that a thread has for itself.
+    pub(crate) own: u32,
     /// How long one waits for a connection, be it free, found dead or opened.
     pub(crate) acquire: Duration,
     /// How long a statement may take, seen from here.
@@ -58,34 +100,36 @@ pub(crate) struct Bounds {
 impl Statements {
     /// Opens none yet. A connection begins with the statement `role`. Where several `servers` are
     /// known, only those on the one that accepts writes are used.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub(crate) fn new(
         options: &PgConnectOptions,
         role: &'static str,
         bounds: Bounds,
         servers: Option<Servers>,
     ) -> Result<Self> {
-        let opener = Opener { role, options: RwLock::new(generic(options)), servers };
-        let config = PoolConfig {
-            max_size: usize::try_from(bounds.connections).unwrap_or(usize::MAX),
-            // One bound for all of it together is set where one waits.
-            timeouts: Timeouts::new(),
-            queue_mode: QueueMode::Lifo,
-        };
-        let pool = Pool::builder(opener).config(config).build();
-        let pool = pool.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?;
-        Ok(Self { pool, bounds })
+        let options = Arc::new(RwLock::new(generic(options)));
+        let kind = Kind { role, options, servers };
+        let shared = kind.pool(Handle::current(), bounds.connections, true)?;
+        let (own, closed) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self(Arc::new(Inner { shared, own, closed, kind, bounds })))
     }
 
     /// Connections from now on are opened like this; those that rest are closed.
     pub(crate) fn set_options(&self, options: &PgConnectOptions) {
-        let known = &self.pool.manager().options;
+        let known = &self.0.kind.options;
         *known.write().unwrap_or_else(PoisonError::into_inner) = generic(options);
-        self.pool.retain(|_, _| false);
+        for pool in self.pools() {
+            pool.retain(|_, _| false);
+        }
     }
 
     /// Closes what has rested for too long.
     pub(crate) fn close_idle(&self) {
-        self.pool.retain(|_, metrics| !is_stale(&metrics));
+        for pool in self.pools() {
+            pool.retain(|_, metrics| !is_stale(&metrics));
+        }
     }
 
     /// The rows of a statement that is safe to repeat. It is made anew for each try: after a restart
@@ -94,9 +138,26 @@ impl Statements {
         &self,
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        let mut dead = self.pool.status().size;
+        self.rows_by(None, statement).await
+    }
+
+    /// The same over a connection of this thread's own, if it has any to spare.
+    pub(crate) async fn rows_here<'q>(
+        &self,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>> {
+        self.rows_by(self.own(), statement).await
+    }
+
+    async fn rows_by<'q>(
+        &self,
+        own: Option<Pool<Opener>>,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>> {
+        let mut dead = self.0.shared.status().size;
+        dead += own.as_ref().map_or(0, |own| own.status().size);
         loop {
-            match self.rows_at_once(statement()).await {
+            match self.rows_at_once(own.as_ref(), statement()).await {
                 Err(StorageError::Unavailable(error)) if 0 < dead && !is_timeout(&error) => {
                     dead -= 1;
                 }
@@ -109,15 +170,16 @@ impl Statements {
     /// for a standby that did, ends nothing by itself. The connection is closed then.
     async fn rows_at_once(
         &self,
+        own: Option<&Pool<Opener>>,
         statement: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
-        let lent = timeout(self.bounds.acquire, self.pool.get()).await;
+        let lent = timeout(self.0.bounds.acquire, self.lend(own)).await;
         let lent = lent.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|error| match error {
             PoolError::Backend(error) => error,
             _ => sqlx::Error::PoolClosed,
         })?;
         // It may have been opened meanwhile.
-        if self.pool.is_closed() {
+        if self.is_closed() {
             return Err(sqlx::Error::PoolClosed.into());
         }
         let mut lent = Lent { connection: Some(lent) };
@@ -125,7 +187,7 @@ impl Statements {
             return Err(sqlx::Error::PoolClosed.into());
         };
         let Ok(outcome) =
-            timeout(self.bounds.statement, statement.fetch_all(&mut **connection)).await
+            timeout(self.0.bounds.statement, statement.fetch_all(&mut **connection)).await
         else {
             let error = sqlx::Error::Io(io::ErrorKind::TimedOut.into());
             return Err(StorageError::Unavailable(error));
@@ -139,23 +201,72 @@ impl Statements {
         outcome
     }
 
-    /// Open, idle, and the most there may be.
+    /// One of `own` connections if one is free or can be opened, else one of everybody's.
+    async fn lend(
+        &self,
+        own: Option<&Pool<Opener>>,
+    ) -> std::result::Result<Object<Opener>, PoolError<sqlx::Error>> {
+        if let Some(own) = own {
+            // What cannot be opened in half the time leaves the other half.
+            let lent = timeout(self.0.bounds.acquire / 2, own.timeout_get(&AT_ONCE)).await;
+            if let Ok(Ok(lent)) = lent {
+                return Ok(lent);
+            }
+        }
+        self.0.shared.get().await
+    }
+
+    /// The connections of this thread, if it is to have some.
+    fn own(&self) -> Option<Pool<Opener>> {
+        let most = self.0.bounds.own;
+        HERE.with_borrow(|here| {
+            let here = here.as_ref().filter(|_| 0 < most)?;
+            let (mut threads, thread) = (self.threads(), thread::current().id());
+            if let Some(own) = threads.get(&thread) {
+                return Some(own.clone());
+            }
+            // Under the lock: whoever closes all looks there next.
+            let own =
+                self.0.kind.pool(here.clone(), most, false).ok().filter(|_| !self.is_closed())?;
+            threads.insert(thread, own.clone());
+            Some(own)
+        })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, HashMap<ThreadId, Pool<Opener>>> {
+        self.0.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pools(&self) -> Vec<Pool<Opener>> {
+        let own: Vec<_> = self.threads().values().cloned().collect();
+        own.into_iter().chain([self.0.shared.clone()]).collect()
+    }
+
+    /// Of everybody's connections: open, idle, and the most there may be. Who has none of their own waits
+    /// for these.
     pub(crate) fn load(&self) -> (u32, u32, u32) {
-        let status = self.pool.status();
+        let Status { size, available, max_size, .. } = self.0.shared.status();
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        (number(status.size), number(status.available), number(status.max_size))
+        (number(size), number(available), number(max_size))
     }
 
     /// Waits until all connections are closed. Statements that have not begun yet fail.
     pub(crate) async fn close(&self) {
-        let idle = self.pool.retain(|_, _| false).removed;
-        self.pool.close();
-        for connection in idle {
-            // It is gone either way.
-            let _ = connection.close().await;
-        }
-        while 0 < self.pool.status().size {
-            sleep(Duration::from_millis(5)).await;
+        self.0.closed.store(true, Ordering::SeqCst);
+        for pool in self.pools() {
+            let idle = pool.retain(|_, _| false).removed;
+            pool.close();
+            for connection in idle {
+                // It is gone either way.
+                let _ = connection.close().await;
+            }
+            while 0 < pool.status().size {
+                sleep(Duration::from_millis(5)).await;
+            }
         }
     }
 }
@@ -194,11 +305,35 @@ impl Drop for Lent {
     }
 }
 
+/// What all connections have in common.
+#[derive(Clone)]
+struct Kind {
+    role: &'static str,
+    options: Arc<RwLock<PgConnectOptions>>,
+    servers: Option<Servers>,
+}
+
+impl Kind {
+    /// A set of `most` connections that this runtime serves. A `patient` one asks again while there is none
+    /// to be had.
+    fn pool(&self, runtime: Handle, most: u32, patient: bool) -> Result<Pool<Opener>> {
+        let config = PoolConfig {
+            max_size: usize::try_from(most).unwrap_or(usize::MAX),
+            // One bound for all of it together is set where one waits.
+            timeouts: Timeouts::new(),
+            queue_mode: QueueMode::Lifo,
+        };
+        let pool =
+            Pool::builder(Opener { kind: self.clone(), runtime, patient }).config(config).build();
+        Ok(pool.map_err(|error| sqlx::Error::Configuration(Box::new(error)))?)
+    }
+}
+
 /// Opens the connections of one set.
 struct Opener {
-    role: &'static str,
-    options: RwLock<PgConnectOptions>,
-    servers: Option<Servers>,
+    kind: Kind,
+    runtime: Handle,
+    patient: bool,
 }
 
 impl Opener {
@@ -207,8 +342,11 @@ impl Opener {
     /// # Errors
     /// Why there will be none.
     async fn open(&self) -> sqlx::Result<sqlx::Result<PgConnection>> {
-        let options = self.options.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match PgConnection::connect_with(&options).await {
+        let known = &self.kind.options;
+        let options = known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // That alone: what is timed stays with the runtime of whoever waits, which this one may not survive.
+        let opening = TokioContext::new(PgConnection::connect_with(&options), self.runtime.clone());
+        match opening.await {
             Ok(connection) => Ok(self.prepare(connection).await),
             Err(error) if is_starting(&error) => Ok(Err(error)),
             Err(error) => Err(error),
@@ -216,10 +354,10 @@ impl Opener {
     }
 
     async fn prepare(&self, mut connection: PgConnection) -> sqlx::Result<PgConnection> {
-        if let Some(servers) = &self.servers {
+        if let Some(servers) = &self.kind.servers {
             servers.accepts_writes(&mut connection).await?;
         }
-        connection.execute(self.role).await?;
+        connection.execute(self.kind.role).await?;
         Ok(connection)
     }
 }
@@ -228,14 +366,15 @@ impl Manager for Opener {
     type Type = PgConnection;
     type Error = sqlx::Error;
 
-    /// Asks again while nobody listens, the server is starting or is not the primary, for as long as
-    /// one waits for a connection.
+    /// If it is patient, asks again while nobody listens, the server is starting or is not the primary, for
+    /// as long as one waits for a connection.
     async fn create(&self) -> sqlx::Result<PgConnection> {
         let mut backoff = Duration::from_millis(10);
         loop {
             // In its own place: a connection is mostly lent, and not opened.
             match Box::pin(self.open()).await? {
                 Ok(connection) => return Ok(connection),
+                Err(error) if !self.patient => return Err(error),
                 Err(error) => tracing::debug!(%error, "a connection is not to be had yet"),
             }
             sleep(backoff).await;
@@ -251,7 +390,7 @@ impl Manager for Opener {
         if is_stale(metrics) {
             return Err(RecycleError::message("it is old, or has rested for too long"));
         }
-        if let Some(servers) = &self.servers
+        if let Some(servers) = &self.kind.servers
             && !servers.leads_there(connection, metrics.age()).await?
         {
             return Err(RecycleError::message("another server is the primary now"));

@@ -30,6 +30,9 @@ use crate::{
 /// only queue up at the disk.
 const STATEMENT_CONNECTIONS: u32 = 8;
 
+/// What a thread that serves HTTP has for itself, to settle: one is used while another waits for the disk.
+const OWN_CONNECTIONS: u32 = 2;
+
 /// Connections for the claims of turns and of deliveries: each has a loop, which claims one batch
 /// after the other.
 const CLAIM_CONNECTIONS: u32 = 2;
@@ -43,7 +46,8 @@ pub struct StoreSettings {
     /// `postgres://…`; unix sockets as `postgres:///name?host=/path`. Several servers, parted by
     /// commas, are a primary and its standbys: the one that accepts writes is used.
     pub url: String,
-    /// The most connections that this process opens.
+    /// The most connections for transactions. Ten more are for single statements and claims, and two for
+    /// each thread that asked for some ([`connect_here`](crate::connect_here)).
     pub max_connections: u32,
     /// How long to wait for a free connection before [`StorageError::Timeout`].
     pub acquire_timeout: Duration,
@@ -122,16 +126,17 @@ impl Store {
             });
         }
         let watched = several.then(|| servers.clone());
-        let single = |role, connections: u32| {
+        let single = |role, connections: u32, own: u32| {
             let bounds = Bounds {
                 connections: connections.min(*max_connections),
+                own,
                 acquire: *acquire_timeout,
                 statement: settings.statement_timeout + MARGIN,
             };
             Statements::new(&options, role, bounds, watched.clone())
         };
-        let claims = single("SET ROLE qudao_claim", CLAIM_CONNECTIONS)?;
-        let statements = single("SET ROLE qudao_app", STATEMENT_CONNECTIONS)?;
+        let claims = single("SET ROLE qudao_claim", CLAIM_CONNECTIONS, 0)?;
+        let statements = single("SET ROLE qudao_app", STATEMENT_CONNECTIONS, OWN_CONNECTIONS)?;
         let pool = born_as("SET ROLE qudao_app", pools, watched)
             .max_connections(*max_connections)
             .after_release(|connection, _| {
@@ -273,6 +278,15 @@ impl Store {
         statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<PgRow> {
         let rows = self.rows_of_one_statement(statement).await?;
+        Ok(rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)?)
+    }
+
+    /// The same for what a call waits for on this thread.
+    pub(crate) async fn one_statement_here<'q>(
+        &self,
+        statement: impl Fn() -> Query<'q, Postgres, PgArguments>,
+    ) -> Result<PgRow> {
+        let rows = self.statements.rows_here(statement).await?;
         Ok(rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)?)
     }
 

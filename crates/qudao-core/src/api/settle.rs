@@ -131,7 +131,7 @@ impl Core {
         let start = !mem::replace(&mut queue.running, true);
         drop(queue);
         if start {
-            self.spawn_begun(Arc::clone(self).settle_lane(Arc::clone(lane)));
+            self.spawn_here(Arc::clone(self).settle_lane(Arc::clone(lane)));
         } else if self.is_gathered(lane) {
             lane.settling.more.notify_one();
         }

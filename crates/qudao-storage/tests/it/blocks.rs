@@ -1,7 +1,11 @@
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use qudao_domain::{BlockId, Currency, Micros, TurnId};
-use qudao_storage::{Extend, Page, Settle, StorageError, UsageLine};
+use qudao_storage::{Extend, Page, Settle, StorageError, UsageLine, connect_here};
+use tokio::{
+    runtime::Builder,
+    time::{sleep, timeout},
+};
 
 use crate::{
     accept::join_all,
@@ -81,6 +85,64 @@ async fn a_batch_that_is_repeated_charges_once_even_when_the_block_is_closed() {
     assert_eq!(world.settle(block, &lines).await, Settle::Fenced);
     assert_eq!(world.wallet().await, (9400, 0));
     world.assert_sound().await;
+}
+
+/// Runs `work` on a thread that has a runtime and connections of its own, both only as long as it takes.
+async fn on_its_own<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+    let own = || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            connect_here();
+            work().await
+        })
+    };
+    tokio::task::spawn_blocking(|| thread::spawn(own).join().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_thread_settles_over_connections_of_its_own_and_those_of_all_when_it_needs_more() {
+    let world = World::with_credits(Micros::new(10_000)).await;
+    let (block, tenant) = (BlockId::new(), world.tenant.id);
+    assert!(world.reserve(block, 4000, LEASE).await);
+    let lines = world.calls(&[1, 10, 100, 1000]).await;
+    // The processes that serve settlements.
+    let serving = || {
+        world.db.psql(
+            "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND query LIKE '%settle_calls_of%' \
+             AND pid <> pg_backend_pid()",
+        )
+    };
+    world.settle(block, &lines[..1]).await;
+    let shared = serving();
+
+    let (store, one) = (world.store.clone(), lines[1].clone());
+    let settled = on_its_own(async move || store.settle_calls(tenant, block, &[one]).await).await;
+    assert_eq!(settled.unwrap(), Settle::Done);
+    let both = serving();
+    assert!(both.contains(&shared) && shared.len() < both.len(), "{shared}; {both}");
+
+    // Three at a time, of which two have a connection of the thread's own.
+    let (store, all) = (world.store.clone(), lines.clone());
+    let settled = on_its_own(async move || {
+        let each = [1, 2, 3].map(|at| store.settle_calls(tenant, block, &all[at..=at]));
+        join_all(each).await
+    });
+    for settled in settled.await {
+        assert_eq!(settled.unwrap(), Settle::Done);
+    }
+    assert_eq!(world.wallet().await, (10_000 - 1111, 4000 - 1111));
+    world.assert_sound().await;
+
+    // Also those of threads that are gone. A process goes a moment after its connection.
+    timeout(Duration::from_secs(5), world.store.close()).await.unwrap();
+    for _ in 0..100 {
+        if serving().is_empty() {
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("still there: {}", serving());
 }
 
 /// The connections of single statements serve all tenants in turn.
