@@ -5,6 +5,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use qudao_storage::{Store, StoreSettings};
@@ -58,7 +59,12 @@ impl TestDb {
         let made = tokio::task::spawn_blocking(move || psql(&server, &[&drop, &create])).await;
         made.expect("psql runs").expect("a database can be created");
         let url = with_database(&admin_url, &name);
-        let settings = StoreSettings { max_connections: 8, ..StoreSettings::new(&*url) };
+        let settings = StoreSettings {
+            max_connections: 8,
+            // Many tests connect at once, and none is about how long one waits for a busy machine.
+            acquire_timeout: Duration::from_secs(20),
+            ..StoreSettings::new(&*url)
+        };
         let store = Store::connect(settings).await.expect("the new database answers");
         Self { admin_url, name, url, store }
     }

@@ -1,4 +1,4 @@
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, thread, time::Duration};
 
 use qudao_core::{ApiError, ApiEvent, ApiReply, ApiRequest, CoreSettings};
 use qudao_domain::{Micros, state::FairCharging};
@@ -279,4 +279,44 @@ async fn a_drain_settles_what_was_served_before_it_gives_the_credits_back() {
     for finding in stage.store.check().await.unwrap() {
         assert_eq!(finding.violations, 0, "{finding:?}");
     }
+}
+
+/// The thread of an HTTP server may end while the database keeps a settlement waiting: a drain does not
+/// wait for ever, and a thread may break down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_outlives_the_thread_that_began_it_and_charges_once() {
+    let model = Script::says(&["Hi"]);
+    let stage = Arc::new(Stage::new(tenant(), &[("fake", &model)]).await);
+    let principal = stage.principal().await;
+    collect(stage.core.api_call(&principal, request("fake")).await.unwrap()).await;
+
+    let locking = Arc::clone(&stage);
+    let lock = thread::spawn(move || {
+        locking.sql("BEGIN; LOCK TABLE usage_events IN EXCLUSIVE MODE; SELECT pg_sleep(1); COMMIT");
+    });
+    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND granted \
+                AND relation = 'usage_events'::regclass";
+    while stage.sql(held) != "1" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let calling = Arc::clone(&stage);
+    let server = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            qudao_core::work_here();
+            let reply = calling.core.api_call(&principal, request("fake")).await.unwrap();
+            let whole = tokio::time::timeout(Duration::from_millis(300), collect(reply)).await;
+            assert!(whole.is_err(), "its end waits for the settlement: {whole:?}");
+        });
+    });
+    tokio::task::spawn_blocking(|| server.join().unwrap()).await.unwrap();
+    assert!(!lock.is_finished());
+    tokio::task::spawn_blocking(|| lock.join().unwrap()).await.unwrap();
+
+    settle_down(&stage).await;
+    assert_eq!(usage(&stage).await.len(), 2);
+    let left = Micros::new(units(100).get() - 2_000);
+    assert_eq!(stage.wallet().await, (left, Micros::ZERO));
+    stage.assert_sound().await;
 }
