@@ -292,7 +292,7 @@ async fn a_settlement_outlives_the_thread_that_began_it_and_charges_once() {
 
     let locking = Arc::clone(&stage);
     let lock = thread::spawn(move || {
-        locking.sql("BEGIN; LOCK TABLE usage_events IN EXCLUSIVE MODE; SELECT pg_sleep(1); COMMIT");
+        locking.sql("BEGIN; LOCK TABLE usage_events IN EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT");
     });
     let held = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND granted \
                 AND relation = 'usage_events'::regclass";
