@@ -5,7 +5,6 @@ use std::{
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use qudao_storage::{Store, StoreSettings};
@@ -59,13 +58,7 @@ impl TestDb {
         let made = tokio::task::spawn_blocking(move || psql(&server, &[&drop, &create])).await;
         made.expect("psql runs").expect("a database can be created");
         let url = with_database(&admin_url, &name);
-        let settings = StoreSettings {
-            max_connections: 8,
-            // Many tests connect at once, and none is about how long one waits for a busy machine.
-            acquire_timeout: Duration::from_secs(20),
-            ..StoreSettings::new(&*url)
-        };
-        let store = Store::connect(settings).await.expect("the new database answers");
+        let store = connect(&url).await;
         Self { admin_url, name, url, store }
     }
 
@@ -100,6 +93,19 @@ impl Drop for TestDb {
         // Its server may be gone already, and the database with it.
         let _ = psql(&self.admin_url, &[&drop]);
     }
+}
+
+/// A store with the waits of the product. Many tests begin at once, so the first connection may
+/// take longer on a busy machine than a request would wait for one.
+async fn connect(url: &str) -> Store {
+    const TRIES: u32 = 10;
+    let settings = StoreSettings { max_connections: 8, ..StoreSettings::new(url) };
+    for _ in 1..TRIES {
+        if let Ok(store) = Store::connect(settings.clone()).await {
+            return store;
+        }
+    }
+    Store::connect(settings).await.expect("the new database answers")
 }
 
 /// The name of the migrated template on the tests' server, made if it is not there yet.
