@@ -26,6 +26,9 @@ use crate::{
 
 /// Bytes that may wait for a child that does not read.
 const BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// Where the certificates are that exchanges are checked against, if not where the system has them: what
+/// this process is told holds for the exchanges of its children, too.
+const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// A running child.
 #[derive(Clone)]
@@ -53,7 +56,7 @@ pub(crate) fn spawn(
     let memfd = above(artifact.memfd.as_raw_fd())?;
     let mut command = Command::new(binary);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in env {
+    for name in env.iter().map(String::as_str).chain(TRUST) {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }

@@ -23,6 +23,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Whether another attempt may succeed.
     pub passing: bool,
+    /// Nothing of the message is the provider's or a person's, so that a log may have it.
+    pub own_words: bool,
 }
 
 impl Failure {
@@ -36,7 +38,7 @@ impl Failure {
     #[must_use]
     pub fn timeout(what: &str, after: Duration) -> Self {
         let message = format!("the provider was too slow: {what} after {} ms", after.as_millis());
-        Self { passing: true, ..Self::new(ErrorKind::Timeout, &message) }
+        Self { passing: true, ..Self::new(ErrorKind::Timeout, &message) }.in_own_words()
     }
 
     /// The connection broke or never stood.
@@ -53,7 +55,13 @@ impl Failure {
 
     fn new(kind: ErrorKind, message: &str) -> Self {
         let message = message.chars().take(MESSAGE_CHARS).collect();
-        Self { kind, message, status: None, retry_after: None, passing: false }
+        Self { kind, message, status: None, retry_after: None, passing: false, own_words: false }
+    }
+
+    /// The same, with a message in which nobody is quoted.
+    #[must_use]
+    pub fn in_own_words(self) -> Self {
+        Self { own_words: true, ..self }
     }
 
     /// The same with every occurrence of the key blotted out: some providers echo it.
@@ -69,7 +77,7 @@ impl Failure {
 impl From<NetError> for Failure {
     fn from(error: NetError) -> Self {
         let (kind, message) = match error {
-            NetError::Refused(why) => return Self::bad_request(&why),
+            NetError::Refused(why) => return Self::bad_request(&why).in_own_words(),
             NetError::ConnectTimeout(_) => {
                 let message = "the provider did not accept a connection in time";
                 (ErrorKind::Timeout, message.to_owned())
@@ -83,9 +91,9 @@ impl From<NetError> for Failure {
             NetError::Stalled(why) => {
                 (ErrorKind::Timeout, format!("the connection to the provider broke: {why}"))
             }
-            NetError::Host(why) => return Self::new(ErrorKind::Unavailable, &why),
+            NetError::Host(why) => return Self::new(ErrorKind::Unavailable, &why).in_own_words(),
         };
-        Self { passing: true, ..Self::new(kind, &message) }
+        Self { passing: true, ..Self::new(kind, &message) }.in_own_words()
     }
 }
 

@@ -69,9 +69,12 @@ impl AsyncModelPlugin for OpenAi {
             }
             Err(Unanswered::Cancelled) => Err(PluginError::cancelled()),
             Err(Unanswered::Failed(failure)) => {
-                // Not its message: the provider may have quoted the person in it.
-                let line =
+                let mut line =
                     format!("the provider failed: {:?}, status {:?}", failure.kind, failure.status);
+                // The provider's message is left out: it may quote the person.
+                if failure.own_words {
+                    line = format!("{line}: {}", failure.message);
+                }
                 sink.log(LogLevel::Info, &line);
                 Err(plugin_error(failure))
             }

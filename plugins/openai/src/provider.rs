@@ -211,7 +211,9 @@ impl Provider {
         let mut body = Vec::new();
         while let Some(bytes) = Self::read(&mut response).await? {
             if body.len() + bytes.len() > MAX_REPLY_BYTES {
-                return Err(Failure::unavailable("the provider's answer has no end").into());
+                return Err(Failure::unavailable("the provider's answer has no end")
+                    .in_own_words()
+                    .into());
             }
             body.extend_from_slice(&bytes);
         }
@@ -228,7 +230,9 @@ impl Provider {
     ) -> Result<(), Unanswered> {
         let mut events = Events::default();
         while let Some(bytes) = Self::read(&mut response).await? {
-            events.push(&bytes).map_err(|error| Failure::unavailable(&error.to_string()))?;
+            events
+                .push(&bytes)
+                .map_err(|error| Failure::unavailable(&error.to_string()).in_own_words())?;
             let mut pieces = Vec::new();
             let mut failed = None;
             let mut done = false;
@@ -261,7 +265,9 @@ impl Provider {
         if answer.finished.is_some() {
             return Ok(());
         }
-        Err(Failure::unavailable("the stream ended in the middle of the answer").into())
+        Err(Failure::unavailable("the stream ended in the middle of the answer")
+            .in_own_words()
+            .into())
     }
 
     async fn read(response: &mut Response<'_>) -> Result<Option<Vec<u8>>, Failure> {
@@ -346,7 +352,7 @@ impl<'a> Answer<'a> {
 }
 
 fn no_choice() -> Failure {
-    Failure::unavailable("the provider's answer has no choice in it")
+    Failure::unavailable("the provider's answer has no choice in it").in_own_words()
 }
 
 /// Providers have names of their own beside OpenAI's; an unknown one is an ordinary end.

@@ -142,7 +142,8 @@ async fn refusal(net: &Net, mut answer: Answer<'_>, until: Instant) -> Failure {
         return Failure::bad_request(&format!(
             "the provider answered {}: it redirects, check `base_url`",
             answer.status
-        ));
+        ))
+        .in_own_words();
     }
     failure::from_reply(answer.status, &body, retry_after)
 }
