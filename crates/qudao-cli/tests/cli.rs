@@ -280,6 +280,24 @@ fn doctor_tells_a_server_that_is_not_there() {
 }
 
 #[test]
+fn doctor_tells_that_no_authority_is_known() {
+    let home = tempfile::tempdir().unwrap();
+    let examine = |file: Option<&str>| {
+        let mut command = qudao(home.path());
+        command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE").args(["doctor", "--json"]);
+        command.envs(file.map(|file| ("SSL_CERT_FILE", file)));
+        let report: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == "certificates").unwrap().clone()
+    };
+    assert_eq!(examine(None)["state"], "ok");
+    let missing = examine(Some("/nowhere.pem"));
+    assert_eq!(missing["state"], "warning");
+    assert!(missing["evidence"].as_str().unwrap().contains("/nowhere.pem"), "{missing}");
+    assert!(missing["fix"].as_str().unwrap().contains("ca-certificates"), "{missing}");
+}
+
+#[test]
 fn doctor_names_a_bad_setting() {
     let home = home();
     let output =

@@ -85,6 +85,7 @@ async fn examine(context: &Context) -> Vec<Check> {
     let mut checks = vec![Check::ok("settings", source)];
     checks.push(machine::home(context));
     checks.push(machine::master_key(context));
+    checks.push(machine::certificates());
     checks.push(machine::sockets());
     checks.push(machine::postgres(context));
     checks.push(machine::redis(context));
@@ -142,7 +143,7 @@ fn show(check: &Check) {
         State::Warning => "warn",
         State::Failed => "FAIL",
     };
-    terminal::print(&format!("{mark} {:<10} {}", check.name, check.evidence));
+    terminal::print(&format!("{mark} {:<12} {}", check.name, check.evidence));
     if let Some(fix) = &check.fix {
         terminal::print(&format!("                → {fix}"));
     }

@@ -1,7 +1,7 @@
 //! What the machine has to offer: a directory, programs, a port, memory.
 
 use std::{
-    fs,
+    env, fs,
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
@@ -32,6 +32,28 @@ pub(super) fn home(context: &Context) -> Check {
     }
     let evidence = format!("{} cannot be written", existing.unwrap_or(home).display());
     Check::failed(name, evidence, "set QUDAO_HOME to a directory of yours")
+}
+
+/// Whom providers, channels and downloads are trusted by. Without them the platform starts, and reaches
+/// nothing that is secured.
+pub(super) fn certificates() -> Check {
+    let name = "certificates";
+    let found = rustls_native_certs::load_native_certs();
+    let told: Vec<_> = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .into_iter()
+        .filter_map(env::var_os)
+        .map(|place| place.display().to_string())
+        .collect();
+    let of = if told.is_empty() { "the system".to_owned() } else { told.join(" and ") };
+    if !found.certs.is_empty() {
+        return Check::ok(name, format!("{} authorities of {of}", found.certs.len()));
+    }
+    let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+    Check::warning(
+        name,
+        format!("no authority of {of} is known{why}"),
+        "install ca-certificates, or correct SSL_CERT_FILE and SSL_CERT_DIR; until then no address with https is reached",
+    )
 }
 
 /// What protects the secrets in the database. Whether it is the right one shows at the start.
