@@ -30,6 +30,7 @@ have_venv || packages+=(python3 python3-venv)
 have setpriv || packages+=(util-linux)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 if [ "$purpose" = test ]; then
+    have openssl || packages+=(openssl)
     have chromium || have google-chrome || packages+=(chromium)
     # Without a Chinese font the screenshots of the browser tests show boxes.
     fc-list :lang=zh 2>/dev/null | grep -q . || packages+=(fonts-noto-cjk)

@@ -5,7 +5,10 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use reqwest::{Method, StatusCode};
@@ -37,7 +40,7 @@ impl Upstream {
         let mut child = Command::new(built("upstream")).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().trim_start_matches("http://").to_owned();
+        let address = line.trim().strip_prefix("http://").unwrap().to_owned();
         Self { child, address }
     }
 
@@ -82,6 +85,8 @@ async fn a_provider_answers_and_its_failures_look_different_to_the_caller() {
 struct Secured {
     port: u16,
     folder: TempDir,
+    /// How many trusted the certificate.
+    opened: Arc<AtomicUsize>,
     _connections: JoinSet<()>,
 }
 
@@ -100,20 +105,24 @@ impl Secured {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let behind = upstream.address.clone();
+        let opened = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&opened);
         let mut connections = JoinSet::new();
         connections.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((connection, _)) = listener.accept().await {
                 let (acceptor, behind) = (acceptor.clone(), behind.clone());
+                let count = Arc::clone(&count);
                 open.spawn(async move {
                     // Who does not trust the certificate hangs up.
                     let Ok(mut secured) = acceptor.accept(connection).await else { return };
+                    count.fetch_add(1, Ordering::SeqCst);
                     let mut plain = TcpStream::connect(behind).await.unwrap();
                     let _ = copy_bidirectional(&mut secured, &mut plain).await;
                 });
             }
         });
-        Self { port, folder, _connections: connections }
+        Self { port, folder, opened, _connections: connections }
     }
 
     fn authority(&self) -> PathBuf {
@@ -177,7 +186,8 @@ async fn a_provider_behind_tls_answers_if_the_system_trusts_its_certificate() {
     let upstream = Upstream::start();
     let secured = Secured::start(&upstream).await;
     let authority = secured.authority().display().to_string();
-    let environment = vec![("SSL_CERT_FILE", authority)];
+    // An empty variable is none.
+    let environment = vec![("SSL_CERT_FILE", authority), ("SSL_CERT_DIR", String::new())];
     let settings = secured.settings();
     let platform =
         Platform::start_with(Wanted { settings, environment, ..Wanted::default() }).await;
@@ -209,5 +219,6 @@ async fn a_provider_whose_certificate_nobody_trusts_is_sent_nothing() {
     for instance in ["openai", "here"] {
         assert!(why(&platform, instance).contains("UnknownIssuer"), "{}", platform.log());
     }
+    assert_eq!(secured.opened.load(Ordering::SeqCst), 0);
     platform.assert_books_balance();
 }

@@ -279,22 +279,42 @@ fn doctor_tells_a_server_that_is_not_there() {
     assert_eq!(database["state"], "failed");
 }
 
+/// Of nobody: its key was thrown away.
+const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIUUVMQeIryt75U2V91b9S1wgJAC78wCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMjAxMTUwNzExWhgPMjEy
+NjExMDcxNTA3MTFaMBkxFzAVBgNVBAMMDnRlc3QgYXV0aG9yaXR5MFkwEwYHKoZI
+zj0CAQYIKoZIzj0DAQcDQgAES58K0GS/ufOUggw1V+yhUyqJIl5fQlD941DbOo2f
+z8dgzWEuWXymm9uYo0hydgCvuAtSaREDqKNBHOu5Ky9zEqNTMFEwHQYDVR0OBBYE
+FPYnyW4HIc3TvW/BbDlxJnKOO0t0MB8GA1UdIwQYMBaAFPYnyW4HIc3TvW/BbDlx
+JnKOO0t0MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIgVGuXGKIC
+QqQio+GYFMNE4YyvPdukDrj6k82SgrjgKrgCIQDKeLlU12UbpzsA87L9LEDqupN6
+9UoUcdZ92oR6vMYc2A==
+-----END CERTIFICATE-----
+";
+
 #[test]
-fn doctor_tells_that_no_authority_is_known() {
-    let home = tempfile::tempdir().unwrap();
-    let examine = |file: Option<&str>| {
+fn doctor_tells_whose_certificates_are_missing() {
+    let home = home();
+    let examine = |file: &Path, folder: &Path| {
         let mut command = qudao(home.path());
-        command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE").args(["doctor", "--json"]);
-        command.envs(file.map(|file| ("SSL_CERT_FILE", file)));
-        let report: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
-        let checks = report["checks"].as_array().unwrap();
-        checks.iter().find(|check| check["name"] == "certificates").unwrap().clone()
+        command.env("SSL_CERT_FILE", file).env("SSL_CERT_DIR", folder).args(["doctor", "--json"]);
+        let checks = json(&command.output().unwrap())["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["name"] == "certificates").unwrap()
     };
-    assert_eq!(examine(None)["state"], "ok");
-    let missing = examine(Some("/nowhere.pem"));
-    assert_eq!(missing["state"], "warning");
-    assert!(missing["evidence"].as_str().unwrap().contains("/nowhere.pem"), "{missing}");
-    assert!(missing["fix"].as_str().unwrap().contains("ca-certificates"), "{missing}");
+    // Named as OpenSSL names files of a folder.
+    let (file, missing) = (home.path().join("00000000.0"), home.path().join("missing.pem"));
+    fs::write(&file, AUTHORITY).unwrap();
+    let found = examine(&file, Path::new(""));
+    assert_eq!(found["state"], "ok", "{found}");
+    assert_eq!(found["evidence"], "1 known, from SSL_CERT_FILE");
+    for folder in [Path::new(""), home.path()] {
+        let lost = examine(&missing, folder);
+        assert_eq!(lost["state"], "warning", "{lost}");
+        assert!(lost["evidence"].as_str().unwrap().contains("missing.pem"), "{lost}");
+        assert!(lost["fix"].as_str().unwrap().contains("ca-certificates"), "{lost}");
+    }
 }
 
 #[test]

@@ -14,6 +14,10 @@ mod calls;
 mod capabilities;
 mod files;
 
+/// Variables that name the certificates which exchanges are checked against, in the system's place: a
+/// file, and a list of folders. A child that may use the network is given them.
+pub(crate) const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
 /// Whether plugins run confined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

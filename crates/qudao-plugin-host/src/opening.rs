@@ -7,6 +7,7 @@ use qudao_plugin_api::manifest::Limits;
 use crate::{
     artifact::SealedArtifact,
     child::Create,
+    confine::TRUST,
     engine::Outlet as _,
     frame::{self, Frames, Kind},
     generation::Generation,
@@ -34,8 +35,10 @@ pub(crate) fn open_child(
     load_timeout: Duration,
 ) -> Result<Opened, String> {
     let failed = |error: io::Error| format!("starting the child: {error}");
+    let trust = create.confinement.network.then_some(TRUST);
+    let env: Vec<_> = env.iter().map(String::as_str).chain(trust.into_iter().flatten()).collect();
     let (link, reader) =
-        process::spawn(&ground.host_binary, sealed, name, env, limits).map_err(failed)?;
+        process::spawn(&ground.host_binary, sealed, name, &env, limits).map_err(failed)?;
     let body = serde_json::to_vec(create).map_err(|error| error.to_string())?;
     link.send(|out| frame::put(out, Kind::Create, 0, |out| out.extend_from_slice(&body)));
     reader.set_read_timeout(Some(load_timeout)).map_err(failed)?;

@@ -26,9 +26,6 @@ use crate::{
 
 /// Bytes that may wait for a child that does not read.
 const BACKLOG_BYTES_MAX: usize = 64 << 20;
-/// Where the certificates are that exchanges are checked against, if not where the system has them: what
-/// this process is told holds for the exchanges of its children, too.
-const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// A running child.
 #[derive(Clone)]
@@ -48,7 +45,7 @@ pub(crate) fn spawn(
     binary: &Path,
     artifact: &SealedArtifact,
     instance: &str,
-    env: &[String],
+    env: &[&str],
     limits: &Limits,
 ) -> io::Result<(ChildLink, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -56,7 +53,7 @@ pub(crate) fn spawn(
     let memfd = above(artifact.memfd.as_raw_fd())?;
     let mut command = Command::new(binary);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in env.iter().map(String::as_str).chain(TRUST) {
+    for name in env {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }

@@ -23,7 +23,7 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Whether another attempt may succeed.
     pub passing: bool,
-    /// Nothing of the message is the provider's or a person's, so that a log may have it.
+    /// Nobody is quoted in the message, neither the provider nor a person: a log may have it.
     pub own_words: bool,
 }
 

@@ -145,6 +145,6 @@ fn show(check: &Check) {
     };
     terminal::print(&format!("{mark} {:<12} {}", check.name, check.evidence));
     if let Some(fix) = &check.fix {
-        terminal::print(&format!("                → {fix}"));
+        terminal::print(&format!("                  → {fix}"));
     }
 }

@@ -2,8 +2,10 @@
 //! abstract socket and no process outside.
 
 use std::{
+    env,
+    ffi::OsString,
     fs, io,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
 };
 
 use landlock::{
@@ -12,7 +14,7 @@ use landlock::{
     path_beneath_rules,
 };
 
-use super::Confinement;
+use super::{Confinement, TRUST};
 
 /// Newest version whose rights are taken away; older kernels take away what they know.
 const NEWEST: ABI = ABI::V9;
@@ -55,8 +57,6 @@ const NETWORK: &[&str] = &[
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
 ];
-/// Variables by which TLS libraries are told of other certificates, and the loader of libraries.
-const NAMED_BY: &[&str] = &["SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH"];
 /// What the driver of a GPU reads.
 const GPU: &[&str] = &[
     "/proc/driver",
@@ -117,16 +117,27 @@ fn readable(to: &Confinement) -> Vec<PathBuf> {
         all.extend(list(NETWORK));
         // Often a link into a folder in which the file is replaced, not rewritten.
         all.extend(fs::canonicalize("/etc/resolv.conf").ok().and_then(run_folder));
+        all.extend(trusted());
     }
     if to.gpu {
         all.extend(list(GPU));
     }
-    // The operator hands variables on by name, so these are the operator's word.
-    let named = NAMED_BY.iter().filter_map(std::env::var_os);
-    all.extend(named.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>()));
+    // The operator hands it on by name, so this is the operator's word.
+    all.extend(listed(env::var_os("LD_LIBRARY_PATH")));
     all.retain(|path| path.is_absolute());
     all.extend(to.files.iter().cloned());
     all
+}
+
+/// Where certificates are, if the platform was told so.
+fn trusted() -> impl Iterator<Item = PathBuf> {
+    let [file, folders] = TRUST.map(env::var_os);
+    let named = file.map(PathBuf::from).into_iter().chain(listed(folders));
+    named.filter_map(|path| path::absolute(path).ok())
+}
+
+fn listed(paths: Option<OsString>) -> Vec<PathBuf> {
+    paths.iter().flat_map(env::split_paths).collect()
 }
 
 /// The folder of a `resolv.conf` that a service keeps below `/run`.

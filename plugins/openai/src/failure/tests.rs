@@ -55,3 +55,17 @@ fn an_error_in_a_stream_is_sorted_by_its_code() {
 fn a_page_of_an_error_is_cut_short() {
     assert!(sorted(500, &"x".repeat(100_000)).message.chars().count() <= MESSAGE_CHARS);
 }
+
+#[test]
+fn only_messages_without_other_peoples_words_are_for_the_log() {
+    let own = [
+        Failure::timeout("no reply began", Duration::from_secs(1)),
+        NetError::Unreachable("nobody listens".to_owned()).into(),
+        NetError::Broken("reset".to_owned()).into(),
+        NetError::Stalled("silence".to_owned()).into(),
+    ];
+    assert!(own.iter().all(|failure: &Failure| failure.own_words));
+    let quoted = [sorted(400, "{}"), sorted(500, "oops"), from_stream("\"overloaded\"")];
+    let quoted = quoted.into_iter().chain([Failure::bad_request("x"), Failure::unavailable("x")]);
+    assert!(quoted.into_iter().all(|failure| !failure.own_words));
+}

@@ -41,19 +41,21 @@ pub(super) fn certificates() -> Check {
     let found = rustls_native_certs::load_native_certs();
     let told: Vec<_> = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
         .into_iter()
-        .filter_map(env::var_os)
-        .map(|place| place.display().to_string())
+        .filter(|name| env::var_os(name).is_some_and(|place| !place.is_empty()))
         .collect();
     let of = if told.is_empty() { "the system".to_owned() } else { told.join(" and ") };
-    if !found.certs.is_empty() {
-        return Check::ok(name, format!("{} authorities of {of}", found.certs.len()));
+    let evidence = format!("{} known, from {of}", found.certs.len());
+    match found.errors.first() {
+        None if !found.certs.is_empty() => Check::ok(name, evidence),
+        // Of the system's some may be unreadable on any machine.
+        Some(_) if !found.certs.is_empty() && told.is_empty() => Check::ok(name, evidence),
+        error => Check::warning(
+            name,
+            error.map_or(evidence.clone(), |error| format!("{evidence}: {error}")),
+            "install ca-certificates, or correct SSL_CERT_FILE and SSL_CERT_DIR: \
+             nothing with https is reached whose authority is missing",
+        ),
     }
-    let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
-    Check::warning(
-        name,
-        format!("no authority of {of} is known{why}"),
-        "install ca-certificates, or correct SSL_CERT_FILE and SSL_CERT_DIR; until then no address with https is reached",
-    )
 }
 
 /// What protects the secrets in the database. Whether it is the right one shows at the start.
