@@ -17,7 +17,7 @@ use tracing::Instrument as _;
 
 use crate::{
     Shared,
-    signal::{Signal, in_time},
+    signal::{Found, Signal, in_time},
 };
 
 /// What is left of a lease when a delivery is given up, to write that down; a quarter of a lease
@@ -35,25 +35,26 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let own = shared.core.signature();
     let mut signal = Signal::new(&shared.core.wake.outbox, remote, own, &shared.settings);
     loop {
-        tokio::select! {
+        let found = tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,
             slot = Arc::clone(&slots).acquire_owned() => {
                 let Ok(slot) = slot else { return };
-                if claim(&shared, &slots, slot).await {
-                    continue;
-                }
+                claim(&shared, &slots, slot).await
             }
+        };
+        if found.full {
+            continue;
         }
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = signal.wait() => {}
+            () = signal.wait(found.claims) => {}
         }
     }
 }
 
-/// Claims as many messages as there are free slots. Whether there may be more.
-async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemaphorePermit) -> bool {
+/// Claims as many messages as there are free slots.
+async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemaphorePermit) -> Found {
     let permits = shared.gather(slots, first);
     let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
     let (core, lease) = (&shared.core, shared.settings.delivery_lease);
@@ -62,18 +63,18 @@ async fn claim(shared: &Arc<Shared>, slots: &Arc<Semaphore>, first: OwnedSemapho
         Err(error) => {
             counter!("qudao_claim_failures_total", "queue" => "outbox").increment(1);
             tracing::warn!(%error, "cannot claim outbound messages");
-            return false;
+            return Found::NOTHING;
         }
     };
     if !claims.is_empty() {
         failpoint!("delivery.claimed");
     }
     counter!("qudao_claimed_total", "queue" => "outbox").increment(claims.len() as u64);
-    let full = claims.len() == permits.len();
+    let found = Found { claims: claims.len(), full: claims.len() == permits.len() };
     for (claim, permit) in claims.into_iter().zip(permits) {
         shared.jobs.spawn(deliver(Arc::clone(shared), claim, permit));
     }
-    full
+    found
 }
 
 async fn deliver(shared: Arc<Shared>, claim: OutboxClaim, _slot: OwnedSemaphorePermit) {

@@ -12,9 +12,11 @@ use tokio::{
 
 use crate::WorkerSettings;
 
-/// Two looks at a queue are at least this far apart, so that a busy one is claimed in batches.
-/// The first look after a rest is not delayed.
-const GAP: Duration = Duration::from_millis(30);
+/// Two looks at a queue are at least this far apart when the first found several, so that a busy one is
+/// claimed in batches.
+const BUSY_GAP: Duration = Duration::from_millis(30);
+/// When it found one or none: nobody waits who writes alone, and hints that come together are one look.
+const GAP: Duration = Duration::from_millis(3);
 
 /// How long a look may take: longer than the database lets any statement run.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -42,16 +44,32 @@ impl<'a> Signal<'a> {
         Self { local, remote, poll_min, poll_max, own, looked: Instant::now() }
     }
 
-    pub(crate) async fn wait(&mut self) {
+    /// Waits for the look after one that `found` so many.
+    pub(crate) async fn wait(&mut self, found: usize) {
         let poll = rand::rng().random_range(self.poll_min..=self.poll_max);
         tokio::select! {
             () = self.local.notified() => {}
             () = foreign(&mut self.remote, &self.own) => {}
             () = time::sleep(poll) => {}
         }
-        time::sleep_until(self.looked + GAP).await;
+        time::sleep_until(self.looked + gap(found)).await;
         self.looked = Instant::now();
     }
+}
+
+fn gap(found: usize) -> Duration {
+    if found < 2 { GAP } else { BUSY_GAP }
+}
+
+/// What a look at a queue found.
+pub(crate) struct Found {
+    pub(crate) claims: usize,
+    /// As many as there was room for, so that there may be more.
+    pub(crate) full: bool,
+}
+
+impl Found {
+    pub(crate) const NOTHING: Self = Self { claims: 0, full: false };
 }
 
 /// A look at a queue. One that hangs, on a connection to a server that vanished without a word, is

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Shared,
     share::{Seat, Share},
-    signal::{Signal, in_time},
+    signal::{Found, Signal, in_time},
 };
 
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -20,32 +20,32 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let own = shared.core.signature();
     let mut signal = Signal::new(&shared.core.wake.turns, remote, own, &shared.settings);
     loop {
-        tokio::select! {
+        let found = tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,
             // Claims only what can start at once: a claimed row that waits wastes its lease.
             slot = Arc::clone(&slots).acquire_owned() => {
                 let Ok(slot) = slot else { return };
-                let claimed = claim(&shared, &slots, &share, slot).await;
-                if claimed {
-                    continue;
-                }
+                claim(&shared, &slots, &share, slot).await
             }
+        };
+        if found.full {
+            continue;
         }
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = signal.wait() => {}
+            () = signal.wait(found.claims) => {}
         }
     }
 }
 
-/// Claims as many conversations as there are free slots. Whether there may be more.
+/// Claims as many conversations as there are free slots.
 async fn claim(
     shared: &Arc<Shared>,
     slots: &Arc<Semaphore>,
     share: &Share,
     first: OwnedSemaphorePermit,
-) -> bool {
+) -> Found {
     let permits = shared.gather(slots, first);
     let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
     let core = &shared.core;
@@ -56,19 +56,19 @@ async fn claim(
         Err(error) => {
             counter!("qudao_claim_failures_total", "queue" => "turns").increment(1);
             tracing::warn!(%error, "cannot claim conversations");
-            return false;
+            return Found::NOTHING;
         }
     };
     if !claims.is_empty() {
         failpoint!("turn.claimed");
     }
     counter!("qudao_claimed_total", "queue" => "turns").increment(claims.len() as u64);
-    let full = claims.len() == permits.len();
+    let found = Found { claims: claims.len(), full: claims.len() == permits.len() };
     for (claim, permit) in claims.into_iter().zip(permits) {
         let seat = share.sit(claim.tenant_id);
         shared.jobs.spawn(turn(Arc::clone(shared), claim, permit, seat));
     }
-    full
+    found
 }
 
 async fn turn(shared: Arc<Shared>, claim: Claim, _slot: OwnedSemaphorePermit, _seat: Seat) {

@@ -35,15 +35,39 @@ pub(crate) fn print(qudao: Option<PathBuf>, plugins: Option<PathBuf>, turns: usi
         }
     }
     let platform = Platform::start(&qudao, &plugins)?;
-    let [accept, answer] = actix_web::rt::System::new()
-        .block_on(measure(&platform.chat_url, turns))
-        .with_context(|| platform.log())?;
-    println!("\nplatform's own time per turn, {turns} turns one after the other, ms");
-    println!("{:>28} {:>8} {:>8}", "", "p50", "p99");
-    for (what, times) in [("message to receipt", accept), ("receipt to answer delivered", answer)] {
-        println!("{what:>28} {:>8.2} {:>8.2}", share(&times, 0.50), share(&times, 0.99));
+    for (pace, how) in [(Pace::Person, "by a person who reads"), (Pace::Machine, "without a pause")]
+    {
+        let [accept, answer] = actix_web::rt::System::new()
+            .block_on(measure(&platform.chat_url, turns, pace))
+            .with_context(|| platform.log())?;
+        println!("\nplatform's own time per turn, {turns} turns {how}, ms");
+        println!("{:>28} {:>8} {:>8}", "", "p50", "p99");
+        let rows = [("message to receipt", accept), ("receipt to answer delivered", answer)];
+        for (what, times) in rows {
+            println!("{what:>28} {:>8.2} {:>8.2}", share(&times, 0.50), share(&times, 0.99));
+        }
     }
     Ok(())
+}
+
+/// When the next message comes.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    /// Some time after the answer.
+    Person,
+    /// At once. A node paces its steps, so that many conversations share them: one conversation is slowed
+    /// down by that if nobody reads its answers.
+    Machine,
+}
+
+impl Pace {
+    /// Never the same twice in a row, or it could keep step with something that happens at intervals.
+    fn pause(self, turn: usize) -> Duration {
+        match self {
+            Self::Person => Duration::from_millis(200 + (turn as u64 * 37) % 100),
+            Self::Machine => Duration::ZERO,
+        }
+    }
 }
 
 /// The value below which `part` of all lie, in milliseconds.
@@ -57,7 +81,7 @@ fn share(times: &[Duration], part: f64) -> f64 {
 
 /// A conversation of `turns` turns; per turn the time to the receipt, and from there to the
 /// stored answer.
-async fn measure(chat_url: &str, turns: usize) -> Result<[Vec<Duration>; 2]> {
+async fn measure(chat_url: &str, turns: usize, pace: Pace) -> Result<[Vec<Duration>; 2]> {
     let (base, key) = chat_url.rsplit_once("/chat/").context("demo.json has no chat_url")?;
     let client = Client::default();
     let mut opened = client
@@ -75,6 +99,7 @@ async fn measure(chat_url: &str, turns: usize) -> Result<[Vec<Duration>; 2]> {
     say(&mut socket, &json!({"type": "hello", "token": session["token"], "after": ""})).await?;
     let mut times = [Vec::with_capacity(turns), Vec::with_capacity(turns)];
     for turn in 0..WARM_UP + turns {
+        tokio::time::sleep(pace.pause(turn)).await;
         let text = format!("message {turn} with a handful of words");
         let sent = Instant::now();
         say(&mut socket, &json!({"type": "send", "id": format!("m{turn}"), "text": text})).await?;
