@@ -24,7 +24,8 @@ pub struct Instance {
     /// How long it is waited for; the plugin's own times where absent.
     #[serde(default)]
     pub timeouts: PluginTimeouts,
-    /// Variables of the environment that its process may see, by name.
+    /// Variables of the environment that its process may see, by name. One that may use the network sees
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` as well.
     #[serde(default)]
     pub env: Vec<String>,
     /// The plugin's own settings, see its documentation.
