@@ -16,7 +16,7 @@ mod files;
 
 /// Variables that name the certificates which exchanges are checked against, in the system's place: a
 /// file, and a list of folders. A child that may use the network is given them.
-pub(crate) const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+pub const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Whether plugins run confined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -41,7 +41,7 @@ mod versions;
 mod watch;
 
 pub use artifact::RefusalError;
-pub use confine::{Sandbox, protections};
+pub use confine::{Sandbox, TRUST, protections};
 pub use discover::misfits;
 pub use disk::guarded;
 pub use event::{Call, CallError, Event, EventStream, TimeoutKind};

@@ -43,12 +43,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 claim(&shared, &slots, slot).await
             }
         };
-        if found.full {
-            continue;
-        }
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = signal.wait(found.claims) => {}
+            () = signal.wait(found) => {}
         }
     }
 }

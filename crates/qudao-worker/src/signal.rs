@@ -44,21 +44,20 @@ impl<'a> Signal<'a> {
         Self { local, remote, poll_min, poll_max, own, looked: Instant::now() }
     }
 
-    /// Waits for the look after one that `found` so many.
-    pub(crate) async fn wait(&mut self, found: usize) {
+    /// Waits for the look after one that found this; not at all if there may be more.
+    pub(crate) async fn wait(&mut self, found: Found) {
+        if found.full {
+            return;
+        }
         let poll = rand::rng().random_range(self.poll_min..=self.poll_max);
         tokio::select! {
             () = self.local.notified() => {}
             () = foreign(&mut self.remote, &self.own) => {}
             () = time::sleep(poll) => {}
         }
-        time::sleep_until(self.looked + gap(found)).await;
+        time::sleep_until(self.looked + found.gap()).await;
         self.looked = Instant::now();
     }
-}
-
-fn gap(found: usize) -> Duration {
-    if found < 2 { GAP } else { BUSY_GAP }
 }
 
 /// What a look at a queue found.
@@ -70,6 +69,10 @@ pub(crate) struct Found {
 
 impl Found {
     pub(crate) const NOTHING: Self = Self { claims: 0, full: false };
+
+    fn gap(&self) -> Duration {
+        if self.claims < 2 { GAP } else { BUSY_GAP }
+    }
 }
 
 /// A look at a queue. One that hangs, on a connection to a server that vanished without a word, is

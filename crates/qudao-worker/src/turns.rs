@@ -29,12 +29,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 claim(&shared, &slots, &share, slot).await
             }
         };
-        if found.full {
-            continue;
-        }
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = signal.wait(found.claims) => {}
+            () = signal.wait(found) => {}
         }
     }
 }

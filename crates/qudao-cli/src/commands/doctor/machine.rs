@@ -10,6 +10,7 @@ use std::{
 use nix::unistd::{AccessFlags, access};
 use qudao_config::Sandbox;
 use qudao_core::MasterKeySource;
+use qudao_plugin_host::TRUST;
 use qudao_services::{
     Environment, database_major, find_postgres, find_redis, preview_place, running_instance,
 };
@@ -39,23 +40,25 @@ pub(super) fn home(context: &Context) -> Check {
 pub(super) fn certificates() -> Check {
     let name = "certificates";
     let found = rustls_native_certs::load_native_certs();
-    let told: Vec<_> = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+    let told: Vec<_> = TRUST
         .into_iter()
         .filter(|name| env::var_os(name).is_some_and(|place| !place.is_empty()))
         .collect();
     let of = if told.is_empty() { "the system".to_owned() } else { told.join(" and ") };
-    let evidence = format!("{} known, from {of}", found.certs.len());
-    match found.errors.first() {
-        None if !found.certs.is_empty() => Check::ok(name, evidence),
-        // Of the system's some may be unreadable on any machine.
-        Some(_) if !found.certs.is_empty() && told.is_empty() => Check::ok(name, evidence),
-        error => Check::warning(
-            name,
-            error.map_or(evidence.clone(), |error| format!("{evidence}: {error}")),
-            "install ca-certificates, or correct SSL_CERT_FILE and SSL_CERT_DIR: \
-             nothing with https is reached whose authority is missing",
-        ),
+    let mut evidence = format!("{} known, from {of}", found.certs.len());
+    // Of the system's some may be unreadable on any machine.
+    if !found.certs.is_empty() && (told.is_empty() || found.errors.is_empty()) {
+        return Check::ok(name, evidence);
     }
+    if let Some(error) = found.errors.first() {
+        evidence = format!("{evidence}: {error}");
+    }
+    Check::warning(
+        name,
+        evidence,
+        "install ca-certificates, or correct SSL_CERT_FILE and SSL_CERT_DIR: \
+         nothing with https is reached whose authority is missing",
+    )
 }
 
 /// What protects the secrets in the database. Whether it is the right one shows at the start.
