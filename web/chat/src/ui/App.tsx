@@ -1,5 +1,5 @@
 import type { JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { ChatClient } from '../client';
 import type { Settings } from '../settings';
 import { explain, WORDS } from '../words';
@@ -26,7 +26,7 @@ export function App({ client, settings, changed }: AppProps): JSX.Element {
   useEffect(() => {
     document.title = name ? `${name} · Qudao 渠道` : 'Qudao 渠道';
   }, [name]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     // A keyboard that opens by itself would hide the greeting on a phone.
     if (matchMedia('(pointer: fine)').matches) input.current?.focus();
   }, []);

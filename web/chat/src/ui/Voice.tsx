@@ -1,5 +1,5 @@
 import type { JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { ChatClient } from '../client';
 import { Refusal } from '../transport';
 import { clock, LONGEST_MS, Recording, type Silence } from '../voice';
@@ -31,7 +31,7 @@ export function Voice({ client, complain }: VoiceProps): JSX.Element {
     gone.current = true;
     void recording.current?.end();
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (stage === 'recording') sender.current?.focus();
     // Not before it is drawn as one that can be pressed: another takes no focus.
     if (stage === 'idle' && left.current) opener.current?.focus();

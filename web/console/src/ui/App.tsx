@@ -1,5 +1,5 @@
 import type { JSX } from 'preact';
-import { useEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import type { Settings } from '../../../chat/src/settings';
 import type { Console } from '../console';
 import { pagesFor } from '../scopes';
@@ -72,10 +72,10 @@ function Place({ settings, changed }: Omit<AppProps, 'console'>): JSX.Element {
   );
 }
 
-/** Whoever comes to another page hears its name. */
+/** Whoever comes to another page hears its name, before it is painted: no key goes to where they were. */
 function Main({ title, children }: { title: string; children: preact.ComponentChildren }): JSX.Element {
   const heading = useRef<HTMLElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     document.title = `${title} · Qudao 渠道`;
     heading.current?.querySelector<HTMLElement>('h1')?.focus({ preventScroll: true });
     scrollTo(0, 0);

@@ -1,6 +1,6 @@
 /** What lies over the page until it is answered. */
 import type { ComponentChildren, JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { copyText } from '../../../chat/src/ui/clipboard';
 import { useWords } from './context';
 import { Form, Refused, useAct, useOwnId } from './form';
@@ -14,7 +14,7 @@ interface DialogProps {
 export function Dialog({ title, close, children }: DialogProps): JSX.Element {
   const dialog = useRef<HTMLDialogElement>(null);
   const id = useOwnId();
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement;
     dialog.current?.showModal();
     return () => {

@@ -1,5 +1,5 @@
 import type { ComponentType, JSX } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useState } from 'preact/hooks';
 import { useWords } from './context';
 
 /** A page whose script comes when somebody goes there. */
@@ -12,7 +12,7 @@ export function Lazy({ load }: { load: () => Promise<ComponentType> }): JSX.Elem
     load().then((found) => setFound(() => found), () => setLost(true));
   }
   useEffect(fetchIt, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const main = document.querySelector('main');
     // Whoever comes to the page hears its name, unless they were faster and are in it already.
     if (Found && main && !main.contains(document.activeElement)) main.querySelector<HTMLElement>('h1')?.focus({ preventScroll: true });

@@ -1,6 +1,6 @@
 /** Fields, and what happens when a form is sent. */
 import type { ComponentChildren, JSX } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { Refusal } from '../api';
 import { fieldWords, refusalWords } from '../words';
 import { useWords } from './context';
@@ -50,7 +50,7 @@ interface FormProps {
 /** After a refusal the first wrong field has the focus, so that its words are read out. */
 export function Form({ act, submit, children }: FormProps): JSX.Element {
   const form = useRef<HTMLFormElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (act.refusal) form.current?.querySelector<HTMLElement>('[aria-invalid="true"], [data-invalid="true"]')?.focus();
   }, [act.refusal]);
   return (
@@ -113,7 +113,7 @@ interface TextFieldProps extends Omit<FieldProps, 'children'> {
 
 export function TextField({ value, setValue, type = 'text', autocomplete = 'off', inputMode, focused, ...field }: TextFieldProps): JSX.Element {
   const input = useRef<HTMLInputElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (focused) input.current?.focus();
   }, []);
   return (
