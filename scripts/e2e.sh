@@ -63,6 +63,11 @@ address_messages_per_minute = 0
 [demo]
 model = "$model"
 
+# A model that is away is left alone for as long as a test looks at it.
+[routing]
+breaker_window_s = 120
+breaker_open_s = 60
+
 [egress]
 allow_http = true
 allow_networks = ["127.0.0.0/8"]

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import { launch, openChat, PHONE } from './browser.mjs';
+import { launch, openChat, PHONE, still } from './browser.mjs';
 import { openEchoChat } from './platform.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -19,7 +19,7 @@ before(async () => {
 after(() => browser?.close());
 
 async function violations(chat) {
-  await chat.page.waitForTimeout(400);
+  await still(chat.page);
   // The policy of the page forbids inline script, so axe comes in through the debugger.
   await chat.page.evaluate(axe);
   const { violations: found } = await chat.page.evaluate(() =>

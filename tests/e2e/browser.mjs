@@ -18,6 +18,13 @@ export function launch(more = []) {
   });
 }
 
+/** Nothing moves any more: what is still appearing is in another place, and has less contrast. */
+export async function still(page) {
+  await page.emulateMedia({ reducedMotion: 'reduce' });
+  // A movement begins with its first picture, and is over with the next.
+  for (let frames = 0; frames < 3; frames += 1) await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(drawn)));
+}
+
 /** Opens `url` in a fresh profile. `chat.complaints` is what the page did wrong so far. */
 export async function openChat(browser, url, { viewport = DESKTOP, before, ...options } = {}) {
   const phone = viewport === PHONE;

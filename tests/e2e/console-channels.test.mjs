@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import { launch, PATIENCE_MS, PHONE } from './browser.mjs';
+import { launch, PATIENCE_MS, PHONE, still } from './browser.mjs';
 import { HostSite } from './host.mjs';
 import { close, consoleUrl, invite, makeTenant, openConsole, PASSWORD } from './people.mjs';
 import { admin, baseUrl } from './platform.mjs';
@@ -380,7 +380,7 @@ test('a viewer sees channels and may change none; an agent reads contacts and ma
 
 test('axe finds nothing on these pages, which fit the narrowest phone, in both languages and colours', async () => {
   const found = async (where) => {
-    await mei.page.waitForTimeout(300);
+    await still(mei.page);
     await mei.page.evaluate(axe);
     const { violations } = await mei.page.evaluate(() =>
       globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] }),

@@ -37,6 +37,8 @@ async function startProvider(settings = {}) {
     findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, ...PEOPLE[id] }) }),
     cookies: { keys: ['of the provider'] },
     pkce: { required: () => true },
+    // A test keeps a code for a while before it comes back with it.
+    ttl: { AuthorizationCode: 600 },
     ...settings,
   });
   const server = made.listen(port, '127.0.0.1');

@@ -73,9 +73,9 @@ export class Visitor extends Chat {
 
 /** The code of an authenticator app, `steps` of 30 seconds from now. */
 export async function totp(secret, steps = 0) {
-  // Not at the end of a step, where the code could be another when it arrives.
+  // Not at the end of a step, where the code could be another when it arrives; a timer may ring a little early.
   const intoStep = (Date.now() / 1000) % 30;
-  if (intoStep > 22) await new Promise((resolve) => setTimeout(resolve, (30 - intoStep) * 1000));
+  if (intoStep > 22) await new Promise((resolve) => setTimeout(resolve, (30 - intoStep) * 1000 + 100));
   const counter = Buffer.alloc(8);
   counter.writeBigUInt64BE(BigInt(Math.floor(Date.now() / 30_000) + steps));
   const hash = createHmac('sha1', base32(secret)).update(counter).digest();

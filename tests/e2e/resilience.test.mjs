@@ -126,11 +126,14 @@ test('a socket that dies right after a message was sent neither loses nor double
 });
 
 test('where sockets are blocked, events and POST do the same work', async () => {
+  let events;
   const chat = await openChat(browser, chatUrl, {
-    before: (page) => page.routeWebSocket('**/socket', (socket) => socket.close({ code: 1011 })),
+    before: async (page) => {
+      await page.routeWebSocket('**/socket', (socket) => socket.close({ code: 1011 }));
+      events = page.waitForRequest((request) => request.url().includes('/events'));
+    },
   });
   chat.networkIsCut = true;
-  const events = chat.page.waitForRequest((request) => request.url().includes('/events'));
   await events;
   await chat.online();
   await chat.say('over events');

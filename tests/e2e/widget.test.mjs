@@ -4,7 +4,7 @@ import { createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import { launch, PHONE } from './browser.mjs';
+import { launch, PHONE, still } from './browser.mjs';
 import { HostSite, Visit } from './host.mjs';
 import { admin, baseUrl, openEchoChannel } from './platform.mjs';
 import { Stranger } from './stranger.mjs';
@@ -41,7 +41,7 @@ function visit(key = shop.key, query = {}, options = {}) {
 }
 
 async function violations(page) {
-  await page.waitForTimeout(400);
+  await still(page);
   await page.evaluate(axe);
   const { violations: found } = await page.evaluate(() =>
     globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] }),
@@ -325,10 +325,10 @@ test('no style of the page reaches into the widget', async () => {
     });
   const plain = await visit();
   await plain.open();
-  await plain.page.waitForTimeout(400);
+  await still(plain.page);
   const hostile = await visit(shop.key, { style: 'hostile' });
   await hostile.open();
-  await hostile.page.waitForTimeout(400);
+  await still(hostile.page);
   assert.deepEqual(await look(hostile), await look(plain));
   await hostile.say('can you read me?');
   await hostile.answers(1);

@@ -29,6 +29,8 @@ export class Console {
   /** Which tenant the sign-in page is about; no secret, so it is remembered. */
   tenant: string | null;
   readonly #parts: ConsoleParts;
+  /** Counts who came in and who left. */
+  #era = 0;
 
   constructor(parts: ConsoleParts) {
     this.#parts = parts;
@@ -61,12 +63,14 @@ export class Console {
 
   async refresh(): Promise<void> {
     this.trouble = null;
+    // An answer that was on its way when somebody signed in or out is about what was before.
+    const era = this.#era;
     try {
-      this.#enter(await this.api.send<Session>('GET', '/v1/session', undefined, { proves: true }));
+      const session = await this.api.send<Session>('GET', '/v1/session', undefined, { proves: true });
+      if (era === this.#era) this.#enter(session);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      if (error.status === 401) this.#ended();
-      else this.trouble = error;
+      if (era === this.#era) this.#refused(error);
     }
     this.asking = false;
     this.#parts.changed();
@@ -111,7 +115,13 @@ export class Console {
     this.#parts.changed();
   }
 
+  #refused(error: Refusal): void {
+    if (error.status === 401) this.#ended();
+    else this.trouble = error;
+  }
+
   #arrive(session: Session): void {
+    this.#era += 1;
     this.ended = false;
     this.#enter(session);
     this.#show('#/home');
@@ -133,6 +143,7 @@ export class Console {
   }
 
   #forget(): void {
+    this.#era += 1;
     this.session = null;
     this.api.csrfToken = '';
   }

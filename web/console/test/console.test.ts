@@ -148,6 +148,22 @@ describe('a session that ends', () => {
     expect(hashes).toEqual([`#/${TENANT}`]);
   });
 
+  it('is not undone by an answer that was on its way', async () => {
+    server([200, SESSION], [204]);
+    const { page } = open();
+    await page.go('#/home');
+    const { fetch: answers } = globalThis;
+    let arrives: (answer: Response) => void = () => {};
+    vi.stubGlobal('fetch', () => new Promise<Response>((resolve) => (arrives = resolve)));
+    const late = page.go('#/account');
+    vi.stubGlobal('fetch', answers);
+    await page.signOut();
+    arrives(new Response(JSON.stringify(SESSION)));
+    await late;
+    expect(page.session).toBeNull();
+    expect(page.api.csrfToken).toBe('');
+  });
+
   it('is not assumed when the server cannot be reached', async () => {
     server([200, SESSION]);
     const { page } = open();

@@ -1,6 +1,6 @@
 /** A partner's channel: whether it is live, its keys, where its events go and what became of them. */
 import type { JSX } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { Refusal } from '../api';
 import type { Channel, Deliveries, Delivery, Partner, PartnerKeys } from '../protocol';
 import { fill, refusalWords } from '../words';
@@ -202,16 +202,20 @@ function Log({ channel, changes }: PartnerProps): JSX.Element {
   const [refusal, setRefusal] = useState<Refusal | null>(null);
   const [sent, setSent] = useState<number | null>(null);
   const act = useAct();
+  // What comes later than the answer to another choice is of no interest any more.
+  const wanted = useRef(status);
+  wanted.current = status;
   async function read(before: string | null): Promise<void> {
     const query = new URLSearchParams({ limit: '20', ...(status !== '' && { status }), ...(before !== null && { before }) });
     try {
       const page = await console.api.get<Deliveries>(`${path}?${query}`);
+      if (wanted.current !== status) return;
       setItems((known) => (before === null ? page.data : [...(known ?? []), ...page.data]));
       setNext(page.next);
       setRefusal(null);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      setRefusal(error);
+      if (wanted.current === status) setRefusal(error);
     }
   }
   useEffect(() => void read(null), [status]);
