@@ -18,7 +18,9 @@ async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
     beside.environment.push(("REDIS_URL", api.redis_url()));
     let _worker = Platform::start_with(beside).await;
     let mut visitor = Visitor::arrive(&api).await;
-    visitor.say("m1", "one two three four").await;
+    // It lasts two seconds: the first words may be shown late.
+    let text = format!("one two three{}", " and more".repeat(9));
+    visitor.say("m1", &text).await;
     let mut preview = String::new();
     loop {
         let frame = visitor.read().await;
@@ -30,7 +32,7 @@ async fn words_stream_to_a_socket_on_another_node_than_the_worker() {
             preview += fresh.unwrap_or_default();
         }
         if frame["type"] == "message" && frame["role"] == "assistant" {
-            assert_eq!(frame["text"], "one two three four");
+            assert_eq!(frame["text"], text.as_str());
             break;
         }
     }

@@ -32,7 +32,7 @@ fn assert_albums_are_whole(platform: &Platform, pieces: usize) {
     }
     let split = "SELECT count(*) FROM inbox a JOIN inbox b USING (tenant_id, conversation_id) \
                  WHERE b.seq = a.seq + 1 AND a.body ->> 'album' = b.body ->> 'album' \
-                   AND b.accepted_at - a.accepted_at < interval '1.4 s' AND a.turn_id <> b.turn_id";
+                   AND b.accepted_at - a.accepted_at < interval '1.0 s' AND a.turn_id <> b.turn_id";
     assert_eq!(platform.sql(split), "0");
     let answered = "SELECT count(*) FROM inbox WHERE state = 'answered' AND body ? 'album'";
     assert_eq!(platform.sql(answered), pieces.to_string());

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::TcpListener, time::Duration};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use wiremock::{Mock, MockServer, ResponseTemplate, matchers::method};
+use wiremock::{
+    Mock, MockServer, ResponseTemplate,
+    matchers::{header_exists, method},
+};
 
 use crate::{
     collector::{Collector, Span},
@@ -21,9 +24,7 @@ const PROVIDER_KEY: &str = "sk-test";
 /// The trace and the span of a client.
 const CLIENT: (&str, &str) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
 
-/// A provider that takes its time.
-async fn provider(delay: Duration) -> MockServer {
-    let server = MockServer::start().await;
+fn reply() -> ResponseTemplate {
     let answer = json!({
         "id": "c1", "object": "chat.completion", "created": 1, "model": "remote",
         "choices": [{
@@ -32,8 +33,23 @@ async fn provider(delay: Duration) -> MockServer {
         }],
         "usage": { "prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9 },
     });
-    let reply = ResponseTemplate::new(200).set_body_json(answer).set_delay(delay);
-    Mock::given(method("POST")).respond_with(reply).mount(&server).await;
+    ResponseTemplate::new(200).set_body_json(answer)
+}
+
+async fn provider() -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("POST")).respond_with(reply()).mount(&server).await;
+    server
+}
+
+/// A provider that leaves the first request of a turn without an answer.
+async fn provider_that_hangs_once() -> MockServer {
+    let server = MockServer::start().await;
+    // The demo's own greeting has no trace.
+    let first = Mock::given(method("POST")).and(header_exists("traceparent"));
+    let hangs = reply().set_delay(Duration::from_secs(60));
+    first.respond_with(hangs).up_to_n_times(1).mount(&server).await;
+    Mock::given(method("POST")).respond_with(reply()).mount(&server).await;
     server
 }
 
@@ -94,7 +110,7 @@ async fn assert_nothing_is_said(platform: &Platform, collector: &Collector) {
 
 #[tokio::test]
 async fn a_web_turn_is_one_trace_from_its_acceptance_to_the_provider_and_to_its_delivery() {
-    let (provider, collector) = (provider(Duration::ZERO).await, Collector::start().await);
+    let (provider, collector) = (provider().await, Collector::start().await);
     let platform = platform(&provider, &collector.url(), "").await;
     let mut visitor = Visitor::arrive(&platform).await;
     visitor.say("m1", QUESTION).await;
@@ -102,10 +118,12 @@ async fn a_web_turn_is_one_trace_from_its_acceptance_to_the_provider_and_to_its_
 
     let turn = platform.charged_turns().await[0]["turn_id"].as_str().unwrap().to_owned();
     let id = turn.trim_start_matches("trn_");
-    collector.wait_for(id, "deliver").await;
+    let expected = ["accept", "chat remote", "commit", "deliver", "hold", "plugin", "turn", "wait"];
+    for name in expected {
+        collector.wait_for(id, name).await;
+    }
     let spans = trace(&collector, id).await;
     let names: Vec<_> = spans.keys().map(String::as_str).collect();
-    let expected = ["accept", "chat remote", "commit", "deliver", "hold", "plugin", "turn", "wait"];
     assert_eq!(names, expected);
     let parents = [
         ("turn", "accept"),
@@ -141,7 +159,7 @@ async fn a_web_turn_is_one_trace_from_its_acceptance_to_the_provider_and_to_its_
 
 #[tokio::test]
 async fn a_message_that_a_request_brought_points_to_the_trace_of_the_request() {
-    let (provider, collector) = (provider(Duration::ZERO).await, Collector::start().await);
+    let (provider, collector) = (provider().await, Collector::start().await);
     let platform = platform(&provider, &collector.url(), "").await;
     let visitor = Visitor::arrive(&platform).await;
     let key = platform.text("chat_url").rsplit('/').next().unwrap().to_owned();
@@ -166,7 +184,7 @@ async fn ask(platform: &Platform, model: &str, traceparent: &str) -> (StatusCode
 
 #[tokio::test]
 async fn a_call_of_the_api_goes_on_in_the_clients_trace_and_only_if_the_client_records_it() {
-    let (provider, collector) = (provider(Duration::ZERO).await, Collector::start().await);
+    let (provider, collector) = (provider().await, Collector::start().await);
     let platform = platform(&provider, &collector.url(), "").await;
     let (id, client) = CLIENT;
     let other = id.replace('4', "5");
@@ -176,12 +194,14 @@ async fn a_call_of_the_api_goes_on_in_the_clients_trace_and_only_if_the_client_r
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(answer["choices"][0]["message"]["content"], ANSWER);
 
-    collector.wait_for(id, "call").await;
     let head = "POST /v1/chat/completions";
-    collector.wait_for(id, head).await;
+    let expected = [head, "admission", "call", "chat remote", "credit", "plugin", "settle"];
+    for name in expected {
+        collector.wait_for(id, name).await;
+    }
     let spans = trace(&collector, id).await;
     let names: Vec<_> = spans.keys().map(String::as_str).collect();
-    assert_eq!(names, [head, "admission", "call", "chat remote", "credit", "plugin", "settle"]);
+    assert_eq!(names, expected);
     assert_eq!(spans[head].parent, client);
     assert_eq!(spans[head].attributes["http.response.status_code"], "200");
     let parents = [
@@ -256,7 +276,7 @@ async fn a_turn_is_one_trace_over_the_node_that_accepts_and_the_one_that_answers
 
 #[tokio::test]
 async fn a_turn_that_a_killed_platform_left_is_answered_in_the_same_trace() {
-    let (provider, collector) = (provider(Duration::from_secs(4)).await, Collector::start().await);
+    let (provider, collector) = (provider_that_hangs_once().await, Collector::start().await);
     let mut platform = platform(&provider, &collector.url(), "").await;
     let mut visitor = Visitor::arrive(&platform).await;
     visitor.say("m1", QUESTION).await;
@@ -285,7 +305,7 @@ async fn a_turn_that_a_killed_platform_left_is_answered_in_the_same_trace() {
 
 #[tokio::test]
 async fn what_ended_last_is_sent_before_the_platform_ends() {
-    let (provider, collector) = (provider(Duration::ZERO).await, Collector::start().await);
+    let (provider, collector) = (provider().await, Collector::start().await);
     let mut platform = platform(&provider, &collector.url(), "").await;
     let (id, client) = CLIENT;
     let (status, answer) = ask(&platform, "remote", &format!("00-{id}-{client}-01")).await;
@@ -297,7 +317,7 @@ async fn what_ended_last_is_sent_before_the_platform_ends() {
 
 #[tokio::test]
 async fn a_collector_that_hangs_holds_back_neither_a_turn_nor_the_end_of_the_platform() {
-    let provider = provider(Duration::ZERO).await;
+    let provider = provider().await;
     // Takes connections and says nothing.
     let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", hanging.local_addr().unwrap());
@@ -310,7 +330,7 @@ async fn a_collector_that_hangs_holds_back_neither_a_turn_nor_the_end_of_the_pla
     }
     let full = metrics::value(&platform, "qudao_spans_dropped_total{why=\"queue_full\"}").await;
     assert!(0.0 < full, "{}", platform.metrics().await);
-    let ended = tokio::time::timeout(Duration::from_secs(20), platform.stop()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(60), platform.stop()).await;
     assert!(ended.expect("the platform waits for its collector").success());
     assert!(platform.log().contains("the collector did not take the last spans in time"));
 }

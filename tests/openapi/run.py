@@ -25,7 +25,7 @@ SEED = 20260828
 # Of all runs together; fewer mean that the description lost endpoints, or the runs their time.
 LEAST_CASES = 5000
 # Seconds for one run, far more than it takes.
-PATIENCE = 300
+PATIENCE = 900
 
 CONFIG = """
 # The checks in checks.py tell which refusals of a fitting request are in order; by its status alone

@@ -6,7 +6,7 @@
 . scripts/await.sh
 
 free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+    python3 tests/peers/free_port.py
 }
 
 stop_platform() {

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long the adapter waits for the platform.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two edits that are shown.
 const EDIT_EVERY: Duration = Duration::from_secs(1);
 

@@ -58,7 +58,7 @@ impl TestDb {
         let made = tokio::task::spawn_blocking(move || psql(&server, &[&drop, &create])).await;
         made.expect("psql runs").expect("a database can be created");
         let url = with_database(&admin_url, &name);
-        let store = connect(&url).await;
+        let store = connect(test_settings(&url)).await;
         Self { admin_url, name, url, store }
     }
 
@@ -95,17 +95,24 @@ impl Drop for TestDb {
     }
 }
 
-/// A store with the waits of the product. Many tests begin at once, so the first connection may
-/// take longer on a busy machine than a request would wait for one.
-async fn connect(url: &str) -> Store {
+/// The waits of the product, and no more connections than a test needs.
+pub(crate) fn test_settings(url: &str) -> StoreSettings {
+    StoreSettings { max_connections: 8, ..StoreSettings::new(url) }
+}
+
+/// A store. Many tests begin at once, so the first connection may take longer on a busy machine than
+/// a request would wait for one.
+///
+/// # Panics
+/// If there is no connection to be had.
+pub async fn connect(settings: StoreSettings) -> Store {
     const TRIES: u32 = 10;
-    let settings = StoreSettings { max_connections: 8, ..StoreSettings::new(url) };
     for _ in 1..TRIES {
         if let Ok(store) = Store::connect(settings.clone()).await {
             return store;
         }
     }
-    Store::connect(settings).await.expect("the new database answers")
+    Store::connect(settings).await.expect("the database answers")
 }
 
 /// The name of the migrated template on the tests' server, made if it is not there yet.

@@ -28,7 +28,7 @@ mod vault;
 
 pub use clock::FixedClock;
 pub use cluster::{DATABASE_VARIABLE, REDIS_VARIABLE};
-pub use database::TestDb;
+pub use database::{TestDb, connect};
 pub use ear::Ear;
 pub use eye::Eye;
 pub use model::{FakeModel, Script};

@@ -50,7 +50,7 @@ impl TestRedisCluster {
             user.private_dir(&data).expect("a folder for a master");
             let mut command = user.command(&program, Signal::SIGKILL);
             command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
-            command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]);
+            command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "15000"]);
             command.arg("--dir").arg(data);
             (Server::start(command), port)
         });

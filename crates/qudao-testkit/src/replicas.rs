@@ -9,10 +9,14 @@ use std::{
 
 use nix::sys::signal::Signal;
 use qudao_services::{Environment, PostgresBinaries, ServiceUser, find_postgres};
-use qudao_storage::{Store, StoreSettings};
+use qudao_storage::Store;
 use tempfile::TempDir;
 
-use crate::{cluster::psql, server::Server};
+use crate::{
+    cluster::psql,
+    database::{connect, test_settings},
+    server::Server,
+};
 
 const USER: &str = "qudao";
 /// How long a server may take to do what it was told.
@@ -92,8 +96,7 @@ impl TestReplicas {
     /// # Panics
     /// If neither server accepts writes.
     pub async fn store(&self) -> Store {
-        let settings = StoreSettings { max_connections: 8, ..StoreSettings::new(&*self.url) };
-        Store::connect(settings).await.expect("a server that accepts writes")
+        connect(test_settings(&self.url)).await
     }
 
     /// Runs SQL on whichever server accepts writes, as the owner of the schema.

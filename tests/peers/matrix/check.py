@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import queue
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+
+sys.path.insert(0, "tests/peers")
+
+from free_port import free_port
 
 OWN = "@ai_support:test.local"
 AS_TOKEN, HS_TOKEN = "as-token-of-the-test-0001", "hs-token-of-the-test-0001"
@@ -26,12 +29,6 @@ def is_true(fact, *shown):
     checks += 1
     if not fact:
         raise SystemExit(f"check {checks} failed: {shown}")
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 class Adapter:

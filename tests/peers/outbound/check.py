@@ -5,12 +5,15 @@ import copy
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+
+sys.path.insert(0, "tests/peers")
+
+from free_port import free_port
 
 TEXT = {"type": "text", "format": "markdown", "text": "**Order 17** leaves today. 😀 مرحبا"}
 PLAIN = {"type": "text", "format": "plain", "text": "1 < 2 & 3"}
@@ -134,12 +137,6 @@ def judge_types(adapter, node_dir):
     if missed:
         sys.exit(f"TypeScript takes what is wrong: {[spoiled[at][0] for at in missed]}")
     return len(bodies)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def judge_whatsapp(adapter, mockpost, work):

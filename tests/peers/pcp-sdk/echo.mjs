@@ -36,4 +36,4 @@ adapter.on("message.updated", (event) => {
 adapter.on("handoff.requested", (event) => {
   for (const type of ["handoff.accepted", "handoff.returned"]) void client.later(pcp.report(type, event.conversation.external_id, {}))
 })
-createServer(pcp.listener(adapter)).listen(8098, "127.0.0.1")
+createServer(pcp.listener(adapter)).listen(Number(process.env.PCP_PORT ?? 8098), "127.0.0.1")

@@ -18,9 +18,11 @@ PYTHONPATH=sdk/python "$tools/venv/bin/python" $here/oracle.py
 
 scripts/build-tests.sh
 eval "$(target/debug/qudao-conform keys)"
-# Its own port may be taken on this machine.
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-export PCP_BASE_URL=http://127.0.0.1:$port
+# Their own ports may be taken on this machine.
+port=$(python3 tests/peers/free_port.py)
+PCP_PORT=$(python3 tests/peers/free_port.py)
+export PCP_BASE_URL=http://127.0.0.1:$port PCP_PORT PCP_LISTEN=127.0.0.1:$PCP_PORT
+export PCP_ADAPTER_URL=http://127.0.0.1:$PCP_PORT/pcp
 try() {
     "$@" >"$tools/adapter.log" 2>&1 &
     adapter=$!

@@ -17,6 +17,7 @@ import urllib.request
 sys.path.insert(0, "tests/peers")
 
 import platform_under_test as platform
+from free_port import free_port
 
 checks = 0
 children = []
@@ -27,12 +28,6 @@ def is_true(fact, *shown):
     checks += 1
     if not fact:
         raise SystemExit(f"check {checks} failed: {shown}")
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def start(command, port, folder, **environment):
@@ -120,7 +115,7 @@ def is_turned_away(relay, said, forge):
     """Another secret than the platform told opens nothing."""
     before, relay.secret = len(said()), "0" * 64
     forge()
-    is_true(relay.status == 401, relay.status)
+    until_true(lambda: relay.status == 401, "a forged update is turned away")
     time.sleep(2)
     is_true(len(said()) == before, said())
 

@@ -45,7 +45,7 @@ impl Platform {
                 refused(&with(Made { body: Some(body), ..well }).await?)
             }
             "S06" => refused(&with(Made { skew: -302, ..well }).await?),
-            "S07" => refused(&with(Made { skew: 303, ..well }).await?),
+            "S07" => refused(&with(Made { skew: 360, ..well }).await?),
             "S08" => refused(&with(Made { signature: Some(None), ..well }).await?),
             "S09" => self.malformed_list(&event, well).await,
             "S10" => self.comes_again(&event, &well, &room).await,

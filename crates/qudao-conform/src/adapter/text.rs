@@ -125,7 +125,7 @@ impl Platform {
         self.plan(room, vec![answering(410)]);
         self.say(room, "one").await?;
         self.wait(room, "the first message", |all| !said(all, "one").is_empty()).await?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         self.say(room, "two").await?;
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let count = self.heard(room).iter().filter(|one| !words(&one.event).is_empty()).count();

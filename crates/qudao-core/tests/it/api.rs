@@ -290,10 +290,7 @@ async fn a_settlement_outlives_the_thread_that_began_it_and_charges_once() {
     let principal = stage.principal().await;
     collect(stage.core.api_call(&principal, request("fake")).await.unwrap()).await;
 
-    let locking = Arc::clone(&stage);
-    let lock = thread::spawn(move || {
-        locking.sql("BEGIN; LOCK TABLE usage_events IN EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT");
-    });
+    let lock = stage.hold("LOCK TABLE usage_events IN EXCLUSIVE MODE; SELECT pg_sleep(4)");
     let held = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND granted \
                 AND relation = 'usage_events'::regclass";
     while stage.sql(held) != "1" {
@@ -312,6 +309,7 @@ async fn a_settlement_outlives_the_thread_that_began_it_and_charges_once() {
     });
     tokio::task::spawn_blocking(|| server.join().unwrap()).await.unwrap();
     assert!(!lock.is_finished());
+    stage.release();
     tokio::task::spawn_blocking(|| lock.join().unwrap()).await.unwrap();
 
     settle_down(&stage).await;

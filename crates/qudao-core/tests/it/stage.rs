@@ -248,9 +248,19 @@ impl Stage {
         self.db.psql(sql)
     }
 
-    /// The same on a thread of its own.
-    pub(crate) fn sql_beside(&self, sql: &str) -> std::thread::JoinHandle<String> {
-        self.db.psql_beside(sql)
+    /// Runs SQL on a thread of its own, in a transaction that stays open until [`Self::release`], or
+    /// for a minute.
+    pub(crate) fn hold(&self, sql: &str) -> std::thread::JoinHandle<String> {
+        self.db.psql_beside(&format!(
+            "{sql}; DO $$ BEGIN FOR n IN 1..1200 LOOP \
+                 EXIT WHEN EXISTS (SELECT FROM pg_class WHERE relname = 'released'); \
+                 PERFORM pg_sleep(0.05); \
+             END LOOP; END $$"
+        ))
+    }
+
+    pub(crate) fn release(&self) {
+        self.db.psql("CREATE TABLE released ()");
     }
 
     /// What is left in the wallet, and what of it is set aside.

@@ -32,8 +32,8 @@ async fn a_row_that_somebody_holds_costs_nobody_else_their_message() {
     let stage = Stage::new(tenant(), &[("fake", &model)]).await;
     let other = tenant().create(&stage.store).await;
     say(&stage.core, &stage.tenant, "visitor", "0").await.unwrap();
-    // One transaction, and longer than a lock is waited for.
-    let holds = stage.sql_beside("SELECT FROM conversations FOR UPDATE; SELECT pg_sleep(10)");
+    // Longer than a lock is waited for.
+    let holds = stage.hold("SELECT FROM conversations FOR UPDATE");
     let held = "SELECT count(*) FROM pg_stat_activity \
                 WHERE datname = current_database() AND wait_event = 'PgSleep'";
     while stage.sql(held) == "0" {
@@ -59,6 +59,7 @@ async fn a_row_that_somebody_holds_costs_nobody_else_their_message() {
         }
     }
     assert!(!holds.is_finished(), "the row was held all the time");
+    stage.release();
     holds.join().unwrap();
     say(core, stage_tenant, "visitor", "1").await.unwrap();
     assert_eq!(stage.sql("SELECT count(*) FROM inbox"), "5");

@@ -240,14 +240,15 @@ async fn a_watcher_sees_the_answer_grow_and_stops_it_from_another_node() {
     let mut preview = other.bus.subscribe(&Topic::Preview(said.conversation_id));
     assert_eq!(preview.next().await, BusEvent::Ready);
     let watch = async {
-        let mut seen = String::new();
-        while seen.len() < 10 {
+        let mut seen = 0;
+        while seen < 10 {
             let BusEvent::Message(bytes) = preview.next().await else { continue };
             if let PreviewEvent::Delta { offset, text, .. } =
                 serde_json::from_slice(&bytes).unwrap()
             {
-                assert_eq!(offset, seen.len() as u64);
-                seen.push_str(&text);
+                // A piece that Redis did not take in time leaves a hole.
+                assert!(seen <= offset, "{text:?} at {offset} came again");
+                seen = offset + text.len() as u64;
             }
         }
         other.cancel_turn(said.conversation_id).await;

@@ -11,7 +11,7 @@ use std::{
 use qudao_core::vault::{MasterKeySource, Place, SealError, Vault, VaultError};
 use qudao_domain::TenantId;
 use qudao_storage::{SealedColumn, Store, StoreSettings};
-use qudao_testkit::{TestDb, TestTenant};
+use qudao_testkit::{TestDb, TestTenant, connect};
 use qudao_vault::{MasterKey, MasterKeys};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -180,9 +180,9 @@ async fn a_rotation_of_the_master_key_under_load_loses_nothing() {
     let file = folder.path().join("master.key");
     let (old, new) = (MasterKey::generate(), MasterKey::generate());
     std::fs::write(&file, &*old.reveal()).unwrap();
-    let connect = || Store::connect(StoreSettings::new(db.url()));
-    let first = Vault::unlock(connect().await.unwrap(), MasterKeySource::File(file.clone())).await;
-    let second = Vault::unlock(connect().await.unwrap(), MasterKeySource::File(file.clone())).await;
+    let store = || connect(StoreSettings::new(db.url()));
+    let first = Vault::unlock(store().await, MasterKeySource::File(file.clone())).await;
+    let second = Vault::unlock(store().await, MasterKeySource::File(file.clone())).await;
     let nodes = [first.unwrap(), second.unwrap()];
     let over = Arc::new(AtomicBool::new(false));
     let tasks = TaskTracker::new();
@@ -222,13 +222,13 @@ async fn a_rotation_of_the_master_key_under_load_loses_nothing() {
         "no key is left with the old one"
     );
     // With the new key alone everything opens; with the old one alone the node does not start.
-    let fresh = Vault::unlock(connect().await.unwrap(), given(&[&new])).await.unwrap();
+    let fresh = Vault::unlock(store().await, given(&[&new])).await.unwrap();
     for (tenant_id, text, sealed) in &kept {
         let opened = fresh.open(*tenant_id, place(1), sealed).await.unwrap();
         assert_eq!(opened.reveal(), text.as_bytes());
     }
     assert!(160 <= kept.len());
-    let refused = Vault::unlock(connect().await.unwrap(), given(&[&old])).await;
+    let refused = Vault::unlock(store().await, given(&[&old])).await;
     assert!(matches!(refused, Err(VaultError::WrongMasterKey { .. })));
 }
 

@@ -193,7 +193,7 @@ async fn who_is_silent_for_too_long_is_given_up() {
         let mut socket = socket;
         while socket.read(&mut [0; 512]).await.is_ok_and(|read| 0 < read) {}
     }
-    for limits in [[0, 50, 0], [0, 0, 200]] {
+    for limits in [[0, 50, 0], [0, 0, 2000]] {
         plugin.limits = limits;
         plugin.get(1, &url, 0);
         let (_, socket) = serve(&listener).await;
@@ -205,7 +205,7 @@ async fn who_is_silent_for_too_long_is_given_up() {
         closed(socket).await;
     }
     // Nor is one who never pauses waited for.
-    plugin.limits = [0, 0, 100];
+    plugin.limits = [0, 0, 1000];
     plugin.get(1, &url, 0);
     let (_, mut socket) = serve(&listener).await;
     let sends = async { while socket.write_all(b"3\r\nabc\r\n").await.is_ok() {} };

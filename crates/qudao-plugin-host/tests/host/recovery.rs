@@ -18,9 +18,9 @@ fn kill(host: &PluginHost, model: &str) {
     assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
 }
 
-fn slow_echo(placement: Placement) -> Stage {
+fn slow_echo(placement: Placement, count: usize) -> Stage {
     Stage::with(&["echo"]).instance("echo", placement, |settings| {
-        settings.config = serde_json::json!({ "delay_ms": 5, "count": 20 });
+        settings.config = serde_json::json!({ "delay_ms": 5, "count": count });
     })
 }
 
@@ -79,7 +79,7 @@ async fn a_request_that_segfaults_the_child_takes_no_other_with_it() {
 
 #[tokio::test]
 async fn a_child_killed_midway_is_a_clear_failure_and_the_next_call_is_served() {
-    let stage = slow_echo(Placement::Process);
+    let stage = slow_echo(Placement::Process, 20);
     let host = stage.ready().await;
     let mut stream = host.call("echo", say("a b")).unwrap();
     assert!(matches!(stream.next().await, Some(Event::Token { .. })));
@@ -93,28 +93,30 @@ async fn a_child_killed_midway_is_a_clear_failure_and_the_next_call_is_served() 
 #[tokio::test]
 async fn a_cancelled_call_ends_soon_in_both_placements() {
     for placement in [Placement::Process, Placement::Inproc] {
-        let stage = slow_echo(placement);
+        let (words, count) = ("a b c d e f g h", 2_000);
+        let stage = slow_echo(placement, count);
         let host = stage.ready().await;
-        let mut stream = host.call("echo", say("a b c d e f g h")).unwrap();
+        let mut stream = host.call("echo", say(words)).unwrap();
         assert!(matches!(stream.next().await, Some(Event::Token { .. })));
         stream.cancel();
-        let (text, _) = tokio::time::timeout(Duration::from_secs(2), read(stream)).await.unwrap();
-        assert!(text.len() < 100, "{text}");
-        assert_eq!(host.model("echo").unwrap().crashes, 0);
+        let (text, _) = tokio::time::timeout(Duration::from_secs(20), read(stream)).await.unwrap();
+        assert!(text.len() < words.len() * count, "all of it was said");
+        let report = host.model("echo").unwrap();
+        assert_eq!((report.crashes, report.state), (0, ModelState::Ready), "{placement:?}");
     }
 }
 
 #[tokio::test]
 async fn more_calls_than_allowed_are_refused_and_served_again_later() {
-    let stage = Stage::with(&["echo"]).instance("echo", Placement::Process, |settings| {
-        settings.config = serde_json::json!({ "delay_ms": 100 });
+    let stage = Stage::with_flavour("asynchronous");
+    let stage = stage.instance("asynchronous", Placement::Process, |settings| {
         settings.max_concurrency = 1;
     });
     let host = stage.ready().await;
-    let first = host.call("echo", say("one")).unwrap();
-    assert_eq!(host.call("echo", say("two")).err(), Some(CallError::Overloaded));
+    let first = host.call("asynchronous", say("wait 2000")).unwrap();
+    assert_eq!(host.call("asynchronous", say("two")).err(), Some(CallError::Overloaded));
     assert!(read(first).await.1.is_ok());
-    assert!(ask(&host, "echo", "three").await.1.is_ok());
+    assert!(ask(&host, "asynchronous", "three").await.1.is_ok());
 }
 
 #[tokio::test]
@@ -175,7 +177,7 @@ async fn starts_that_keep_failing_after_a_crash_end_in_quarantine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_under_load_fail_no_call() {
     for placement in [Placement::Process, Placement::Inproc] {
-        let stage = slow_echo(placement);
+        let stage = slow_echo(placement, 20);
         let host = stage.ready().await;
         let stop = Arc::new(AtomicBool::new(false));
         let callers: Vec<_> = (0..4)
@@ -218,7 +220,7 @@ async fn a_reload_of_a_broken_library_leaves_the_old_generation_serving() {
 
 #[tokio::test]
 async fn shutdown_waits_for_a_call_and_ends_the_child() {
-    let stage = slow_echo(Placement::Process);
+    let stage = slow_echo(Placement::Process, 20);
     let host = stage.ready().await;
     let pid = host.child_pid("echo").unwrap();
     let stream = host.call("echo", say("a")).unwrap();

@@ -96,7 +96,8 @@ impl Stage {
         self.folder.path().join("plugins").join(id)
     }
 
-    /// An instance named like its plugin and its model; tests shorten its times.
+    /// An instance named like its plugin and its model. On a busy machine a plugin may look late at
+    /// a cancellation; tests of one that never looks give it less time.
     pub(crate) fn instance(
         mut self,
         plugin: &str,
@@ -105,7 +106,7 @@ impl Stage {
     ) -> Self {
         let mut settings = InstanceSettings::new(plugin, plugin, plugin);
         settings.placement = placement;
-        settings.timeouts.cancel_grace = Some(Duration::from_millis(200));
+        settings.timeouts.cancel_grace = Some(Duration::from_secs(5));
         change(&mut settings);
         self.settings.instances.push(settings);
         self

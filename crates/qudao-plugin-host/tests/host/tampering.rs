@@ -15,7 +15,7 @@ use qudao_plugin_host::{ModelState, Placement, PluginHost, PluginState, signing_
 
 use crate::{
     loading::rewrite,
-    stage::{SECRET, Stage, ask, built, root, until},
+    stage::{SECRET, Stage, ask, built, root, until, until_crashes},
 };
 
 /// A name, what is done, and a part of the reason for which it is refused.
@@ -361,7 +361,7 @@ async fn what_is_exchanged_after_the_check_does_not_run() {
     fs::write(library(&stage), "not what was checked").unwrap();
     let pid = host.child_pid("echo").unwrap();
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
-    until(&host, "echo", |state| !state.serves()).await;
+    until_crashes(&host, "echo", 1).await;
     until(&host, "echo", ModelState::serves).await;
     let (text, end) = ask(&host, "echo", "still me").await;
     assert_eq!((text.as_str(), end.is_ok()), ("still me", true));

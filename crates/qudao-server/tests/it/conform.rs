@@ -18,6 +18,7 @@ use qudao_conform::{
     http::{Reply, Request, serve},
     partner::{Config, Partner as Kit},
 };
+use qudao_core::CoreSettings;
 use qudao_pcp::{CaseReport, EventId, Outcome, PrivateKey, Secret, Signer};
 use serde_json::{Value, json};
 use tokio::{
@@ -26,9 +27,12 @@ use tokio::{
 };
 
 use crate::{
-    partner::{Partner, world},
+    partner::{Partner, world_with},
     world::World,
 };
+
+/// How long the platform waits for the kit.
+const TOTAL: Duration = Duration::from_secs(2);
 
 /// Stands between kit and platform in both directions, and misbehaves in one case.
 struct Between {
@@ -313,7 +317,7 @@ async fn tried(world: &World, fault: &'static str, only: &[String]) -> Vec<CaseR
             secrets: vec![partner.secret.clone()],
             private: PrivateKey::generate(),
         },
-        silence: Duration::from_secs(4),
+        silence: 2 * TOTAL,
     };
     let kit = Kit::start(config).await.unwrap();
     run(
@@ -329,7 +333,7 @@ async fn tried(world: &World, fault: &'static str, only: &[String]) -> Vec<CaseR
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conform_is_green_against_the_platform() {
-    let world = world(None).await;
+    let world = world_with(None, CoreSettings::default(), TOTAL).await;
     let cases = tried(&world, "", &[]).await;
     assert_eq!(cases.len(), 40);
     let red: Vec<_> = cases.iter().filter(|case| case.outcome != Outcome::Passed).collect();
@@ -338,7 +342,7 @@ async fn conform_is_green_against_the_platform() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conform_is_red_for_each_planted_fault() {
-    let world = world(None).await;
+    let world = world_with(None, CoreSettings::default(), TOTAL).await;
     let each = stream::iter(CASES.iter().map(|case| case.id));
     let tried = each.map(|id| {
         let world = &world;

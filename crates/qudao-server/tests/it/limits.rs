@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use qudao_storage::Rate;
 use qudao_testkit::TestTenant;
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -24,13 +25,13 @@ fn message(id: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_api_tells_how_fast_it_may_be_used_and_keeps_to_it() {
     let mut plan = Plan { worker: false, ..Plan::default() };
-    plan.core.rates.admin = Rate::per_minute(6, 3);
+    plan.core.rates.admin = Rate::per_minute(1, 3);
     let world = World::with(plan).await;
     let tenant = world.tenant(CREDITS).await;
     for left in ["2", "1", "0"] {
         let listed = world.get("/v1/tenants", OPERATOR).await;
         assert_eq!(listed.status, 200);
-        assert_eq!(listed.header("ratelimit-policy"), Some(r#""admin";q=3;w=30"#));
+        assert_eq!(listed.header("ratelimit-policy"), Some(r#""admin";q=3;w=180"#));
         let state = listed.header("ratelimit").unwrap();
         assert!(state.starts_with(&format!(r#""admin";r={left};t="#)), "{state}");
     }
@@ -38,7 +39,7 @@ async fn the_admin_api_tells_how_fast_it_may_be_used_and_keeps_to_it() {
     assert_eq!(refusal(&refused), (429, "rate_limited".to_owned()));
     assert_eq!(refused.header("content-type"), Some("application/problem+json"));
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((1..=10).contains(&wait), "{wait}");
+    assert!((1..=60).contains(&wait), "{wait}");
     assert_eq!(refused.body["retry_after"], json!(wait));
     assert!(refused.header("ratelimit").unwrap().starts_with(r#""admin";r=0"#));
     // A tenant's key has an allowance of its own.
@@ -50,8 +51,8 @@ async fn the_admin_api_tells_how_fast_it_may_be_used_and_keeps_to_it() {
 async fn an_assistant_and_a_tenant_have_limits_that_all_their_visitors_share() {
     let mut plan = Plan { worker: false, ..Plan::default() };
     plan.core.rates.visitor = Rate::per_minute(60, 30);
-    plan.core.rates.assistant = Rate::per_minute(6, 4);
-    plan.core.rates.tenant_messages = Rate::per_minute(6, 3);
+    plan.core.rates.assistant = Rate::per_minute(1, 4);
+    plan.core.rates.tenant_messages = Rate::per_minute(1, 3);
     let world = World::with(plan).await;
     let (tenant, other) = (world.tenant(CREDITS).await, world.tenant(CREDITS).await);
     let path = |key: &str| format!("/v1/web/{key}/messages");
@@ -71,7 +72,7 @@ async fn an_assistant_and_a_tenant_have_limits_that_all_their_visitors_share() {
     let error = tab.until("error").await;
     assert_eq!((&error["code"], &error["id"]), (&json!("rate_limited"), &json!("b")));
     let wait = error["retry_after"].as_u64().unwrap();
-    assert!((1..=10).contains(&wait), "{error}");
+    assert!((1..=60).contains(&wait), "{error}");
     let stored = world.post(&path(&other.public_key), &visitor(), &message("a")).await;
     assert_eq!(stored.status, 202);
 }
@@ -265,22 +266,22 @@ async fn a_flood_of_bodies_is_shed_before_they_fill_the_memory() {
         2 * HALF,
     );
     let mut connections = Vec::new();
-    let mut refused = 0;
     for _ in 0..20 {
         let mut connection = TcpStream::connect(world.addr()).await.unwrap();
         connection.write_all(head.as_bytes()).await.unwrap();
         let _ = connection.write_all(&vec![b' '; HALF]).await;
         connections.push(connection);
     }
-    for connection in connections {
-        // Who is let in waits for the other half and gets nothing yet.
-        let answer = Stream::answered(connection);
-        if let Ok(status) = tokio::time::timeout(Duration::from_millis(300), answer).await {
-            assert_eq!(status, 503);
-            refused += 1;
-        }
+    let mut answers: FuturesUnordered<_> = connections.into_iter().map(Stream::answered).collect();
+    for refused in 0..16 {
+        let status = timeout(http::PATIENCE, answers.next()).await;
+        assert_eq!(status, Ok(Some(503)), "after {refused}");
     }
-    assert!((16..20).contains(&refused), "{refused} of 20 were refused");
+    // Who is let in waits for the other half and gets nothing yet.
+    while let Ok(status) = timeout(Duration::from_millis(300), answers.next()).await {
+        assert_eq!(status, Some(503), "nobody was let in");
+    }
+    drop(answers);
     // The flood is over: there is room again.
     let begun = Instant::now();
     while world.complete(&tenant, &json!({})).await.body["error"]["code"] == "overloaded" {
@@ -379,9 +380,16 @@ async fn a_request_does_not_hang_while_all_connections_of_the_database_are_taken
     let tenant = world.tenant(CREDITS).await;
     let path = format!("/v1/web/{}/messages", tenant.public_key);
     assert_eq!(world.post(&path, &visitor(), &message("a")).await.status, 202);
-    let mut taken = Vec::new();
-    while let Ok(tx) = world.core.store.begin(tenant.id).await {
-        taken.push(tx);
+    let (mut taken, mut in_vain) = (Vec::new(), 0);
+    // One that is not to be had may be on its way.
+    while in_vain < 2 {
+        match world.core.store.begin(tenant.id).await {
+            Ok(tx) => {
+                taken.push(tx);
+                in_vain = 0;
+            }
+            Err(_) => in_vain += 1,
+        }
     }
     assert!(!taken.is_empty());
     let refused = world.post(&path, &visitor(), &message("b")).await;
@@ -396,7 +404,7 @@ async fn a_tenant_that_floods_a_model_leaves_places_for_another() {
     // As many as the model has for all.
     const PLACES: usize = 64;
     let (script, prompter) = Script::prompted();
-    let world = World::with(Plan { model: Some(script), ..Plan::default() }).await;
+    let world = World::with(Plan { model: Some(script.clone()), ..Plan::default() }).await;
     let (noisy, quiet) = (world.tenant(CREDITS).await, world.tenant(CREDITS).await);
     let body = completion(&json!({ "stream": true })).to_string();
     let tasks = TaskTracker::new();
@@ -411,10 +419,9 @@ async fn a_tenant_that_floods_a_model_leaves_places_for_another() {
         })
     };
     let first = call(quiet.api_key.reveal());
-    while world.core.calls_in_flight() == 0 {
+    while script.calls() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let mut flood = Vec::new();
     for _ in 0..PLACES + 20 {
         flood.push(call(noisy.api_key.reveal()));

@@ -1,7 +1,7 @@
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use qudao_domain::{ChannelId, Micros};
-use qudao_storage::{Accept, ChannelChange, Inbound, Store, StoreSettings};
+use qudao_storage::{Accept, ChannelChange, Inbound};
 
 use crate::world::World;
 
@@ -114,16 +114,7 @@ async fn of_messages_that_share_a_commit_none_is_stored_if_one_cannot_be() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nodes_that_store_messages_of_the_same_people_at_the_same_moment_do_not_block_each_other() {
     let world = World::new().await;
-    // On a busy machine they wait for each other longer than a node would.
-    let patience = Duration::from_secs(30);
-    let settings = StoreSettings {
-        max_connections: 8,
-        acquire_timeout: patience,
-        statement_timeout: patience,
-        lock_timeout: patience,
-        ..StoreSettings::new(world.db.url())
-    };
-    let patient = Store::connect(settings).await.unwrap();
+    let patient = world.patient_store().await;
     let people: Vec<String> = (0..24).map(|number| format!("p{number}")).collect();
     let store_all = |round: usize| {
         let mut messages: Vec<_> = people

@@ -2,7 +2,7 @@
 
 use qudao_domain::TenantId;
 use qudao_storage::{AuditEvent, AuditFault, AuditHead, KnownHead, Page, StorageError, Store};
-use qudao_testkit::TestDb;
+use qudao_testkit::{TestDb, connect};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 
@@ -70,10 +70,9 @@ async fn sixteen_writers_leave_no_gap() {
             max_connections: 4,
             ..qudao_storage::StoreSettings::new(db.url())
         };
-        Store::connect(settings)
+        connect(settings)
     }))
     .await;
-    let stores: Vec<Store> = stores.into_iter().map(Result::unwrap).collect();
     let tenants = [TenantId::new(), TenantId::new()];
     let writers = (0..16_usize).map(|writer| {
         let (store, tenant_id) = (stores[writer % 4].clone(), tenants[writer % 2]);

@@ -135,8 +135,8 @@ async fn a_thread_settles_over_connections_of_its_own_and_those_of_all_when_it_n
     world.assert_sound().await;
 
     // Also those of threads that are gone. A process goes a moment after its connection.
-    timeout(Duration::from_secs(5), world.store.close()).await.unwrap();
-    for _ in 0..100 {
+    timeout(Duration::from_secs(20), world.store.close()).await.unwrap();
+    for _ in 0..400 {
         if serving().is_empty() {
             return;
         }
@@ -192,7 +192,8 @@ async fn a_call_in_another_currency_undoes_the_batch() {
 
 #[tokio::test]
 async fn eighty_blocks_at_once_take_no_more_than_there_is() {
-    let world = World::with_credits(Micros::new(3700)).await;
+    let mut world = World::with_credits(Micros::new(3700)).await;
+    world.store = world.patient_store().await;
     let blocks = (0..80).map(|_| world.reserve(BlockId::new(), 100, LEASE));
     let reserved = join_all(blocks).await.into_iter().filter(|reserved| *reserved).count();
     assert_eq!(reserved, 37);

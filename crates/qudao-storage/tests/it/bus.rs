@@ -5,12 +5,20 @@ use qudao_storage::{Bus, BusEvent, Topic};
 use qudao_testkit::TestRedis;
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
+
+/// A bus whose Redis has answered: the first connection may take longer than a publication waits.
+async fn connected(redis: &TestRedis) -> Bus {
+    let bus = Bus::connect(redis.url()).unwrap();
+    let answers = async { while !bus.ping().await {} };
+    timeout(SOON, answers).await.expect("Redis answers");
+    bus
+}
 
 #[tokio::test]
 async fn a_message_reaches_every_subscriber_of_its_topic_and_no_other() {
     let redis = TestRedis::new().await;
-    let bus = Bus::connect(redis.url()).unwrap();
+    let bus = connected(&redis).await;
     let (mine, other) = (ConversationId::new(), ConversationId::new());
     let mut watchers = [
         bus.subscribe(&Topic::Preview(mine)),
@@ -33,7 +41,7 @@ async fn a_message_reaches_every_subscriber_of_its_topic_and_no_other() {
 #[tokio::test]
 async fn without_redis_publications_are_dropped_and_counted_and_nobody_waits_long() {
     let redis = TestRedis::new().await;
-    let bus = Bus::connect(redis.url()).unwrap();
+    let bus = connected(&redis).await;
     bus.publish(&Topic::WakeTurns, Vec::new()).await;
     assert_eq!(bus.dropped(), 0);
     redis.stop().await;
@@ -58,7 +66,7 @@ async fn a_node_starts_without_redis() {
 #[tokio::test]
 async fn two_hundred_subscriptions_share_one_connection() {
     let redis = TestRedis::new().await;
-    let bus = Bus::connect(redis.url()).unwrap();
+    let bus = connected(&redis).await;
     let topics: Vec<_> = (0..100).map(|_| Topic::Preview(ConversationId::new())).collect();
     let mut watchers: Vec<_> = (0..200).map(|at| bus.subscribe(&topics[at % 100])).collect();
     for watcher in &mut watchers {
@@ -90,7 +98,7 @@ async fn two_hundred_subscriptions_share_one_connection() {
 #[tokio::test]
 async fn after_a_lost_connection_every_subscription_is_told_and_hears_again() {
     let redis = TestRedis::new().await;
-    let bus = Bus::connect(redis.url()).unwrap();
+    let bus = connected(&redis).await;
     let topics = [Topic::WakeTurns, Topic::Preview(ConversationId::new())];
     let mut watchers = topics.map(|topic| bus.subscribe(&topic));
     for watcher in &mut watchers {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use qudao_domain::{ConversationId, routing::Routing, text::Name};
 use qudao_storage::{Bus, BusEvent, NewRoute, Store, StoreSettings, Topic};
-use qudao_testkit::{TestRedisCluster, TestReplicas, TestTenant};
+use qudao_testkit::{TestRedisCluster, TestReplicas, TestTenant, connect};
 use tokio::time::{Instant, sleep, timeout};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -49,27 +49,21 @@ async fn a_store_follows_the_standby_that_was_promoted_and_nothing_committed_is_
 async fn a_commit_that_the_standby_has_not_got_is_never_confirmed() {
     let replicas = TestReplicas::start().await;
     Store::migrate(replicas.url()).await.unwrap();
+    let known = TestTenant::builder().name("Known").create(&replicas.store().await).await;
     let impatient = StoreSettings {
-        statement_timeout: Duration::from_millis(300),
+        statement_timeout: Duration::from_secs(1),
         ..StoreSettings::new(replicas.url())
     };
-    let store = Store::connect(impatient).await.unwrap();
-    let known = TestTenant::builder().name("Known").create(&store).await;
-    replicas.part();
-    let commits = {
-        let store = store.clone();
-        async move {
-            let mut tx = store.begin(known.id).await?;
-            let route = NewRoute {
-                name: Name::parse("unseen").unwrap(),
-                models: vec!["fake".to_owned()],
-                routing: Routing::default(),
-            };
-            tx.create_route(&route).await?;
-            tx.commit().await
-        }
+    let store = connect(impatient).await;
+    let mut tx = store.begin(known.id).await.unwrap();
+    let route = NewRoute {
+        name: Name::parse("unseen").unwrap(),
+        models: vec!["fake".to_owned()],
+        routing: Routing::default(),
     };
-    let mut commits = tokio::spawn(commits);
+    tx.create_route(&route).await.unwrap();
+    replicas.part();
+    let mut commits = tokio::spawn(tx.commit());
     timeout(Duration::from_secs(2), &mut commits).await.expect_err("it waits for the standby");
     replicas.kill_primary();
     let outcome = timeout(SOON, commits).await.expect("the connection is lost").unwrap();

@@ -2,7 +2,7 @@ use std::{future::Future, task::Poll, time::Duration};
 
 use qudao_domain::TenantId;
 use qudao_storage::{Accept, Page, StorageError, Store, StoreSettings};
-use qudao_testkit::TestDb;
+use qudao_testkit::{TestDb, connect};
 use sqlx::{Connection as _, Executor as _, PgConnection, postgres::PgPoolOptions};
 
 use crate::world::World;
@@ -53,7 +53,7 @@ async fn a_begin_that_is_dropped_on_the_bare_pool_loses_acknowledged_writes() {
 async fn a_begin_that_is_dropped_loses_nothing() {
     let world = World::new().await;
     let settings = StoreSettings { max_connections: 1, ..StoreSettings::new(world.db.url()) };
-    let store = Store::connect(settings).await.unwrap();
+    let store = connect(settings).await;
     for polls in 1..8 {
         poll_and_drop(store.begin(world.tenant.id), polls).await;
         poll_and_drop(store.begin_platform(), polls).await;
@@ -70,7 +70,7 @@ async fn a_begin_that_is_dropped_loses_nothing() {
 async fn a_connection_forgets_its_tenant_and_its_role() {
     let world = World::new().await;
     let settings = StoreSettings { max_connections: 1, ..StoreSettings::new(world.db.url()) };
-    let store = Store::connect(settings).await.unwrap();
+    let store = connect(settings).await;
     store.begin(world.tenant.id).await.unwrap().commit().await.unwrap();
     store.begin_platform().await.unwrap().commit().await.unwrap();
     let mut tx = store.begin(TenantId::new()).await.unwrap();
@@ -107,7 +107,7 @@ async fn a_connection_that_is_lost_half_way_is_unavailable_and_the_next_one_work
 async fn the_answer_to_a_statement_that_was_given_up_goes_to_nobody_else() {
     let world = World::new().await;
     let settings = StoreSettings { max_connections: 1, ..StoreSettings::new(world.db.url()) };
-    let store = Store::connect(settings).await.unwrap();
+    let store = connect(settings).await;
     let two = ["a", "b"].map(|peer| (world.tenant.id, world.inbound(peer, peer)));
     store.accept_together(&two).await.unwrap();
     for polls in 1..8 {
@@ -126,7 +126,7 @@ async fn the_answer_to_a_statement_that_was_given_up_goes_to_nobody_else() {
 async fn what_the_server_refuses_costs_no_connection_and_what_it_ends_is_replaced() {
     let world = World::new().await;
     let settings = StoreSettings { max_connections: 1, ..StoreSettings::new(world.db.url()) };
-    let store = Store::connect(settings).await.unwrap();
+    let store = connect(settings).await;
     let one = [(world.tenant.id, world.inbound("peer", "m1"))];
     let servers = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity \
                    WHERE datname = current_database() AND query LIKE '%accept_together%' \
@@ -158,7 +158,7 @@ async fn a_connection_to_a_server_that_takes_no_writes_is_not_lent_again() {
         ));
     };
     all("SET default_transaction_read_only = on");
-    let store = Store::connect(StoreSettings::new(world.db.url())).await.unwrap();
+    let store = connect(StoreSettings::new(world.db.url())).await;
     let one = [(world.tenant.id, world.inbound("peer", "m1"))];
     let error = store.accept_together(&one).await.unwrap_err();
     assert!(matches!(error, StorageError::Unavailable(_)), "{error:?}");
@@ -174,7 +174,7 @@ async fn a_connection_to_a_server_that_takes_no_writes_is_not_lent_again() {
 #[tokio::test]
 async fn a_closed_store_has_no_connection_and_refuses_statements() {
     let world = World::new().await;
-    let store = Store::connect(StoreSettings::new(world.db.url())).await.unwrap();
+    let store = connect(StoreSettings::new(world.db.url())).await;
     let one = [(world.tenant.id, world.inbound("peer", "m1"))];
     store.accept_together(&one).await.unwrap();
     store.close().await;
@@ -188,7 +188,7 @@ async fn a_lock_that_is_not_to_be_had_is_told() {
     world.say("peer", "m1").await;
     let mut settings = StoreSettings::new(world.db.url());
     settings.lock_timeout = Duration::from_millis(50);
-    let hasty = Store::connect(settings).await.unwrap();
+    let hasty = connect(settings).await;
 
     let mut first = world.store.begin(world.tenant.id).await.unwrap();
     first.accept(&world.inbound("peer", "m2")).await.unwrap();

@@ -11,9 +11,9 @@ use qudao_domain::{
 };
 use qudao_storage::{
     Accept, Claim, Commit, CommitTurn, EndTurn, Finding, Hold, HoldTurn, Inbound, MessageBody,
-    NewDecision, OutboxClaim, ReplyBody, Store, UsageLine,
+    NewDecision, OutboxClaim, ReplyBody, Store, StoreSettings, UsageLine,
 };
-use qudao_testkit::{TestDb, TestTenant};
+use qudao_testkit::{TestDb, TestTenant, connect};
 use serde_json::json;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
@@ -48,6 +48,20 @@ impl World {
         let tenant = TestTenant::builder().credits(credits).rates(rates).create(&store).await;
         let price_version = store.prices().await.unwrap()[0].version;
         Self { db, store, tenant, price_version, node: NodeId::new() }
+    }
+
+    /// A store for many who come at once: on a busy machine they wait for each other longer than a
+    /// node would.
+    pub(crate) async fn patient_store(&self) -> Store {
+        let patience = Duration::from_secs(30);
+        let settings = StoreSettings {
+            max_connections: 8,
+            acquire_timeout: patience,
+            statement_timeout: patience,
+            lock_timeout: patience,
+            ..StoreSettings::new(self.db.url())
+        };
+        connect(settings).await
     }
 
     /// Another tenant on the same database.
