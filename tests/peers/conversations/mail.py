@@ -1,46 +1,12 @@
 """A conversation by e-mail with the platform."""
 
-import socket
 import sys
-import threading
 import time
 
 sys.path[:0] = ["tests/peers", "tests/peers/mail"]
 
 import check
 import platform_under_test as platform
-
-
-class Door:
-    """Stands before a mailbox and sees who comes and goes."""
-
-    def __init__(self, port):
-        self.behind, self.came, self.gone = port, 0, []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        while True:
-            caller, _ = self.listener.accept()
-            threading.Thread(target=self.pass_on, args=(caller, self.came), daemon=True).start()
-            self.came += 1
-
-    def pass_on(self, caller, visit):
-        behind = socket.create_connection(("127.0.0.1", self.behind))
-        back = threading.Thread(target=check.TlsBefore.pass_on, args=(behind, caller), daemon=True)
-        back.start()
-        check.TlsBefore.pass_on(caller, behind)
-        back.join()
-        self.gone.append(visit)
-
-    def wait_for_a_visit(self):
-        """Somebody comes from now on, and goes."""
-        came, until = self.came, time.monotonic() + 120
-        while not any(came <= visit for visit in self.gone):
-            if until < time.monotonic():
-                raise SystemExit("nobody looks into the mailbox")
-            time.sleep(0.1)
 
 
 def reply_to(server, asked):
@@ -58,7 +24,7 @@ def main():
     server = check.Server()
     base, assistant = platform.tenant()
     secrets = {"smtp_password": check.PASSWORD}
-    door = Door(server.imap)
+    door = check.Before(server.imap)
     settings = check.settings_of(server, imap_port=door.port)
     made = platform.channel(base, "email", assistant, settings, secrets)
     connected = platform.connect(base, made)

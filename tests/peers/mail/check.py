@@ -62,13 +62,11 @@ class Server:
         self.process.wait()
 
 
-class TlsBefore:
-    """TLS before a server that has none: mail-devel's IMAP."""
+class Before:
+    """Stands before a server, and sees who comes and goes."""
 
-    def __init__(self, folder, port):
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(f"{folder}/server.pem", f"{folder}/server.key")
-        self.behind, self.context = port, context
+    def __init__(self, port):
+        self.behind, self.came, self.gone = port, 0, []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
@@ -76,13 +74,23 @@ class TlsBefore:
     def serve(self):
         while True:
             caller, _ = self.listener.accept()
-            try:
-                caller = self.context.wrap_socket(caller, server_side=True)
-            except (ssl.SSLError, OSError):
-                continue
-            behind = socket.create_connection(("127.0.0.1", self.behind))
-            for one, other in [(caller, behind), (behind, caller)]:
-                threading.Thread(target=self.pass_on, args=(one, other), daemon=True).start()
+            threading.Thread(target=self.lead, args=(caller, self.came), daemon=True).start()
+            self.came += 1
+
+    def welcome(self, caller):
+        return caller
+
+    def lead(self, caller, visit):
+        try:
+            caller = self.welcome(caller)
+        except OSError:
+            return
+        behind = socket.create_connection(("127.0.0.1", self.behind))
+        back = threading.Thread(target=self.pass_on, args=(behind, caller), daemon=True)
+        back.start()
+        self.pass_on(caller, behind)
+        back.join()
+        self.gone.append(visit)
 
     @staticmethod
     def pass_on(one, other):
@@ -96,6 +104,26 @@ class TlsBefore:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    def wait_for_a_visit(self):
+        """Somebody comes from now on, and goes."""
+        came, until = self.came, time.monotonic() + 120
+        while not any(came <= visit for visit in self.gone):
+            if until < time.monotonic():
+                raise SystemExit("nobody comes")
+            time.sleep(0.1)
+
+
+class TlsBefore(Before):
+    """TLS before a server that has none: mail-devel's IMAP."""
+
+    def __init__(self, folder, port):
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.load_cert_chain(f"{folder}/server.pem", f"{folder}/server.key")
+        super().__init__(port)
+
+    def welcome(self, caller):
+        return self.context.wrap_socket(caller, server_side=True)
 
 
 class Channel:
