@@ -44,7 +44,7 @@ fi
 target/debug/xtask plugins --dev --built --only "$with" --out target/e2e-plugins
 
 # Where a test puts an identity provider; the platform may ask it, though it is on this machine.
-QUDAO_OIDC_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+QUDAO_OIDC_PORT=$(python3 tests/peers/free_port.py)
 export QUDAO_OIDC_PORT QUDAO_HOME=$work/home QUDAO_CONFIG=$work/qudao.toml QUDAO_BIND=127.0.0.1:0
 cat >"$QUDAO_CONFIG" <<TOML
 [plugins]

@@ -18,7 +18,7 @@ export function launch(more = []) {
   });
 }
 
-/** Nothing moves any more: what is still appearing is in another place, and has less contrast. */
+/** Nothing begins to move on this page any more: what is appearing is in another place, and has less contrast. */
 export async function still(page) {
   await page.emulateMedia({ reducedMotion: 'reduce' });
   // A movement begins with its first picture, and is over with the next.

@@ -4,9 +4,9 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import { launch, PATIENCE_MS, PHONE, still } from './browser.mjs';
+import { launch, PATIENCE_MS, PHONE } from './browser.mjs';
 import { HostSite } from './host.mjs';
-import { close, consoleUrl, invite, makeTenant, openConsole, PASSWORD } from './people.mjs';
+import { close, complete, consoleUrl, invite, makeTenant, openConsole, PASSWORD } from './people.mjs';
 import { admin, baseUrl } from './platform.mjs';
 import { BotApi, TOKEN } from './telegram.mjs';
 
@@ -380,7 +380,7 @@ test('a viewer sees channels and may change none; an agent reads contacts and ma
 
 test('axe finds nothing on these pages, which fit the narrowest phone, in both languages and colours', async () => {
   const found = async (where) => {
-    await still(mei.page);
+    await complete(mei.page);
     await mei.page.evaluate(axe);
     const { violations } = await mei.page.evaluate(() =>
       globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] }),
@@ -406,7 +406,6 @@ test('axe finds nothing on these pages, which fit the narrowest phone, in both l
   const visit = async (colours) => {
     for (const [name, hash] of Object.entries(places)) {
       await open(hash);
-      await mei.page.locator('main').getByText(/^(Loading…|正在加载…)$/).first().waitFor({ state: 'detached' });
       await found(`${name} ${colours}`);
       await mei.screenshot(`console-desk-${name}-${colours}`, true);
     }

@@ -4,8 +4,8 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import { launch, PATIENCE_MS, PHONE, still } from './browser.mjs';
-import { close, consoleUrl, invite, makeTenant, openConsole } from './people.mjs';
+import { launch, PATIENCE_MS, PHONE } from './browser.mjs';
+import { close, complete, consoleUrl, invite, makeTenant, openConsole } from './people.mjs';
 import { admin, baseUrl } from './platform.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -230,7 +230,7 @@ test('who may only look sees how it is, and cannot change it', async () => {
 
 test('axe finds nothing, and nothing is too wide, in both languages and colours', async () => {
   const found = async (where) => {
-    await still(page());
+    await complete(page());
     // The policy of the page forbids inline script, so axe comes in through the debugger.
     await page().evaluate(axe);
     const { violations } = await page().evaluate(() =>

@@ -4,8 +4,8 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
 import decodeQR from 'qr/decode.js';
-import { launch, PHONE, still } from './browser.mjs';
-import { close, consoleUrl, invite, makeTenant, openConsole, PASSWORD, totp } from './people.mjs';
+import { launch, PHONE } from './browser.mjs';
+import { close, complete, consoleUrl, invite, makeTenant, openConsole, PASSWORD, totp } from './people.mjs';
 import { admin, baseUrl, demoConsoleUrl } from './platform.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -353,7 +353,7 @@ test('guessing is slowed down, and the page says until when', async () => {
 
 test('axe finds nothing on any page, in both languages and colours', async () => {
   const found = async (where) => {
-    await still(mei.page);
+    await complete(mei.page);
     // The policy of the page forbids inline script, so axe comes in through the debugger.
     await mei.page.evaluate(axe);
     const { violations } = await mei.page.evaluate(() =>

@@ -1,7 +1,7 @@
 // A tenant with an owner, and browsers at its console.
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
-import { Chat, DESKTOP, PATIENCE_MS, PHONE } from './browser.mjs';
+import { Chat, DESKTOP, PATIENCE_MS, PHONE, still } from './browser.mjs';
 import { admin, baseUrl } from './platform.mjs';
 
 export const PASSWORD = 'a river runs behind the shop';
@@ -86,6 +86,13 @@ export async function totp(secret, steps = 0) {
 function base32(text) {
   const bits = [...text].map((letter) => 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(letter).toString(2).padStart(5, '0')).join('');
   return Buffer.from(bits.match(/.{8}/g).map((byte) => Number.parseInt(byte, 2)));
+}
+
+/** All of a page of the console is there, and nothing moves any more. */
+export async function complete(page) {
+  await still(page);
+  await page.locator('main').getByText(/^(Loading…|正在加载…)$/).first().waitFor({ state: 'detached' });
+  await still(page);
 }
 
 /** The page did nothing that it must not. */

@@ -323,10 +323,11 @@ test('no style of the page reaches into the widget', async () => {
         return [selector, style.display, style.color, style.fontSize, style.fontFamily, style.visibility, style.opacity, Math.round(box.width), Math.round(box.height), Math.round(box.right), Math.round(box.bottom)].join(' ');
       });
     });
-  const plain = await visit();
+  const calm = { reducedMotion: 'reduce' };
+  const plain = await visit(shop.key, {}, calm);
   await plain.open();
   await still(plain.page);
-  const hostile = await visit(shop.key, { style: 'hostile' });
+  const hostile = await visit(shop.key, { style: 'hostile' }, calm);
   await hostile.open();
   await still(hostile.page);
   assert.deepEqual(await look(hostile), await look(plain));

@@ -330,7 +330,7 @@ async fn a_collector_that_hangs_holds_back_neither_a_turn_nor_the_end_of_the_pla
     }
     let full = metrics::value(&platform, "qudao_spans_dropped_total{why=\"queue_full\"}").await;
     assert!(0.0 < full, "{}", platform.metrics().await);
-    let ended = tokio::time::timeout(Duration::from_secs(60), platform.stop()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(30), platform.stop()).await;
     assert!(ended.expect("the platform waits for its collector").success());
     assert!(platform.log().contains("the collector did not take the last spans in time"));
 }

@@ -6,8 +6,9 @@ import random
 import socket
 import tempfile
 
-# Below the ports that the kernel gives out: nobody else is given one before it is listened on.
-PORTS = range(20_000, 22_700)
+# Below the ports that the kernel gives out, and beside those of Rust's tests: nobody else is given one
+# before it is listened on.
+PORTS = range(23_000, 26_000)
 # The place of the one that was given last, to whichever process.
 LAST = os.path.join(tempfile.gettempdir(), f"qudao-peers-port-{os.getuid()}")
 

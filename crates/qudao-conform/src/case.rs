@@ -26,7 +26,7 @@ pub const CASES: [Case; 40] = [
     case("S04", "a changed byte is refused"),
     case("S05", "the same JSON in other bytes is refused"),
     case("S06", "a timestamp 301 s in the past is refused"),
-    case("S07", "a timestamp 301 s in the future is refused"),
+    case("S07", "a timestamp 360 s in the future is refused"),
     case("S08", "a request without a signature is refused"),
     case("S09", "a malformed list refuses nothing good and lets in nothing bad"),
     case("S10", "an event that comes again takes effect once"),

@@ -38,9 +38,10 @@ export class Api {
 
   /** The answer's body, `undefined` if it has none; throws a `Refusal`. */
   async send<T = void>(method: string, path: string, body?: unknown, { proves = false }: SendOptions = {}): Promise<T> {
+    const token = this.csrfToken;
     const headers = new Headers();
     if (body !== undefined) headers.set('content-type', 'application/json');
-    if (method !== 'GET' && this.csrfToken !== '') headers.set('x-csrf-token', this.csrfToken);
+    if (method !== 'GET' && token !== '') headers.set('x-csrf-token', token);
     const response = await fetch(path, {
       method,
       headers,
@@ -52,7 +53,8 @@ export class Api {
     });
     if (!response.ok) {
       const refusal = await readRefusal(response);
-      if (refusal.status === 401 && !proves) this.onEnded();
+      // Unless another session has begun meanwhile.
+      if (refusal.status === 401 && !proves && token === this.csrfToken) this.onEnded();
       if (refusal.code === 'csrf_token_invalid') this.onStale();
       throw refusal;
     }

@@ -29,8 +29,8 @@ export class Console {
   /** Which tenant the sign-in page is about; no secret, so it is remembered. */
   tenant: string | null;
   readonly #parts: ConsoleParts;
-  /** Counts who came in and who left. */
-  #era = 0;
+  /** Counts the questions who is signed in, and what answers them: only the answer to the last counts. */
+  #asked = 0;
 
   constructor(parts: ConsoleParts) {
     this.#parts = parts;
@@ -63,17 +63,24 @@ export class Console {
 
   async refresh(): Promise<void> {
     this.trouble = null;
-    // An answer that was on its way when somebody signed in or out is about what was before.
-    const era = this.#era;
-    try {
-      const session = await this.api.send<Session>('GET', '/v1/session', undefined, { proves: true });
-      if (era === this.#era) this.#enter(session);
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      if (era === this.#era) this.#refused(error);
-    }
+    const asked = (this.#asked += 1);
+    const answer = await this.#whoIsIt();
+    // One that was on its way when somebody signed in or out is about what was before.
+    if (asked !== this.#asked) return;
+    if (!(answer instanceof Refusal)) this.#enter(answer);
+    else if (answer.status === 401) this.#ended();
+    else this.trouble = answer;
     this.asking = false;
     this.#parts.changed();
+  }
+
+  async #whoIsIt(): Promise<Session | Refusal> {
+    try {
+      return await this.api.send<Session>('GET', '/v1/session', undefined, { proves: true });
+    } catch (error) {
+      if (error instanceof Refusal) return error;
+      throw error;
+    }
   }
 
   async signIn(email: string, password: string, code: string): Promise<void> {
@@ -93,6 +100,7 @@ export class Console {
     await this.api.send('DELETE', '/v1/session', undefined, { proves: true }).catch((error: unknown) => {
       if (!(error instanceof Refusal && error.status === 401)) throw error;
     });
+    this.#asked += 1;
     this.#forget();
     this.ended = false;
     this.#show(this.tenant === null ? '#/sign-in' : `#/${this.tenant}`);
@@ -115,13 +123,8 @@ export class Console {
     this.#parts.changed();
   }
 
-  #refused(error: Refusal): void {
-    if (error.status === 401) this.#ended();
-    else this.trouble = error;
-  }
-
   #arrive(session: Session): void {
-    this.#era += 1;
+    this.#asked += 1;
     this.ended = false;
     this.#enter(session);
     this.#show('#/home');
@@ -143,7 +146,6 @@ export class Console {
   }
 
   #forget(): void {
-    this.#era += 1;
     this.session = null;
     this.api.csrfToken = '';
   }

@@ -28,6 +28,17 @@ function server(...answers: [number, object?, Record<string, string>?][]): Sent[
   return sent;
 }
 
+/** The answer to the next request comes when it is given; those to others come in turn. */
+function nextIsLate(): (answer: Response) => void {
+  const { fetch: others } = globalThis;
+  let arrive: (answer: Response) => void = () => {};
+  vi.stubGlobal('fetch', () => {
+    vi.stubGlobal('fetch', others);
+    return new Promise<Response>((resolve) => (arrive = resolve));
+  });
+  return (answer) => arrive(answer);
+}
+
 function open(shelf: Shelf = memoryShelf()): { page: Console; hashes: string[]; shelf: Shelf } {
   const hashes: string[] = [];
   const page = new Console({ api: new Api(), shelf, changed: () => {}, replaceHash: (hash) => hashes.push(hash) });
@@ -152,16 +163,44 @@ describe('a session that ends', () => {
     server([200, SESSION], [204]);
     const { page } = open();
     await page.go('#/home');
-    const { fetch: answers } = globalThis;
-    let arrives: (answer: Response) => void = () => {};
-    vi.stubGlobal('fetch', () => new Promise<Response>((resolve) => (arrives = resolve)));
+    const arrives = nextIsLate();
     const late = page.go('#/account');
-    vi.stubGlobal('fetch', answers);
     await page.signOut();
     arrives(new Response(JSON.stringify(SESSION)));
     await late;
     expect(page.session).toBeNull();
     expect(page.api.csrfToken).toBe('');
+  });
+
+  it('ends no other that began meanwhile', async () => {
+    server([201, SESSION], [200, { ...SESSION, csrf_token: 'token-2' }]);
+    const { page } = open();
+    const questionArrives = nextIsLate();
+    const question = page.go(`#/${TENANT}`);
+    await page.signIn('a@b.c', 'a password', '');
+    questionArrives(new Response('{}', { status: 401 }));
+    await question;
+    expect(page.session).not.toBeNull();
+    const listArrives = nextIsLate();
+    const list = page.api.get('/v1/x');
+    // Another tab began one.
+    await page.refresh();
+    listArrives(new Response('{}', { status: 401 }));
+    await expect(list).rejects.toBeInstanceOf(Refusal);
+    expect(page.session?.csrf_token).toBe('token-2');
+    expect(page.ended).toBe(false);
+  });
+
+  it('is told by the last question', async () => {
+    server([200, SESSION]);
+    const { page } = open();
+    const arrives = nextIsLate();
+    const first = page.go('#/home');
+    await page.refresh();
+    arrives(new Response('{}', { status: 401 }));
+    await first;
+    expect(page.session).not.toBeNull();
+    expect(page.asking).toBe(false);
   });
 
   it('is not assumed when the server cannot be reached', async () => {

@@ -290,6 +290,7 @@ async fn a_settlement_outlives_the_thread_that_began_it_and_charges_once() {
     let principal = stage.principal().await;
     collect(stage.core.api_call(&principal, request("fake")).await.unwrap()).await;
 
+    // Longer than a lock is waited for.
     let lock = stage.hold("LOCK TABLE usage_events IN EXCLUSIVE MODE; SELECT pg_sleep(4)");
     let held = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND granted \
                 AND relation = 'usage_events'::regclass";

@@ -93,16 +93,17 @@ async fn a_child_killed_midway_is_a_clear_failure_and_the_next_call_is_served() 
 #[tokio::test]
 async fn a_cancelled_call_ends_soon_in_both_placements() {
     for placement in [Placement::Process, Placement::Inproc] {
-        let (words, count) = ("a b c d e f g h", 2_000);
-        let stage = slow_echo(placement, count);
+        // All of it would last longer than it is waited for, and so would giving the plugin up.
+        let soon = Duration::from_secs(20);
+        let mut stage = slow_echo(placement, 2_000);
+        stage.settings.instances[0].timeouts.cancel_grace = Some(2 * soon);
         let host = stage.ready().await;
-        let mut stream = host.call("echo", say(words)).unwrap();
+        let mut stream = host.call("echo", say("a b c d e f g h")).unwrap();
         assert!(matches!(stream.next().await, Some(Event::Token { .. })));
         stream.cancel();
-        let (text, _) = tokio::time::timeout(Duration::from_secs(20), read(stream)).await.unwrap();
-        assert!(text.len() < words.len() * count, "all of it was said");
-        let report = host.model("echo").unwrap();
-        assert_eq!((report.crashes, report.state), (0, ModelState::Ready), "{placement:?}");
+        let ended = tokio::time::timeout(soon, read(stream)).await;
+        assert!(ended.is_ok(), "{placement:?}");
+        assert_eq!(host.model("echo").unwrap().crashes, 0);
     }
 }
 

@@ -152,6 +152,17 @@ pub(crate) async fn until_crashes(host: &PluginHost, model: &str, wanted: u64) {
     panic!("{model} has not crashed {wanted} times");
 }
 
+/// Waits until nobody asks the model anything.
+pub(crate) async fn until_idle(host: &PluginHost, model: &str) {
+    for _ in 0..2_000 {
+        if host.model(model).unwrap().in_flight == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{model} is still asked");
+}
+
 pub(crate) fn say(text: &str) -> Call {
     let request = ChatRequest::new("any", vec![ChatMessage::text(Role::User, text)]);
     Call {

@@ -10,7 +10,11 @@ const SOON: Duration = Duration::from_secs(20);
 /// A bus whose Redis has answered: the first connection may take longer than a publication waits.
 async fn connected(redis: &TestRedis) -> Bus {
     let bus = Bus::connect(redis.url()).unwrap();
-    let answers = async { while !bus.ping().await {} };
+    let answers = async {
+        while !bus.ping().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
     timeout(SOON, answers).await.expect("Redis answers");
     bus
 }

@@ -55,6 +55,7 @@ async fn a_commit_that_the_standby_has_not_got_is_never_confirmed() {
         ..StoreSettings::new(replicas.url())
     };
     let store = connect(impatient).await;
+    replicas.part();
     let mut tx = store.begin(known.id).await.unwrap();
     let route = NewRoute {
         name: Name::parse("unseen").unwrap(),
@@ -62,7 +63,6 @@ async fn a_commit_that_the_standby_has_not_got_is_never_confirmed() {
         routing: Routing::default(),
     };
     tx.create_route(&route).await.unwrap();
-    replicas.part();
     let mut commits = tokio::spawn(tx.commit());
     timeout(Duration::from_secs(2), &mut commits).await.expect_err("it waits for the standby");
     replicas.kill_primary();

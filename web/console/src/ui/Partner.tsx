@@ -202,23 +202,28 @@ function Log({ channel, changes }: PartnerProps): JSX.Element {
   const [refusal, setRefusal] = useState<Refusal | null>(null);
   const [sent, setSent] = useState<number | null>(null);
   const act = useAct();
-  // What comes later than the answer to another choice is of no interest any more.
+  // What was asked before and comes later than this is of no interest any more.
   const wanted = useRef(status);
   wanted.current = status;
   async function read(before: string | null): Promise<void> {
-    const query = new URLSearchParams({ limit: '20', ...(status !== '' && { status }), ...(before !== null && { before }) });
+    const asked = wanted.current;
+    const query = new URLSearchParams({ limit: '20', ...(asked !== '' && { status: asked }), ...(before !== null && { before }) });
     try {
       const page = await console.api.get<Deliveries>(`${path}?${query}`);
-      if (wanted.current !== status) return;
+      if (wanted.current !== asked) return;
       setItems((known) => (before === null ? page.data : [...(known ?? []), ...page.data]));
       setNext(page.next);
       setRefusal(null);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      if (wanted.current === status) setRefusal(error);
+      if (wanted.current === asked) setRefusal(error);
     }
   }
-  useEffect(() => void read(null), [status]);
+  useEffect(() => {
+    setItems(null);
+    setNext(null);
+    void read(null);
+  }, [status]);
   const again = (body: object): Promise<void> =>
     act.run(async () => {
       setSent((await console.api.send<{ replayed: number }>('POST', `${path}/replay`, body)).replayed);
